@@ -19,20 +19,12 @@ _COMMANDS = {
     "collector": ("gpuledger_collector.cli", "collector", "collector"),
     "ledger": ("gpuledger_collector.cli", "ledger", "collector"),
     "log": ("gpuledger_collector.cli", "log", "collector"),
-    "report": ("gpuledger_collector.cli", "report", "collector"),
+    "report": ("gpuledger_collector.report.command", "report", "collector"),
     "roster": ("gpuledger_collector.cli", "roster", "collector"),
     "run": ("gpuledger_collector.demo", "run", "agent,collector"),
     "demo": ("gpuledger_collector.demo", "demo", "agent,collector"),
 }
 """Command -> module, attribute, extra that brings what it needs."""
-
-
-class _ShownError(click.ClickException):
-    """An error of ours as click prints it: one sentence, and the exit code of its class."""
-
-    def __init__(self, error: GpuledgerError) -> None:
-        super().__init__(str(error))
-        self.exit_code = error.exit_code
 
 
 class _LazyGroup(click.Group):
@@ -59,7 +51,8 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except GpuledgerError as exc:
-            raise _ShownError(exc) from exc
+            click.echo(f"Error: {exc}", err=True)
+            ctx.exit(exc.exit_code)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
