@@ -18,6 +18,7 @@ from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
 
+from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.holders import Holders
@@ -57,7 +58,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
         holders = Holders(
             parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables
         )
-        sealer = Sealer(key, journal, config.state_dir / "open.json")
+        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
         agent = Agent(
             config=config,
             node_name=node_name,
