@@ -41,7 +41,7 @@ type: $(VENV)/.dev ## mypy --strict: everything as Python 3.11, then what runs o
 
 .PHONY: arch
 arch: $(VENV)/.dev ## Import contracts
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 .PHONY: arch-proof
 arch-proof: $(VENV)/.dev ## Break every import contract on purpose, in a copy, and see it caught
