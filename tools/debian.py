@@ -56,13 +56,14 @@ def unpack(packages: Sequence[str], into: Path, *, dependencies: bool) -> None:
         "-o", f"Dir::State={apt_dir / 'state'}",
         "-o", "Dir::State::Status=/var/lib/dpkg/status",
         "-o", f"Dir::Cache={apt_dir / 'cache'}",
+        "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "Acquire::GzipIndexes=true",
         "-o", "Debug::NoLocking=true",
     ]  # fmt: skip
     staging = apt_dir / "debs"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     if dependencies:
-        command = ["install", "--yes", "--no-install-recommends", "--download-only", "--reinstall", *packages]
+        command = ["install", "--yes", "--no-install-recommends", "--download-only", *packages]
     else:
         command = ["download", *packages]
     try:

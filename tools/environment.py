@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 import venv
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import debian
@@ -59,18 +59,13 @@ def make(target: Path) -> None:
     python = target / "bin" / "python"
     if not _runs([str(python), "-m", "pip", "--version"]):
         _create(target)
-    failures: list[str] = []
-    for way in _ways(python):
-        try:
-            _install_pinned(way())
-        except (BootstrapError, debian.DebianError) as error:
-            failures.append(str(error))
-        else:
-            return
-    reasons = "; ".join(dict.fromkeys(failures))
-    raise BootstrapError(
-        f"no pip could be put into {target} ({reasons}): install Debian's package python3-venv, or set PIP_INDEX_URL"
-    )
+    pip, reasons = _find_pip(python)
+    if pip is None:
+        raise BootstrapError(
+            f"no pip was found to put into {target} ({'; '.join(reasons)}): "
+            "install Debian's package python3-venv, or set PIP_INDEX_URL"
+        )
+    _install_pinned(pip)
 
 
 def _create(target: Path) -> None:
@@ -83,19 +78,37 @@ def _create(target: Path) -> None:
     venv.create(target, with_pip=False, symlinks=True)
 
 
-def _ways(python: Path) -> Iterator[Callable[[], list[str]]]:
-    """The pips to try, best first; each answers a command that acts on the environment, or raises."""
-    yield lambda: _own(python)
-    yield lambda: [sys.executable, "-m", "pip", "--python", str(python)]
-    yield lambda: [str(python), f"{_debian_wheel()}/pip"]
-    yield lambda: [str(python), f"{_fetched_wheel()}/pip"]
+def _find_pip(python: Path) -> tuple[list[str] | None, list[str]]:
+    """The first pip that runs, as a command that acts on the environment, and why those before it do not."""
+    reasons: list[str] = []
+    for way in (_own_pip, _outer_pip, _debian_pip, _fetched_pip):
+        try:
+            return way(python), reasons
+        except (BootstrapError, debian.DebianError) as error:
+            reasons.append(str(error))
+    return None, reasons
 
 
-def _own(python: Path) -> list[str]:
+def _own_pip(python: Path) -> list[str]:
     command = [str(python), "-m", "pip"]
     if not _runs([*command, "--version"]):
         raise BootstrapError("this Python has no ensurepip")
     return command
+
+
+def _outer_pip(python: Path) -> list[str]:
+    command = [sys.executable, "-m", "pip", "--python", str(python)]
+    if not _runs([*command, "--version"]):
+        raise BootstrapError("it has no pip either, or one older than 22.3")
+    return command
+
+
+def _debian_pip(python: Path) -> list[str]:
+    return [str(python), f"{_debian_wheel()}/pip"]
+
+
+def _fetched_pip(python: Path) -> list[str]:
+    return [str(python), f"{_fetched_wheel()}/pip"]
 
 
 def _debian_wheel() -> Path:
@@ -210,7 +223,9 @@ def _install_pinned(pip: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise BootstrapError(f"pip said: {lines[-1].strip() if lines else 'nothing'}")
+        raise BootstrapError(
+            f"the pinned pip could not be installed: {lines[-1].strip() if lines else 'pip said nothing'}"
+        )
 
 
 def _runs(command: Sequence[str]) -> bool:
