@@ -146,7 +146,7 @@ def _fetched_wheel() -> Path:
     context = ssl.create_default_context(cafile=settings.get("cert"))
     problem = f"no configured package index has {name}"
     for index in indexes:
-        page_url = f"{index.rstrip('/')}/pip/"
+        page_url = f"{index.rstrip('/')}/pip/{'index.html' if index.startswith('file:') else ''}"
         try:
             links = _Links(_get(page_url, context).decode("utf-8", "replace")).hrefs
             link = next((href for href in links if urllib.parse.urlsplit(href).path.endswith(f"/{name}")), None)

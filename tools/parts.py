@@ -19,7 +19,6 @@ import debian
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 BIN = TOOLS / "bin"
-LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,11 @@ def _wrap(command: str, folder: Path) -> None:
         program = folder / "usr/bin" / command
     if not program.exists():
         raise PartError(f"Debian's package for {command} holds no {program.relative_to(folder)}")
-    libraries = ":".join(str(folder / library) for library in LIBRARIES if (folder / library).is_dir())
+    # Private folders of a library count as well: it names them by a path that is not there.
+    folders = {
+        path.parent for pattern in ("lib", "usr/lib") for path in (folder / pattern).glob("*-linux-gnu/**/lib*.so*")
+    }
+    libraries = ":".join(sorted(map(str, folders), key=len))
     lines = ["#!/bin/sh"]
     if libraries:
         lines += [
