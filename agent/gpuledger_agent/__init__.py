@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs on a GPU node: it samples, decides states, integrates seconds and seals readings."""
-
-from gpuledger import __version__
-
-__all__ = ["__version__"]
+"""The meter on a GPU node: samples NVML, integrates seconds per state, seals readings."""

@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs once per site: it gathers readings, keeps the ledger and reports on the fleet."""
-
-from gpuledger import __version__
-
-__all__ = ["__version__"]
+"""The fleet program: takes in sealed readings, keeps the ledger, writes reports."""

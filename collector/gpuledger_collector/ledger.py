@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: readings and roster in, one account per installed GPU and hour out (accounting.md, 2, "The collector").
+
+Pure and order-free: a function of the set of readings, so repeats, lateness and reordering change nothing. Every
+installed cell is accounted for exactly once; what no reading covers is dark unless it was declared beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpuledger.accounting import Account, add
+from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
+from gpuledger.reading import GpuTime, Reading, WorkloadTime
+from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
+
+from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A verified reading as the log holds it; `digest` is that of its envelope's bytes."""
+
+    digest: str
+    reading: Reading
+    workloads: tuple[WorkloadTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourRow:
+    """One installed GPU in one hour (or the part of it that is installed and already complete)."""
+
+    hour_ms: int
+    gpu: str
+    serial: str | None
+    model: str | None
+    site: str
+    cluster: str
+    pool: str
+    node: str
+    simulated: bool
+    account: Account
+    uncovered_slice_ms: Mapping[Uncovered, int] = field(default_factory=dict)
+    """Why the agent covered nothing, where it said so; part of the dark (or declared) time."""
+    active_known_ms: int = 0
+    memory_used_bytes_max: int | None = None
+    hang_suspicion_ms: int = 0
+    intervals_ms: tuple[int, ...] = ()
+    activity_sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderRow:
+    """Busy and held time of one workload on one GPU in one hour; names are digests."""
+
+    hour_ms: int
+    gpu: str
+    node: str
+    workload: str
+    user: str | None
+    busy_slice_ms: int
+    held_slice_ms: int
+    memory_bytes_max: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Finding:
+    """Something a person must look at: what kind, about whom, when, in one sentence."""
+
+    at_ms: int
+    kind: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRow:
+    """One installed GPU in one cell: its account, and the readings that made it."""
+
+    cell_ms: int
+    entry: Entry
+    account: Account
+    parts: tuple[tuple[Accepted, GpuTime], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """Rows in canonical order (hour, gpu, ...), and what was found on the way."""
+
+    hours: tuple[HourRow, ...]
+    holders: tuple[HolderRow, ...]
+    findings: tuple[Finding, ...]
+
+
+def build(readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: int) -> Ledger:
+    """Return the ledger of [start_ms, end_ms), both on cell edges.
+
+    `readings` must hold every accepted reading of the cells in the span; others are ignored.
+    """
+    index, findings = _index(readings, roster, start_ms, end_ms)
+    hours: list[HourRow] = []
+    holders: list[HolderRow] = []
+    for gpu, entries in roster.by_gpu().items():
+        cells: dict[tuple[int, Entry], list[CellRow]] = {}
+        for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
+            parts, dropped = _settle(index.get((gpu, cell_ms), []), entry, cell_ms)
+            findings.update(dropped)
+            row = _account_cell(cell_ms, entry, parts, roster.windows)
+            cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
+        for (hour_ms, entry), rows in cells.items():
+            hours.append(_hour_row(hour_ms, entry, rows))
+            holders.extend(_holder_rows(hour_ms, entry, rows))
+    return Ledger(
+        hours=tuple(sorted(hours, key=lambda r: (r.hour_ms, r.gpu, r.node))),
+        holders=tuple(sorted(holders, key=lambda r: (r.hour_ms, r.gpu, r.workload, r.user or ""))),
+        findings=tuple(sorted(findings)),
+    )
+
+
+def cell_rows(readings: Iterable[Accepted], roster: Roster, cell_ms: int) -> list[CellRow]:
+    """Return one row per GPU installed in the cell, in order of GPU identity."""
+    index, _ = _index(readings, roster, cell_ms, cell_ms + CELL_MS)
+    rows = []
+    for gpu, entries in roster.by_gpu().items():
+        for start_ms, entry in installed_cells(entries, cell_ms, cell_ms + CELL_MS):
+            parts, _ = _settle(index.get((gpu, start_ms), []), entry, start_ms)
+            rows.append(_account_cell(start_ms, entry, parts, roster.windows))
+    return rows
+
+
+_Part = tuple[Accepted, GpuTime]
+
+
+def _index(
+    readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: int
+) -> tuple[dict[tuple[str, int], list[_Part]], set[Finding]]:
+    """Return each rostered GPU's parts by (identity, cell), identical readings once, and unrostered UUIDs as findings."""
+    by_uuid = {entry.gpu: entry.gpu for entry in roster.entries}
+    by_serial = {entry.serial: entry.gpu for entry in roster.entries if entry.serial is not None}
+    parts: dict[tuple[str, int], list[_Part]] = {}
+    findings: set[Finding] = set()
+    seen: set[str] = set()
+    for accepted in readings:
+        reading = accepted.reading
+        if not start_ms <= reading.cell_ms < end_ms or accepted.digest in seen:
+            continue
+        seen.add(accepted.digest)
+        for gpu in reading.gpus:
+            identity = by_uuid.get(gpu.uuid)
+            if identity is None and gpu.serial is not None:
+                found = by_serial.get(gpu.serial)
+                identity = found if found is not None and found.startswith("serial:") else None
+            if identity is None:
+                findings.add(_unrostered(reading, gpu))
+                continue
+            parts.setdefault((identity, reading.cell_ms), []).append((accepted, gpu))
+    return parts, findings
+
+
+def _unrostered(reading: Reading, gpu: GpuTime) -> Finding:
+    return Finding(
+        at_ms=floor_to(reading.start_ms, HOUR_MS),
+        kind="unrostered",
+        subject=gpu.uuid,
+        text=f"{gpu.uuid} on {reading.node_name} is not in the roster; its time is in no figure",
+    )
+
+
+def _settle(parts: Sequence[_Part], entry: Entry, cell_ms: int) -> tuple[list[_Part], list[Finding]]:
+    """Return the parts of one GPU and cell that count, in order of time, and findings about the others."""
+    findings: list[Finding] = []
+    own: list[_Part] = []
+    hour_ms = floor_to(cell_ms, HOUR_MS)
+    for part in parts:
+        node = part[0].reading.node_name
+        if node == entry.node:
+            own.append(part)
+        else:
+            text = f"{node} claims {entry.gpu}, which the roster has at {entry.node}; the claim does not count"
+            findings.append(Finding(at_ms=hour_ms, kind="foreign_claim", subject=entry.gpu, text=text))
+    own.sort(key=lambda part: (part[0].reading.start_ms, part[0].reading.end_ms, part[0].digest))
+    bad = _equivocations(own) | _overlaps(own)
+    for kind in sorted({kind for kind, _ in bad}):
+        text = f"{entry.node} sealed {kind} about {entry.gpu} in one cell; the span counts as dark"
+        findings.append(Finding(at_ms=hour_ms, kind=kind, subject=entry.gpu, text=text))
+    dropped = {digest for _, digest in bad}
+    return [part for part in own if part[0].digest not in dropped], findings
+
+
+def _equivocations(parts: Sequence[_Part]) -> set[tuple[str, str]]:
+    """Return (kind, digest) of parts that share node, session and sequence and differ in bytes."""
+    by_name: dict[tuple[str, str, int], list[str]] = {}
+    for accepted, _ in parts:
+        reading = accepted.reading
+        by_name.setdefault((reading.node_id, reading.session, reading.sequence), []).append(accepted.digest)
+    return {("equivocation", digest) for digests in by_name.values() if len(digests) > 1 for digest in digests}
+
+
+def _overlaps(parts: Sequence[_Part]) -> set[tuple[str, str]]:
+    """Return (kind, digest) of parts, sorted by start, whose spans overlap another's."""
+    found: set[tuple[str, str]] = set()
+    furthest: _Part | None = None
+    for part in parts:
+        if furthest is not None and part[0].reading.start_ms < furthest[0].reading.end_ms:
+            found |= {("overlap", part[0].digest), ("overlap", furthest[0].digest)}
+        if furthest is None or part[0].reading.end_ms > furthest[0].reading.end_ms:
+            furthest = part
+    return found
+
+
+def _account_cell(cell_ms: int, entry: Entry, parts: Sequence[_Part], windows: Sequence[Window]) -> CellRow:
+    states: dict[State, int] = {}
+    energy: dict[str, int] = {}
+    bins = [0] * len(ACTIVITY_EDGES_PPM)
+    active_ns: int | None = None
+    for _, gpu in parts:
+        for state, amount in gpu.state_slice_ms.items():
+            states[state] = states.get(state, 0) + amount
+        for key, amount in gpu.energy_mj.items():
+            energy[key] = energy.get(key, 0) + amount
+        for position, amount in enumerate(gpu.bin_slice_ms):
+            bins[position] += amount
+        if gpu.active_ns is not None:
+            active_ns = gpu.active_ns + (0 if active_ns is None else active_ns)
+    uncovered = CELL_SLICE_MS - sum(states.values())
+    if uncovered < 0:  # pragma: no cover - excluded by the reading's own law and by dropping overlaps
+        raise AssertionError(f"{entry.gpu} has more than a cell of time in cell {cell_ms}")
+    declared = {window.kind for window in windows if window.covers(entry, cell_ms)}
+    declared_uncovered = 0
+    if uncovered > 0:
+        # Standby before maintenance: it counts as idle, so a double declaration cannot flatter.
+        if WindowKind.STANDBY in declared:
+            target, declared_uncovered = State.STANDBY, uncovered
+        elif WindowKind.MAINTENANCE in declared:
+            target, declared_uncovered = State.MAINTENANCE, uncovered
+        else:
+            target = State.DARK
+        states[target] = states.get(target, 0) + uncovered
+    if WindowKind.MAINTENANCE in declared:
+        moved = states.pop(State.FREE, 0) + states.pop(State.RESERVED, 0)
+        if moved > 0:
+            states[State.MAINTENANCE] = states.get(State.MAINTENANCE, 0) + moved
+    account = Account(
+        state_slice_ms={state: states[state] for state in State if states.get(state, 0) > 0},
+        bin_slice_ms=tuple(bins),
+        active_ns=active_ns,
+        energy_mj=energy,
+        declared_uncovered_slice_ms=declared_uncovered,
+    )
+    return CellRow(cell_ms=cell_ms, entry=entry, account=account, parts=tuple(parts))
+
+
+def _hour_row(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> HourRow:
+    gpus = [gpu for row in rows for _, gpu in row.parts]
+    readings = [accepted.reading for row in rows for accepted, _ in row.parts]
+    uncovered: dict[Uncovered, int] = {}
+    for gpu in gpus:
+        for reason, amount in gpu.uncovered_slice_ms.items():
+            uncovered[reason] = uncovered.get(reason, 0) + amount
+    memory = [gpu.memory_used_bytes_max for gpu in gpus if gpu.memory_used_bytes_max is not None]
+    models = sorted({gpu.model for gpu in gpus if gpu.model is not None})
+    serials = sorted({gpu.serial for gpu in gpus if gpu.serial is not None})
+    return HourRow(
+        hour_ms=hour_ms,
+        gpu=entry.gpu,
+        serial=entry.serial if entry.serial is not None else (serials[0] if serials else None),
+        model=entry.model if entry.model is not None else (models[0] if models else None),
+        site=entry.site,
+        cluster=entry.cluster,
+        pool=entry.pool,
+        node=entry.node,
+        simulated=any(reading.simulated for reading in readings),
+        account=add([row.account for row in rows]),
+        uncovered_slice_ms=dict(sorted(uncovered.items())),
+        active_known_ms=sum(gpu.active_known_ms for gpu in gpus),
+        memory_used_bytes_max=max(memory) if memory else None,
+        hang_suspicion_ms=sum(gpu.hang_suspicion_ms for gpu in gpus),
+        intervals_ms=tuple(sorted({reading.interval_ms for reading in readings})),
+        activity_sources=tuple(sorted({gpu.activity_source for gpu in gpus if gpu.activity_source is not None})),
+    )
+
+
+def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[HolderRow]:
+    busy: dict[tuple[str, str | None], int] = {}
+    held: dict[tuple[str, str | None], int] = {}
+    memory: dict[tuple[str, str | None], int] = {}
+    for row in rows:
+        for accepted, gpu in row.parts:
+            for part in accepted.workloads:
+                if part.uuid != gpu.uuid:
+                    continue
+                key = (part.workload, part.user)
+                busy[key] = busy.get(key, 0) + part.state_slice_ms.get(State.BUSY, 0)
+                held[key] = held.get(key, 0) + part.state_slice_ms.get(State.HELD, 0)
+                if part.memory_bytes_max is not None:
+                    memory[key] = max(memory.get(key, 0), part.memory_bytes_max)
+    return [
+        HolderRow(
+            hour_ms=hour_ms,
+            gpu=entry.gpu,
+            node=entry.node,
+            workload=workload,
+            user=user,
+            busy_slice_ms=busy[workload, user],
+            held_slice_ms=held[workload, user],
+            memory_bytes_max=memory.get((workload, user)),
+        )
+        for workload, user in busy
+    ]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The states a GPU-second can be in, and which of them are idle, unknown or out (accounting.md, 2 and 3)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class State(str, Enum):
+    """One state of GPU time; the value is the name used in readings, metrics and reports."""
+
+    BUSY = "busy"
+    HELD = "held"
+    RESERVED = "reserved"
+    FREE = "free"
+    STANDBY = "standby"
+    OPERATOR = "operator"
+    MAINTENANCE = "maintenance"
+    DOWN = "down"
+    UNMEASURED = "unmeasured"
+    DARK = "dark"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+OBSERVED: tuple[State, ...] = (
+    State.BUSY,
+    State.HELD,
+    State.RESERVED,
+    State.FREE,
+    State.OPERATOR,
+    State.DOWN,
+    State.UNMEASURED,
+)
+"""What an agent may seal. The other states are made by the collector from absence and declarations."""
+
+IDLE = frozenset({State.FREE, State.RESERVED, State.HELD, State.STANDBY})
+UNKNOWN = frozenset({State.DARK, State.UNMEASURED})
+OUT = frozenset({State.DOWN, State.MAINTENANCE, State.OPERATOR})
+
+if IDLE | UNKNOWN | OUT | {State.BUSY} != frozenset(State):  # pragma: no cover - a bug, caught at import
+    raise AssertionError("every state is busy, idle, unknown or out")
+
+
+class Uncovered(str, Enum):
+    """Why an agent's session covers no state for some of a GPU's time; never a state itself."""
+
+    FIRST_TICK = "first_tick"
+    """Between the first observation (of a session, or after a hole) and whatever was before it."""
+    GAP = "gap"
+    """Two ticks too far apart to say what happened between them."""
+    LIBRARY = "library"
+    """NVML could not be used at all: not installed, mismatched, uninitialised, timed out."""
+    PERMISSION = "permission"
+    RELEASED = "released"
+    """The operator told the agent to let go of the driver."""
+    NOT_ENUMERATED = "not_enumerated"
+    """The driver no longer lists the GPU."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+ACTIVITY_EDGES_PPM: tuple[int, ...] = (
+    0,
+    10_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    750_000,
+    1_000_000,
+)
+"""Upper edges of the activity bins, in parts per million; upper-closed, so bin 0 holds exactly 0 %."""
+
+THETA_PPM = 50_000
+"""Activity above this is work: 5 %."""
+
+THETAS_PPM: tuple[int, ...] = (0, 10_000, 50_000, 100_000)
+"""The thresholds every report prints beside each other; each is an edge of a bin."""
+
+
+def activity_bin(activity_ppm: int) -> int:
+    """Return the index of the bin that holds `activity_ppm` (0..1,000,000)."""
+    for index, edge_ppm in enumerate(ACTIVITY_EDGES_PPM):
+        if activity_ppm <= edge_ppm:
+            return index
+    raise ValueError(f"activity of {activity_ppm} ppm is above 100 %")
