@@ -32,10 +32,15 @@ BREAKS = {
     "door-store": [("gpuledger_collector.roster", "import sqlite3")],
     "door-web": [("gpuledger_collector.fleet", "from aiohttp import web")],
     "door-schedule": [("gpuledger_collector.demo", "from apscheduler.schedulers import asyncio")],
-    "door-keys": [("gpuledger_agent.journal", "from cryptography.hazmat.primitives import hashes")],
+    "door-keys": [("gpuledger_agent.sealer", "from cryptography.hazmat.primitives import hashes")],
+    "door-metrics": [("gpuledger_collector.poll", "from prometheus_client.core import GaugeMetricFamily")],
     "door-clock": [("gpuledger_agent.loop", "from time import monotonic")],
     "layers-core": [("gpuledger.states", "import gpuledger.cli"), ("gpuledger.unplaced", "")],
-    "layers-agent": [("gpuledger_agent.nvml", "import gpuledger_agent.loop"), ("gpuledger_agent.unplaced", "")],
+    "layers-agent": [
+        ("gpuledger_agent.nvml", "import gpuledger_agent.loop"),
+        ("gpuledger_agent.journal", "import gpuledger_agent.meter"),
+        ("gpuledger_agent.unplaced", ""),
+    ],
     "layers-collector": [
         ("gpuledger_collector.log", "import gpuledger_collector.http"),
         ("gpuledger_collector.unplaced", ""),
@@ -44,7 +49,7 @@ BREAKS = {
         ("gpuledger.states", "import logging"),
         ("gpuledger.accounting", "from pathlib import Path"),
         ("gpuledger_agent.meter", "import gpuledger.clock"),
-        ("gpuledger_collector.report.model", "import socket"),
+        ("gpuledger_collector.ledger", "import socket"),
     ],
 }
 

@@ -79,6 +79,13 @@ def test_every_source_file_names_its_licence_in_its_first_three_lines() -> None:
     assert without == []
 
 
+def test_only_two_modules_import_by_name_where_no_contract_can_see_it() -> None:
+    pattern = re.compile(r"\b(?:import_module|__import__|exec_module)\(")
+    programs = python_files(("common", "agent", "collector"))
+    found = {name_of(path) for path in programs if pattern.search(path.read_text(encoding="utf-8"))}
+    assert found == {"agent/gpuledger_agent/nvml.py", "common/gpuledger/cli.py"}
+
+
 def test_no_test_uses_mocks() -> None:
     mock = re.compile(r"^\s*(?:import|from)\s+(?:unittest\.mock|unittest import mock|mock|pytest_mock)\b", re.MULTILINE)
     assert [name_of(path) for path in python_files() if mock.search(path.read_text(encoding="utf-8"))] == []
