@@ -9,6 +9,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpuledger.cells import CELL_MS
 from gpuledger.errors import ReadingError
 from gpuledger.reading import (
@@ -27,9 +30,6 @@ from gpuledger.reading import (
     encode_workloads,
 )
 from gpuledger.states import State, Uncovered
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.fakes.fleets import Fleet, fleets
 from tests.profiles import examples
 
@@ -266,29 +266,29 @@ def test_a_deep_nest_of_brackets_is_refused() -> None:
 @pytest.mark.parametrize(
     ("place", "changes"),
     [
-        ("header", dict(sequence=0)),
-        ("header", dict(sequence=INTEGER_MAX + 1)),
-        ("header", dict(start_ms=-1000, end_ms=0, wall_start_ms=0)),
-        ("header", dict(end_ms=2 * CELL_MS + 1)),
-        ("header", dict(node_name="")),
-        ("header", dict(node_name="x" * (TEXT_CHARACTERS_MAX + 1))),
-        ("header", dict(node_name="two\nlines")),
-        ("header", dict(session="\udc80")),
-        ("header", dict(part=(2, 1))),
-        ("header", dict(interval_ms=CELL_MS + 1)),
-        ("header", dict(checkpoint="x" * (TEXT_CHARACTERS_MAX + 1))),
-        ("first_gpu", dict(state_slice_ms={State.BUSY: 7001, State.FREE: -1})),
-        ("first_gpu", dict(state_slice_ms={State.BUSY: 7000, State.DARK: 0, State.FREE: -0, State.STANDBY: 7})),
-        ("first_gpu", dict(uncovered_slice_ms={Uncovered.GAP: 7})),
-        ("first_gpu", dict(bin_slice_ms=(0, 0, 0, 0, 0, 0, -1, 7001))),
-        ("first_gpu", dict(bin_slice_ms=(0, 0, 0, 0, 0, 0, 0, 0, 7000))),
-        ("first_gpu", dict(energy_mj={"warmth": 1})),
-        ("first_gpu", dict(energy_mj={"busy": -1})),
-        ("first_gpu", dict(energy_start_mj=-1)),
-        ("first_gpu", dict(memory_used_bytes_max=INTEGER_MAX + 1)),
-        ("first_gpu", dict(active_ns=0, active_known_ms=0)),
-        ("first_gpu", dict(active_ns=None)),
-        ("first_gpu", dict(hang_suspicion_ms=1)),
+        ("header", {"sequence": 0}),
+        ("header", {"sequence": INTEGER_MAX + 1}),
+        ("header", {"start_ms": -1000, "end_ms": 0, "wall_start_ms": 0}),
+        ("header", {"end_ms": 2 * CELL_MS + 1}),
+        ("header", {"node_name": ""}),
+        ("header", {"node_name": "x" * (TEXT_CHARACTERS_MAX + 1)}),
+        ("header", {"node_name": "two\nlines"}),
+        ("header", {"session": "\udc80"}),
+        ("header", {"part": (2, 1)}),
+        ("header", {"interval_ms": CELL_MS + 1}),
+        ("header", {"checkpoint": "x" * (TEXT_CHARACTERS_MAX + 1)}),
+        ("first_gpu", {"state_slice_ms": {State.BUSY: 7001, State.FREE: -1}}),
+        ("first_gpu", {"state_slice_ms": {State.BUSY: 7000, State.DARK: 0, State.FREE: -0, State.STANDBY: 7}}),
+        ("first_gpu", {"uncovered_slice_ms": {Uncovered.GAP: 7}}),
+        ("first_gpu", {"bin_slice_ms": (0, 0, 0, 0, 0, 0, -1, 7001)}),
+        ("first_gpu", {"bin_slice_ms": (0, 0, 0, 0, 0, 0, 0, 0, 7000)}),
+        ("first_gpu", {"energy_mj": {"warmth": 1}}),
+        ("first_gpu", {"energy_mj": {"busy": -1}}),
+        ("first_gpu", {"energy_start_mj": -1}),
+        ("first_gpu", {"memory_used_bytes_max": INTEGER_MAX + 1}),
+        ("first_gpu", {"active_ns": 0, "active_known_ms": 0}),
+        ("first_gpu", {"active_ns": None}),
+        ("first_gpu", {"hang_suspicion_ms": 1}),
     ],
 )
 def test_what_would_not_be_decoded_is_not_encoded(place: str, changes: dict[str, Any]) -> None:
