@@ -30,6 +30,7 @@ class Segment:
     """One state's part of a bar."""
 
     look: Look
+    letter: str
     x: float
     y: float
     width: float
@@ -63,6 +64,17 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One state in the legend; only states that have time are there."""
+
+    look: Look
+    letter: str
+    label: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """A chart: `name` makes the identifiers in a page unique, `title` and `text` are its text alternative."""
 
@@ -73,13 +85,12 @@ class Chart:
     segments: tuple[Segment, ...]
     texts: tuple[Text, ...]
     lines: tuple[Line, ...]
-    legend: tuple[tuple[Look, str, float, float], ...]
-    """(look, label, x, y) of each state that has time."""
+    legend: tuple[Key, ...]
 
 
 def days_chart(report: Weekly) -> Chart:
     """Return one bar a day, 0 to 100 % of the day's installed time; a day without figures stays empty and says so."""
-    top, bottom = 24.0, 224.0
+    top, bottom = 24.0, 194.0
     slot = (WIDTH - _LEFT) / 7
     segments: list[Segment] = []
     texts: list[Text] = []
@@ -93,10 +104,12 @@ def days_chart(report: Weekly) -> Chart:
             texts.append(Text(x=round(middle, 2), y=bottom - 6, text="no figures", anchor="middle", is_quiet=True))
             continue
         label = day_text(day_ms)
-        for look, low, high, title in _stack(report, totals, label):
+        for look, letter, low, high, title in _stack(report, totals, label):
             y1, y2 = round(bottom - high * (bottom - top), 2), round(bottom - low * (bottom - top), 2)
             x, width = round(middle - slot * 0.36, 2), round(slot * 0.72, 2)
-            segments.append(Segment(look=look, x=x, y=y1, width=width, height=round(y2 - y1, 2), title=title))
+            segments.append(
+                Segment(look=look, letter=letter, x=x, y=y1, width=width, height=round(y2 - y1, 2), title=title)
+            )
     lines = []
     for share in (0, 25, 50, 75, 100):
         y = round(bottom - share / 100 * (bottom - top), 2)
@@ -126,9 +139,11 @@ def sites_chart(report: Weekly) -> Chart:
         name = shown(site.site, 20)
         texts.append(Text(x=left - 10, y=y + 15, text=name, anchor="end"))
         texts.append(Text(x=WIDTH, y=y + 15, text=words.percent_range(site.totals.idle), anchor="end"))
-        for look, low, high, title in _stack(report, site.totals, name):
+        for look, letter, low, high, title in _stack(report, site.totals, name):
             x1, x2 = round(left + low * (right - left), 2), round(left + high * (right - left), 2)
-            segments.append(Segment(look=look, x=x1, y=y, width=round(x2 - x1, 2), height=21.0, title=title))
+            segments.append(
+                Segment(look=look, letter=letter, x=x1, y=y, width=round(x2 - x1, 2), height=21.0, title=title)
+            )
     bottom = top + len(sites[:TOP]) * row
     lines = []
     for share in (0, 50, 100):
@@ -151,8 +166,8 @@ def sites_chart(report: Weekly) -> Chart:
     )
 
 
-def _stack(report: Weekly, totals: Totals, label: str) -> Sequence[tuple[Look, float, float, str]]:
-    """Return (look, lower edge, upper edge, title) of each state with time, as parts of 1 from busy to dark."""
+def _stack(report: Weekly, totals: Totals, label: str) -> Sequence[tuple[Look, str, float, float, str]]:
+    """Return (look, letter, lower edge, upper edge, title) of each state with time, as parts of 1 from busy to dark."""
     parts = []
     below = 0
     for time in totals.states:
@@ -162,12 +177,12 @@ def _stack(report: Weekly, totals: Totals, label: str) -> Sequence[tuple[Look, f
         name = words.state_label(time.state, report)
         title = f"{label}: {name} {words.percent(time.share)}, {words.fraction(time.share)}"
         low, high = below / totals.installed_slice_ms, above / totals.installed_slice_ms
-        parts.append((LOOKS[time.state], low, high, title))
+        parts.append((LOOKS[time.state], words.state_letter(time.state, report), low, high, title))
         below = above
     return parts
 
 
-def _legend(report: Weekly, top: float) -> tuple[tuple[tuple[Look, str, float, float], ...], float]:
+def _legend(report: Weekly, top: float) -> tuple[tuple[Key, ...], float]:
     """Return the legend's items, set in rows, and the y below it."""
     assert report.headline is not None
     items = []
@@ -179,6 +194,7 @@ def _legend(report: Weekly, top: float) -> tuple[tuple[tuple[Look, str, float, f
         width = 26 + len(label) * _CHARACTER_WIDTH + 16
         if x + width > WIDTH:
             x, y = _LEFT, y + _LEGEND_ROW
-        items.append((LOOKS[time.state], label, round(x, 2), y))
+        letter = words.state_letter(time.state, report)
+        items.append(Key(look=LOOKS[time.state], letter=letter, label=label, x=round(x, 2), y=y))
         x += width
     return tuple(items), y + _LEGEND_ROW

@@ -110,7 +110,7 @@ def _held(report: Weekly) -> Table:
             Column(name="held GPU-h"),
             Column(name=f"{words.state_label(State.BUSY, report)} GPU-h"),
             Column(name="most memory on a GPU"),
-            Column(name="first – last hour (UTC)"),
+            Column(name="first – last hour (UTC)", is_number=False),
         ),
         rows=tuple(cells),
         empty="Nothing was held without work.",
@@ -141,8 +141,8 @@ def _dark(report: Weekly) -> Table:
             Column(name="GPUs"),
             Column(name="dark GPU-h"),
             Column(name="installed GPU-h"),
-            Column(name="last seen (UTC)"),
-            Column(name="first dark hour"),
+            Column(name="last seen (UTC)", is_number=False),
+            Column(name="first dark (UTC)", is_number=False),
         ),
         rows=tuple(cells),
         empty="Nothing was dark.",
@@ -155,7 +155,7 @@ def _last_seen(row: DarkNode) -> str:
         return "not in this week"
     if row.dark_since_ms is None:
         return "at the end"
-    return f"{hour_text(row.last_seen_hour_ms)}, dark since"
+    return f"{hour_text(row.last_seen_hour_ms)}, then dark"
 
 
 def _down(report: Weekly) -> Table:

@@ -221,13 +221,13 @@ def _findings(report: Weekly) -> Section:
         others_cell = Cell(text=words.count(others, "subject"))
         cells.append((Cell(text="others"), others_cell, Cell(text=f"{others_count:,}"), blank, blank))
     table = Table(
-        caption="Findings",
+        caption="By kind and subject",
         columns=(
             Column(name="kind", is_number=False),
             Column(name="what", is_number=False),
             Column(name="times"),
-            Column(name="first (UTC)"),
-            Column(name="last (UTC)"),
+            Column(name="first (UTC)", is_number=False),
+            Column(name="last (UTC)", is_number=False),
         ),
         rows=tuple(cells),
         empty="Nothing was found.",

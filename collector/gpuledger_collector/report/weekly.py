@@ -49,9 +49,9 @@ def build_weekly(reader: LedgerReader, week: Week, *, readings_trust: TrustLevel
     places = _ask(reader, ["site", "model"], week)
     sites = _ask(reader, ["site"], week)
     days = _ask(reader, ["day_ms"], week)
-    total = add([group.account for group in places])
-    gpus = len({group.key[2] for group in by_gpu})
-    headline = totals_of(total, gpus=gpus, active_known_ms=sum(group.active_known_ms for group in places))
+    whole = _ask(reader, [], week)
+    total = add([group.account for group in whole])
+    headline = next((totals for _, totals in _with_totals(whole)), None)
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
     idle_list = build_idle_list(reader, week.start_ms, week.end_ms, to_ms, by_gpu)
     comparison, is_previous_simulated = _comparison(reader, week, period, headline)
@@ -75,7 +75,9 @@ def build_weekly(reader: LedgerReader, week: Week, *, readings_trust: TrustLevel
         findings=findings,
         method=_method(places, digest, readings_trust),
     )
-    _check_one_ledger(total, (by_gpu, sites, days), idle_list, digest == reader.digest(week.start_ms, week.end_ms))
+    _check_one_ledger(
+        total, (by_gpu, places, sites, days), idle_list, digest == reader.digest(week.start_ms, week.end_ms)
+    )
     return report
 
 

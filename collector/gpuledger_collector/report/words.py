@@ -51,9 +51,11 @@ def tenths_text(tenths: int) -> str:
 
 
 def percent_range(found: Range | None) -> str:
-    """Return "61.2 – 63.0 %"."""
+    """Return "61.2 – 63.0 %", or one number where nothing is unknown and rounding keeps it one."""
     if found is None:
         return ABSENT
+    if found.low.tenths == found.high.tenths:
+        return percent(found.low)
     return f"{tenths_text(found.low.tenths)} – {percent(found.high)}"
 
 
@@ -64,7 +66,11 @@ def fraction(share: Share | None) -> str:
 
 def hours_range(found: Range | None) -> str:
     """Return "3,290.1 – 3,386.9 of 5,376.0 GPU-hours"."""
-    return ABSENT if found is None else f"{hours(found.low.part_slice_ms)} – {fraction(found.high)}"
+    if found is None:
+        return ABSENT
+    if found.low.part_slice_ms == found.high.part_slice_ms:
+        return fraction(found.low)
+    return f"{hours(found.low.part_slice_ms)} – {fraction(found.high)}"
 
 
 def points(tenths: int | None) -> str:
@@ -110,6 +116,13 @@ def state_label(state: State, report: Weekly) -> str:
     return LOOKS[state].label
 
 
+def state_letter(state: State, report: Weekly) -> str:
+    """Return the state's letter, that of its label in this report."""
+    if state is State.BUSY and not may_say(report, Withheld.BUSY):
+        return "W"
+    return LOOKS[state].letter
+
+
 def busy_label(report: Weekly) -> str:
     """Return the heading of what is not idle."""
     return "Busy" if may_say(report, Withheld.BUSY) else "Work seen"
@@ -128,22 +141,28 @@ def title(report: Weekly) -> str:
     if report.headline is None:
         return f"{mark(report)}GPU idle time, week {report.period.week}"
     subject = "GPU occupancy and idle time" if may_say(report, Withheld.OCCUPANCY) else "GPU idle time"
-    if not report.withheld:
-        return f"{mark(report)}{subject}, week {report.period.week}"
-    return f"{mark(report)}{subject}, week {report.period.week} ({_withheld_reason(report.headline)})"
+    beside = "" if not report.withheld else f" ({_withheld_words(report.headline)} withheld)"
+    return f"{mark(report)}{subject}, week {report.period.week}{beside}"
 
 
-def _withheld_reason(totals: Totals) -> str:
+def _withheld_words(totals: Totals) -> str:
+    listed = [f"“{word.value}”" for word in totals.withheld]
+    if len(listed) == 1:
+        return f"the word {listed[0]}"
+    return f"the words {', '.join(listed[:-1])} and {listed[-1]}"
+
+
+def _withheld_notice(totals: Totals, floor_tenths: int) -> str:
     parts = []
     if Withheld.OCCUPANCY in totals.withheld:
-        parts.append(
-            "nothing was to be observed" if totals.coverage is None else f"coverage {percent(totals.coverage)}"
-        )
+        parts.append("nothing to observe" if totals.coverage is None else f"coverage {percent(totals.coverage)}")
     if Withheld.BUSY in totals.withheld:
         parts.append(f"measured {percent(totals.measured)}")
-    words = [f"“{word.value}”" for word in totals.withheld]
-    listed = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-    return f"{' and '.join(parts)}: the {'word' if len(words) == 1 else 'words'} {listed} withheld"
+    verb = "is" if len(totals.withheld) == 1 else "are"
+    return (
+        f"Too little was observed ({', '.join(parts)}; the floor is {tenths_text(floor_tenths)} %), "
+        f"so {_withheld_words(totals)} {verb} withheld."
+    )
 
 
 def headline(report: Weekly) -> str:
@@ -209,8 +228,7 @@ def notices(report: Weekly) -> list[str]:
     if not period.is_from_start and period.figures_from_ms is not None:
         lines.append(f"The ledger begins within this week: figures from {utc(period.figures_from_ms)}.")
     if totals.withheld:
-        floor = tenths_text(report.method.coverage_floor_tenths)
-        lines.append(f"Too little was observed (the floor is {floor} %): {_withheld_reason(totals)}.")
+        lines.append(_withheld_notice(totals, report.method.coverage_floor_tenths))
     if report.method.are_intervals_mixed:
         listed = ", ".join(seconds(interval) for interval in report.method.intervals_ms)
         lines.append(
@@ -257,9 +275,9 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         (
             "Rounding",
             (
-                "to 0.1 %, never to flatter: lower bounds, coverage and work down, everything else up, so the states of a "
-                "row may sum to a little over 100 %. Changes are differences of printed figures. GPU-hours are exact sums, "
-                "printed to 0.1."
+                "to 0.1 %, never to flatter: lower bounds, coverage and work down, everything else up, so the states "
+                "of a row may sum to a little over 100 %. Changes are differences of printed figures. GPU-hours are "
+                "exact sums, printed to 0.1."
             ),
         ),
         ("Sampling", _sampling(report)),
@@ -275,8 +293,8 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         (
             "Not shown",
             (
-                "that the roster is complete, that boards are genuine, that the host below the agent was honest, that the "
-                "work was useful."
+                "that the roster is complete, that boards are genuine, that the host below the agent was honest, that "
+                "the work was useful."
             ),
         ),
         ("Ledger", f"digest of this week's rows, SHA-256: {method.ledger_digest}"),
