@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 
 from gpuledger.accounting import add
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
@@ -61,11 +59,13 @@ class FakeLedger:
         return sorted(finding for finding in self.all_findings if start_ms <= finding.at_ms < end_ms)
 
     def digest(self, start_ms: int, end_ms: int) -> str:
-        rows: list[dict[str, object]] = []
-        for kind in (self.hours, self.holders):
-            rows += [asdict(row) for row in kind if start_ms <= row.hour_ms < end_ms]
-        lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
-        return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+        lines = [
+            f"{row.hour_ms} {row.gpu} {row.node} {row.account}"
+            for row in self.hours
+            if start_ms <= row.hour_ms < end_ms
+        ]
+        lines += [str(row) for row in self.holders if start_ms <= row.hour_ms < end_ms]
+        return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "replace")).hexdigest()
 
     def _holding(self, key: tuple[str, str, str, str | None], rows: Sequence[HolderRow]) -> Holding:
         site, node, workload, user = key

@@ -15,6 +15,7 @@ from gpuledger_collector.report.model import (
     Weekly,
     Withheld,
 )
+from gpuledger_collector.report.names import shown
 from gpuledger_collector.report.periods import minute_text
 from gpuledger_collector.report.shares import Range, Share
 
@@ -179,12 +180,12 @@ def headline(report: Weekly) -> str:
     )
     sentences = [first]
     if totals.busy is not None:
-        engines = "" if totals.engine_active is None else f"; engines were active {percent(totals.engine_active)} of it"
+        engines = "" if totals.engine_active is None else f"; engines were active {percent(totals.engine_active)}"
         sentences.append(
             f"At least {percent(totals.busy.low)} and at most {percent(totals.busy.high)} was busy{engines}."
         )
     elif totals.engine_active is not None:
-        sentences.append(f"Engines were seen active {percent(totals.engine_active)} of it.")
+        sentences.append(f"Engines were seen active {percent(totals.engine_active)}.")
     sentences.append(free_nodes(report))
     return " ".join(sentences)
 
@@ -196,8 +197,9 @@ def free_nodes(report: Weekly) -> str:
     is_week = report.period.is_complete and report.period.is_from_start
     span = "all week" if is_week else "all the time the ledger covers"
     beside = f", and {more:,} more whenever observed" if more > 0 else ""
-    verb = "was" if whole == 1 else "were"
-    return f"{whole:,} whole {'node' if whole == 1 else 'nodes'} {verb} free {span}{beside}."
+    if whole == 0:
+        return f"No whole node was free {span}{beside}."
+    return f"{count(whole, 'whole node')} {'was' if whole == 1 else 'were'} free {span}{beside}."
 
 
 def no_figures(period: Period) -> str:
@@ -307,7 +309,7 @@ def _sampling(report: Weekly) -> str:
     if not method.intervals_ms:
         return "no reading was made in this week."
     intervals = ", ".join(seconds(interval) for interval in method.intervals_ms)
-    sources = ", ".join(method.activity_sources) or "none"
+    sources = ", ".join(shown(source) for source in method.activity_sources) or "none"
     flag = " (mixed)" if method.are_intervals_mixed else ""
     return f"every {intervals}{flag}; sources of activity: {sources}."
 
