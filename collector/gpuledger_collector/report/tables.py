@@ -117,19 +117,17 @@ def _where(report: Weekly) -> Section:
     table = Table(
         caption="States by site and model",
         columns=(
-            Column(name="site", is_number=False),
-            Column(name="model", is_number=False),
+            Column(name="site, model", is_number=False),
             *_figure_columns(report),
         ),
         rows=tuple(
             (
-                Cell(text=shown(place.site)),
-                Cell(text="unknown" if place.model is None else shown(place.model)),
+                Cell(text=shown(place.site), small="model unknown" if place.model is None else shown(place.model)),
                 *_figure_cells(report, place.totals),
             )
             for place in report.places
         ),
-        total=(Cell(text="all"), Cell(text=""), *_figure_cells(report, report.headline)),
+        total=(Cell(text="all"), *_figure_cells(report, report.headline)),
         note=_note(report, [place.totals for place in report.places]),
     )
     return Section(heading="Where", figure="sites", tables=(table,))
