@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the scripted libnvidia-ml.so.1, once for each state of its sources: `python -m tests.abi.build` says where."""
+"""Compiles the scripted libnvidia-ml.so.1 once per state of its sources; `python -m tests.abi.build` says where."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def gpm_metrics(first: int, second: int, ids: list[int]) -> Any:
         request.metrics[index].metricId = metric
     pynvml.nvmlGpmMetricsGet(request)
     entries = [request.metrics[index] for index in range(len(ids))]
-    return [[entry.nvmlReturn, entry.value if entry.value == entry.value else "nan"] for entry in entries]  # noqa: PLR0124
+    return [[entry.nvmlReturn, entry.value if entry.value == entry.value else "nan"] for entry in entries]
 
 
 def watch(handle: Any, types: int) -> None:

@@ -180,7 +180,7 @@ class Gpu:
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """A node's GPUs, the rules, and the settings of the library. `steps_ms`: (when, by how much) the wall clock steps."""
+    """A node's GPUs, rules and the library's settings. `steps_ms`: (when, by how much) the wall clock steps."""
 
     gpus: list[Gpu] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)

@@ -99,7 +99,8 @@ class SharedClock:
 
     def script_ms(self) -> float:
         """Milliseconds since the script began."""
-        return (self.boottime_ns() - self._page.start_boottime_ns) / MS_NS
+        start_ns: int = self._page.start_boottime_ns
+        return (self.boottime_ns() - start_ns) / MS_NS
 
     def end(self, at_boottime_ns: int) -> None:
         """Move the script's end; a test that restarts an agent gives each start its own."""
@@ -107,8 +108,7 @@ class SharedClock:
 
     def advance_to(self, boottime_ns: int) -> None:
         """Move the time forward to `boottime_ns`; never back."""
-        if boottime_ns > self._page.boottime_ns:
-            self._page.boottime_ns = boottime_ns
+        self._page.boottime_ns = max(self._page.boottime_ns, boottime_ns)
         with self._moved:
             self._moved.notify_all()
 
