@@ -27,12 +27,21 @@ HEALTH_VALID_NS = 30 * SECOND_NS
 RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
 PPM_PER_PERCENT = 10_000
-DRIVER_WIDE = {
-    UNINITIALIZED: "library",
-    DRIVER_NOT_LOADED: "library",
-    LIB_RM_VERSION_MISMATCH: "library",
-    NO_PERMISSION: "permission",
-}
+ENUMERATE_EVERY_NS = 10 * SECOND_NS
+RETRY_FIRST_NS = SECOND_NS
+RETRY_MOST_NS = 60 * SECOND_NS
+LIBRARY_WIDE = (UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH)
+DRIVER_WIDE = {NO_PERMISSION: "permission"}
+"""Why nothing is covered when the library does not start with this code; any other: "library"."""
+UUID = "nvmlDeviceGetUUID"
+IDENTITY = (
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetPciInfo_v3",
+    UUID,
+    "nvmlDeviceGetSerial",
+    "nvmlDeviceGetName",
+    "nvmlDeviceGetEnforcedPowerLimit",
+)
 GONE = (GPU_IS_LOST, RESET_REQUIRED)
 
 
@@ -47,6 +56,18 @@ class Seen:
     activity_ppm: int | None = None
     sm_ppm: int | None = None
     energy_mj: int | None = None
+
+
+class _LibraryGone(Exception):
+    """NVML as a whole cannot be used; `reason` None: it is not time to try again yet."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _GpuGone(Exception):
+    """The GPU is lost or waits for a reset."""
 
 
 class _Memory:
@@ -65,41 +86,98 @@ class _Memory:
 
 
 class Beholder:
-    """Reads all GPUs of a node, one after the other."""
+    """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._memories: dict[int, _Memory] = {}
         self._edge_ns = 0
         self._codes: list[int | None] = []
+        self._attached = False
+        self._known: set[int] = set()
+        self._enumerated_ns: int | None = None
+        self._reason = "library"
+        self._retry_ns: int | None = None
+        self._patience_ns = RETRY_FIRST_NS
 
-    def look(self, gpus: list[GpuAnswers]) -> list[Seen] | None:
-        """One tick over all GPUs; None when the library could not be started yet."""
+    def forget(self) -> None:
+        """A new session trusts nothing that was read before it."""
+        self._memories.clear()
+        self._enumerated_ns = None
+
+    def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
+        """One tick over all GPUs; None for a GPU that has never been found yet."""
         self._edge_ns = self._calls.now_ns
-        return [self._look_at(gpu) for gpu in gpus]
+        try:
+            if not self._attached:
+                self._attach()
+            self._enumerate(gpus)
+            return [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+        except _LibraryGone as gone:
+            self._let_go(gone.reason)
+            return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+
+    def _attach(self) -> None:
+        if self._retry_ns is not None and self._edge_ns < self._retry_ns:
+            raise _LibraryGone(None)
+        code = self._calls.enter("nvmlInitWithFlags", None)
+        if code is not None:
+            raise _LibraryGone(DRIVER_WIDE.get(code, "library"))
+        self._attached = True
+        self.forget()
+        self._call("nvmlSystemGetDriverVersion", None)
+        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+
+    def _let_go(self, reason: str | None) -> None:
+        if reason is None:
+            return  # only waiting for the next attempt
+        self._attached = False
+        self._reason = reason
+        self._retry_ns = self._edge_ns + self._patience_ns
+        self._patience_ns = min(2 * self._patience_ns, RETRY_MOST_NS)
+
+    def _enumerate(self, gpus: list[GpuAnswers]) -> None:
+        """Which GPUs are there is asked again every ten seconds; a lost one stays where it was."""
+        if self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS:
+            return
+        self._call("nvmlDeviceGetCount_v2", None)
+        for gpu in gpus:
+            if all(self._call(function, gpu) is None for function in ("nvmlDeviceGetHandleByIndex_v2", UUID)):
+                known = gpu.index in self._known
+                if known or all(self._call(function, gpu) not in GONE for function in IDENTITY):
+                    self._known.add(gpu.index)
+        self._enumerated_ns = self._edge_ns
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         memory = self._memories.setdefault(gpu.index, _Memory())
         self._codes = []
         seen = Seen()
-        seen.energy_mj = self._energy(gpu)
-        seen.activity_ppm = self._activity(gpu)
-        seen.process = self._processes(gpu, memory)
-        bad = self._health(gpu, memory)
-        seen.healthy = None if bad is None else not bad
-        wide = [DRIVER_WIDE[code] for code in self._codes if code in DRIVER_WIDE]
-        gone = any(code in GONE for code in self._codes)
-        seen.down = gone or bool(bad)
-        if gone:
-            return seen
-        if wide:
-            return Seen(reason=wide[0])
+        try:
+            seen.energy_mj = self._energy(gpu)
+            seen.activity_ppm = self._activity(gpu)
+            used = self._used_bytes(gpu)
+            bad = self._health(gpu, memory)
+            seen.process = self._processes(gpu, memory, used)
+        except _GpuGone:
+            # Whatever was read before the loss is not trusted after it.
+            self._memories[gpu.index] = _Memory()
+            return Seen(down=True)
         if all(code is not None for code in self._codes):
             return Seen(reason="calls_failed")
+        seen.healthy = None if bad is None else not bad
+        seen.down = bool(bad)
         return seen
 
-    def _enter(self, function: str, gpu: GpuAnswers) -> bool:
+    def _call(self, function: str, gpu: GpuAnswers | None) -> int | None:
         code = self._calls.enter(function, gpu)
+        if code in LIBRARY_WIDE:
+            raise _LibraryGone("library")
+        return code
+
+    def _enter(self, function: str, gpu: GpuAnswers) -> bool:
+        code = self._call(function, gpu)
+        if code in GONE:
+            raise _GpuGone
         self._codes.append(code)
         return code is None
 
@@ -121,10 +199,12 @@ class Beholder:
         percent = self._got(gpu.utilization_pct(self._calls.now_ns))
         return percent * PPM_PER_PERCENT if percent is not None and 0 <= percent <= 100 else None
 
-    def _processes(self, gpu: GpuAnswers, memory: _Memory) -> bool | None:
-        used: int | None = None
-        if self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
-            used = self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
+    def _used_bytes(self, gpu: GpuAnswers) -> int | None:
+        if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+            return None
+        return self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
+
+    def _processes(self, gpu: GpuAnswers, memory: _Memory, used: int | None) -> bool | None:
         changed = used is None or used != memory.process_bytes
         read_ns = memory.process_read_ns
         due = read_ns is None or changed or memory.process_failed or self._edge_ns - read_ns >= PROCESS_EVERY_NS

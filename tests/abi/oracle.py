@@ -27,6 +27,9 @@ FLOOR_TICKS = 60
 NEAR_INTERVALS = 2
 GAP_INTERVALS = 30
 STEP_MS = 1_000
+HUNG = "hung"
+"""A suspected hang: unmeasured, and what the GPU calls activity is none."""
+STATES = {HUNG: "unmeasured"}
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class _Life:
         self._script = world.script
         self._calls = world.calls
         self._wall_start_ns = world.wall_start_ms * MS_NS
+        self._interval_ms = world.interval_ms
         self._interval_ns = world.interval_ms * MS_NS
         self._meters = meters
         self._beholder = beholder
@@ -109,32 +113,42 @@ class _Life:
 
     def _open_session(self) -> None:
         self._offset_ns = self._wall_ns() - self._calls.now_ns
+        self._first_edge_ms: int | None = None
+        self._edge_ms: int | None = None
+        self._beholder.forget()
         for meter in self._meters:
-            meter.begin(self._sealed_end_ms)
+            meter.begin()
 
-    def _next_multiple_ns(self) -> int:
-        """Script time of the first tick due at or after now."""
-        timeline_ns = self._calls.now_ns + self._offset_ns
-        return -(-timeline_ns // self._interval_ns) * self._interval_ns - self._offset_ns
+    def _due_ns(self, after_ns: int) -> int:
+        """Script time of the first multiple of the interval at or after a script time."""
+        return -(-(after_ns + self._offset_ns) // self._interval_ns) * self._interval_ns - self._offset_ns
 
     def live(self, end_ns: int) -> int:
         """Tick until `end_ns` (script time); returns the end of what was accounted for (POSIX ms)."""
-        due_ns = self._next_multiple_ns()
+        due_ns = self._due_ns(self._calls.now_ns)
         while due_ns < end_ns:
             self._calls.now_ns = max(self._calls.now_ns, due_ns)
-            timeline_ns = self._calls.now_ns + self._offset_ns
-            if abs(self._wall_ns() - timeline_ns) > STEP_MS * MS_NS:
+            if abs(self._wall_ns() - self._calls.now_ns - self._offset_ns) > STEP_MS * MS_NS:
                 self._open_session()
-                due_ns = self._next_multiple_ns()
-                continue
-            edge_ms = (timeline_ns + MS_NS // 2) // MS_NS
+            edge_ms = (self._calls.now_ns + self._offset_ns + MS_NS // 2) // MS_NS
             seen = self._beholder.look([meter.answers for meter in self._meters])
-            if seen is not None:
+            # With the wall clock back in time, nothing before the last sealed end is accounted for again.
+            if edge_ms >= self._sealed_end_ms:
                 for meter, sight in zip(self._meters, seen, strict=True):
-                    meter.tick(edge_ms, sight)
-                self._sealed_end_ms = max(self._sealed_end_ms, edge_ms)
-            due_ns = max(due_ns + self._interval_ns, self._next_multiple_ns())
+                    self._meter(meter, sight, edge_ms)
+                dark = self._edge_ms is None or edge_ms - self._edge_ms > GAP_INTERVALS * self._interval_ms
+                self._first_edge_ms = edge_ms if dark else self._first_edge_ms
+                self._edge_ms = self._sealed_end_ms = edge_ms
+            due_ns = self._due_ns(max(self._calls.now_ns, (edge_ms + 1) * MS_NS - self._offset_ns))
         return self._sealed_end_ms
+
+    def _meter(self, meter: _Meter, sight: Seen | None, edge_ms: int) -> None:
+        if sight is None:
+            return
+        if not meter.started and self._first_edge_ms is not None and self._edge_ms is not None:
+            # Found only now: its cell, as far as the session has accounted for it, is not covered.
+            meter.start_late(max(self._first_edge_ms, self._edge_ms // CELL_MS * CELL_MS), edge_ms)
+        meter.tick(edge_ms, sight)
 
 
 class _Floor:
@@ -144,9 +158,12 @@ class _Floor:
         self._window: list[tuple[int, int]] = []
         self.lowest: tuple[int, int] | None = None
 
+    def interrupt(self) -> None:
+        self._window.clear()
+
     def learn(self, quiet: bool, energy_mj: int | None, span_ms: int) -> None:
         if not quiet or energy_mj is None:
-            self._window.clear()
+            self.interrupt()
             return
         self._window.append((energy_mj, span_ms))
         if len(self._window) > FLOOR_TICKS:
@@ -165,11 +182,21 @@ class _Meter:
         self._cells = cells
         self._interval_ms = interval_ms
         self._parked, self._bare = _Floor(), _Floor()
-        self.begin(0)
+        self.begin()
 
-    def begin(self, sealed_end_ms: int) -> None:
+    @property
+    def started(self) -> bool:
+        """It has been seen in this session."""
+        return self._edge_ms is not None
+
+    def start_late(self, begin_ms: int, edge_ms: int) -> None:
+        """The session began at `begin_ms`, the GPU was found at `edge_ms`."""
+        self._book(begin_ms, edge_ms, "uncovered", "first_tick", None)
+
+    def begin(self) -> None:
         """A new session: nothing before it can be joined to it."""
-        self._sealed_end_ms = sealed_end_ms
+        self._parked.interrupt()
+        self._bare.interrupt()
         self._edge_ms: int | None = None
         self._whole = False  # the last tick was covered or could have begun a covered one
         self._process: bool | None = None
@@ -183,12 +210,15 @@ class _Meter:
             known_mj = energy_mj if self._odometer_fresh else None
             kind, name = self._judge(edge_ms - begin_ms, seen, known_mj)
             activity_ppm = seen.activity_ppm if kind == "state" else None
+            if kind == "dark":
+                # Nothing is said about the time since; what the board used meanwhile is known all the same.
+                begin_ms = edge_ms
             if fell:
-                self._cell(edge_ms - 1).energy_epochs += 1
-            self._book(begin_ms, edge_ms, kind, name, activity_ppm)
+                self._cell(begin_ms).energy_epochs += 1
+            self._book(begin_ms, edge_ms, kind, name, None if name == HUNG else activity_ppm)
             if energy_mj is not None:
-                holder = name if kind != "uncovered" and self._odometer_fresh else "uncovered"
-                self._book_energy(begin_ms, edge_ms, holder, energy_mj)
+                whole = kind in ("state", "gap") and self._odometer_fresh
+                self._book_energy(begin_ms, edge_ms, STATES.get(name, name) if whole else "uncovered", energy_mj)
             self._learn(kind, name, activity_ppm, known_mj, edge_ms - begin_ms)
         self._edge_ms = edge_ms
         self._whole = seen.reason is None
@@ -204,15 +234,17 @@ class _Meter:
         return (None, True) if delta_mj < 0 else (delta_mj, False)
 
     def _judge(self, span_ms: int, seen: Seen, energy_mj: int | None) -> tuple[str, str]:
-        """("state", which), ("gap", which): a state although nobody looked in between, or ("uncovered", why)."""
+        """("state", which), ("gap", which): a state although nobody looked, ("uncovered", why), or ("dark", "")."""
         if seen.reason is not None:
             return "uncovered", seen.reason
         if not self._whole:
             return "uncovered", "first_tick"
         if span_ms <= NEAR_INTERVALS * self._interval_ms:
             return "state", self._state(span_ms, seen, energy_mj)
+        if span_ms > GAP_INTERVALS * self._interval_ms:
+            return "dark", ""
         integrating = self._odometer_fresh and seen.energy_mj is not None
-        if span_ms <= GAP_INTERVALS * self._interval_ms and integrating and (self._process or seen.process):
+        if integrating and (self._process or seen.process):
             return "gap", "unmeasured"
         return "uncovered", "gap"
 
@@ -225,8 +257,9 @@ class _Meter:
             if seen.process:
                 return "unmeasured"
         elif seen.activity_ppm > THETA_PPM:
-            busy = seen.process and not self._hanging(span_ms, seen, energy_mj)
-            return "busy" if busy else "unmeasured"
+            if not seen.process:
+                return "unmeasured"
+            return HUNG if self._hanging(span_ms, seen, energy_mj) else "busy"
         if seen.process:
             return "held"
         return "free" if seen.healthy is not None else "unmeasured"
@@ -256,12 +289,11 @@ class _Meter:
             begin_ms = edge_ms
 
     def _book(self, begin_ms: int, end_ms: int, kind: str, name: str, activity_ppm: int | None) -> None:
-        begin_ms = max(begin_ms, self._sealed_end_ms)
         for cell, span_ms, _ in self._pieces(begin_ms, end_ms):
             if kind == "uncovered":
                 cell.uncovered_ms[name] += span_ms
                 continue
-            cell.states_ms[name] += span_ms
+            cell.states_ms[STATES.get(name, name)] += span_ms
             if activity_ppm is None:
                 continue
             cell.active_ns += activity_ppm * span_ms
@@ -271,7 +303,8 @@ class _Meter:
                 cell.bins_ms[place] += span_ms
 
     def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
-        if end_ms <= self._sealed_end_ms:
+        if begin_ms == end_ms:
+            self._cell(end_ms).energy_mj[holder] += energy_mj
             return
         left_mj = energy_mj
         for cell, span_ms, last in self._pieces(begin_ms, end_ms):
