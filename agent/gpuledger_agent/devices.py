@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass
 
 from gpuledger.states import Uncovered
-
 from gpuledger_agent.nvml import CallFailed, GpuLost, Handle, Identity, Nvml, ResetRequired
 from gpuledger_agent.snapshot import Health
 
@@ -69,9 +68,7 @@ class Inventory:
         self._tell(found)
         self._devices = found
 
-    def _keep(
-        self, found: dict[str, Device], index: int, health: Health | None, uncovered: Uncovered | None
-    ) -> bool:
+    def _keep(self, found: dict[str, Device], index: int, health: Health | None, uncovered: Uncovered | None) -> bool:
         """Put the known GPU that was at `index` among the found ones; return False where there is none."""
         for uuid, device in self._devices.items():
             if device.identity.index == index and uuid not in found:

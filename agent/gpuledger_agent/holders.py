@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.sealing import NameSealer
-
 from gpuledger_agent.nvml import GpuProcess
 from gpuledger_agent.processes import ProcessFacts, ProcessTable
 from gpuledger_agent.snapshot import Holder
@@ -37,6 +36,7 @@ class Holders:
         self._operator_users = frozenset(operator_users)
         self._operator_executables = frozenset(operator_executables)
         self._names: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
 
     def resolve(self, processes: Iterable[GpuProcess]) -> tuple[Holder, ...]:
         """Return the workloads behind the processes in order of digest; ignorable processes are none."""
@@ -78,8 +78,10 @@ class Holders:
 
     def _seal(self, name: str) -> str:
         name = name[:TEXT_CHARACTERS_MAX]
-        digest = self._sealer.digest_of(name)
-        if len(self._names) >= _NAMES_KEPT_MAX:
-            self._names.pop(next(iter(self._names)))
-        self._names[digest] = name
+        digest = self._digests.get(name)
+        if digest is None:
+            if len(self._names) >= _NAMES_KEPT_MAX:
+                self._digests.pop(self._names.pop(next(iter(self._names))))
+            digest = self._digests[name] = self._sealer.digest_of(name)
+            self._names[digest] = name
         return digest

@@ -18,14 +18,14 @@ from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import make_wsgi_app
+
 from gpuledger.cells import CELL_MS, floor_to
 from gpuledger.clock import Clock
 from gpuledger.errors import ConfigurationError
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import make_wsgi_app
-
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import View
 

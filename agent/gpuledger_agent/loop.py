@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
-
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Inventory
@@ -201,12 +200,12 @@ class Agent:
             self._sealer.add(self._sealer.draft(span, self._origin, self._identities(), self._holders))
         self._sealer.seal_pending()
         if self._sealer.pending == 0:
-            self._sealer.save_open(None)
+            self._sealer.save_open(())
 
     def _save_open(self) -> None:
         span = self._session.meter.open_span
         if span is None or span.end_ms == span.start_ms:
-            self._sealer.save_open(None)
+            self._sealer.save_open(())
         else:
             self._sealer.save_open(self._sealer.draft(span, self._origin, self._identities(), self._holders))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from gpuledger.clock import monotonic_ns
-
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import CallFailed, GpuLost, Nvml, ResetRequired

@@ -8,18 +8,16 @@ the journal already holds that time, so no second is counted twice.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from gpuledger import __version__
 from gpuledger.errors import ReadingError, StorageError
 from gpuledger.reading import (
-    LEAF_BYTES_MAX,
     PAYLOAD_TYPE,
     REST,
     WORKLOADS_MAX,
@@ -33,7 +31,7 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
-
+from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Span, Tally
@@ -41,6 +39,10 @@ from gpuledger_agent.nvml import Identity
 
 _log = logging.getLogger(__name__)
 
+PART_GPUS_MAX = 32
+"""GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
+WORKLOAD_PARTS_MAX = 200
+"""Entries of one workloads blob, likewise."""
 PENDING_MAX = 2016
 """Finished spans kept in memory while the disk is full: a week of cells."""
 
@@ -71,11 +73,11 @@ class Draft:
 class Sealer:
     """Signs and stores; keeps the crash file."""
 
-    def __init__(self, key: SigningKey, journal: Journal, crash_file: Path) -> None:
+    def __init__(self, key: SigningKey, journal: Journal, crash_file: CrashFile) -> None:
         self._key = key
         self._journal = journal
         self._crash_file = crash_file
-        self._pending: deque[Draft] = deque()
+        self._pending: deque[tuple[Draft, ...]] = deque()
         self.sealed = 0
         self.failures = 0
         self._is_failing = False
@@ -84,35 +86,46 @@ class Sealer:
     def pending(self) -> int:
         return len(self._pending)
 
-    def draft(self, span: Span, origin: Origin, identities: Mapping[str, Identity], holders: Holders) -> Draft:
-        """Return the unsigned reading of a span."""
-        workloads = _workloads(span)
-        names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
-        reading = Reading(
-            node_id=self._key.node_id,
-            node_name=origin.node_name,
-            session=origin.session,
-            sequence=1,
-            boot_id=origin.boot_id,
-            start_ms=span.start_ms,
-            end_ms=span.end_ms,
-            wall_start_ms=span.start_ms + origin.wall_offset_ms,
-            wall_end_ms=span.end_ms + origin.wall_offset_ms,
-            interval_ms=origin.interval_ms,
-            agent_version=__version__,
-            configuration_digest=origin.configuration_digest,
-            previous="",
-            simulated=origin.is_simulated,
-            gpus=tuple(_gpu_time(uuid, tally, identities.get(uuid)) for uuid, tally in sorted(span.tallies.items())),
-        )
-        return Draft(reading=reading, workloads=workloads, openings=holders.openings(sorted(names)))
+    def draft(
+        self, span: Span, origin: Origin, identities: Mapping[str, Identity], holders: Holders
+    ) -> tuple[Draft, ...]:
+        """Return the unsigned reading of a span, in as many parts as its number of GPUs asks for."""
+        uuids = sorted(span.tallies)
+        chunks = [uuids[i : i + PART_GPUS_MAX] for i in range(0, len(uuids), PART_GPUS_MAX)] or [[]]
+        drafts = []
+        for number, chunk in enumerate(chunks, 1):
+            tallies = {uuid: span.tallies[uuid] for uuid in chunk}
+            workloads = rank_workloads(tallies)
+            names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
+            reading = Reading(
+                node_id=self._key.node_id,
+                node_name=origin.node_name,
+                session=origin.session,
+                sequence=1,
+                boot_id=origin.boot_id,
+                start_ms=span.start_ms,
+                end_ms=span.end_ms,
+                wall_start_ms=span.start_ms + origin.wall_offset_ms,
+                wall_end_ms=span.end_ms + origin.wall_offset_ms,
+                interval_ms=origin.interval_ms,
+                agent_version=__version__,
+                configuration_digest=origin.configuration_digest,
+                previous="",
+                part=(number, len(chunks)),
+                simulated=origin.is_simulated,
+                gpus=tuple(_gpu_time(uuid, tally, identities.get(uuid)) for uuid, tally in tallies.items()),
+            )
+            drafts.append(Draft(reading=reading, workloads=workloads, openings=holders.openings(sorted(names))))
+        return tuple(drafts)
 
-    def add(self, draft: Draft) -> None:
+    def add(self, drafts: tuple[Draft, ...]) -> None:
         """Queue a finished span for sealing."""
         if len(self._pending) >= PENDING_MAX:
             dropped = self._pending.popleft()
-            _log.error("reading_dropped", extra={"start_ms": dropped.reading.start_ms, "why": "disk full for too long"})
-        self._pending.append(draft)
+            _log.error(
+                "reading_dropped", extra={"start_ms": dropped[0].reading.start_ms, "why": "disk full for too long"}
+            )
+        self._pending.append(drafts)
 
     def seal_pending(self) -> None:
         """Seal and store what is queued, in order; a failure is counted and the rest waits for the next tick."""
@@ -120,101 +133,81 @@ class Sealer:
             try:
                 self._seal(self._pending[0])
             except StorageError as exc:
-                self.failures += 1
-                if not self._is_failing:
-                    self._is_failing = True
-                    _log.error("seal_failed", extra={"why": str(exc)})
+                self._fail("seal_failed", exc)
                 return
             self._pending.popleft()
         if self._is_failing:
             self._is_failing = False
             _log.info("seal_recovered")
 
-    def _seal(self, draft: Draft) -> None:
-        """Sign the draft, in as many parts as its size asks for, and store all parts with one fsync."""
-        parts = self._split(draft)
+    def _seal(self, drafts: tuple[Draft, ...]) -> None:
+        """Sign all parts of a span and store them with one fsync."""
         last = self._journal.last
         sequence, previous = last.sequence, last.hash
         records: list[dict[str, object]] = []
-        for number, part in enumerate(parts, 1):
+        for draft in drafts:
             sequence += 1
-            reading = replace(part.reading, sequence=sequence, previous=previous, part=(number, len(parts)))
-            envelope, workloads = self._envelope(reading, part.workloads)
+            blob = encode_workloads(draft.workloads) if draft.workloads else None
+            reading = replace(
+                draft.reading,
+                sequence=sequence,
+                previous=previous,
+                workloads_digest=None if blob is None else digest(blob),
+            )
+            envelope = self._key.seal(PAYLOAD_TYPE, encode(reading))
             previous = digest(envelope)
             records.append(
                 {
                     "sequence": sequence,
                     "end_ms": reading.end_ms,
                     "envelope": envelope.decode("ascii"),
-                    "workloads": None if workloads is None else workloads.decode("ascii"),
-                    "openings": {name: list(opening) for name, opening in part.openings.items()},
+                    "workloads": None if blob is None else blob.decode("ascii"),
+                    "openings": {name: list(opening) for name, opening in draft.openings.items()},
                 }
             )
         self._journal.append(records)
         self.sealed += len(records)
 
-    def _envelope(self, reading: Reading, workloads: tuple[WorkloadTime, ...]) -> tuple[bytes, bytes | None]:
-        blob = encode_workloads(workloads) if workloads else None
-        if blob is not None:
-            reading = replace(reading, workloads_digest=digest(blob))
-        return self._key.seal(PAYLOAD_TYPE, encode(reading)), blob
-
-    def _split(self, draft: Draft) -> list[Draft]:
-        """Return the draft in as many parts as its size asks for, each with some of the GPUs."""
-        envelope, _ = self._envelope(replace(draft.reading, previous="0" * 64), draft.workloads)
-        if len(envelope) <= LEAF_BYTES_MAX - 64 or len(draft.reading.gpus) < 2:
-            return [draft]
-        middle = len(draft.reading.gpus) // 2
-        halves = (draft.reading.gpus[:middle], draft.reading.gpus[middle:])
-        return [part for gpus in halves for part in self._split(_with_gpus(draft, gpus))]
-
     # ------------------------------------------------------------------------------------------ crash file
 
-    def save_open(self, draft: Draft | None) -> None:
-        """Write the open span for the next start to find; without fsync, since only kill -9 has to be survived."""
-        try:
-            if draft is None:
-                self._crash_file.unlink(missing_ok=True)
-                return
-            document = {
+    def save_open(self, drafts: tuple[Draft, ...]) -> None:
+        """Keep the open span (or nothing) for the next start to find; a failure is counted."""
+        parts = [
+            {
                 "core": encode(draft.reading).decode("ascii"),
                 "workloads": encode_workloads(draft.workloads).decode("ascii"),
                 "openings": {name: list(opening) for name, opening in draft.openings.items()},
             }
-            beside = self._crash_file.with_suffix(".new")
-            beside.write_text(json.dumps(document), encoding="ascii")
-            beside.rename(self._crash_file)
-        except OSError as exc:
-            self.failures += 1
-            if not self._is_failing:
-                self._is_failing = True
-                _log.error("crash_file_failed", extra={"why": f"{self._crash_file}: {exc.strerror}"})
+            for draft in drafts
+        ]
+        try:
+            self._crash_file.write(json.dumps(parts).encode("ascii") if parts else None)
+        except StorageError as exc:
+            self._fail("crash_file_failed", exc)
 
     def recover(self) -> None:
         """Seal what a killed agent left open, unless the journal already holds that time."""
-        try:
-            data = self._crash_file.read_bytes()
-        except FileNotFoundError:
+        data = self._crash_file.read()
+        if data is None:
             return
-        except OSError as exc:
-            raise StorageError(f"{self._crash_file}: cannot be read: {exc.strerror}") from exc
         try:
-            document = json.loads(data)
-            reading = decode(document["core"].encode("ascii"))
-            workloads = _decode_workloads(document["workloads"])
-            openings = {name: (salt, text) for name, (salt, text) in document["openings"].items()}
+            drafts = tuple(_decode_draft(part) for part in json.loads(data))
         except (ReadingError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            _log.warning("open_span_lost", extra={"file": self._crash_file, "why": f"not readable: {exc}"})
-        else:
-            last_ms = self._journal.last.end_ms
-            is_ours = reading.node_id == self._key.node_id
-            if is_ours and (last_ms is None or reading.start_ms >= last_ms):
-                _log.info("open_span_recovered", extra={"start_ms": reading.start_ms, "end_ms": reading.end_ms})
-                self.add(Draft(reading=reading, workloads=workloads, openings=openings))
-                self.seal_pending()
-        if not self._pending:
-            with contextlib.suppress(OSError):
-                self._crash_file.unlink(missing_ok=True)
+            _log.warning("open_span_lost", extra={"why": f"not readable: {exc}"})
+            return
+        last_ms = self._journal.last.end_ms
+        reading = drafts[0].reading
+        if reading.node_id == self._key.node_id and (last_ms is None or reading.start_ms >= last_ms):
+            _log.info("open_span_recovered", extra={"start_ms": reading.start_ms, "end_ms": reading.end_ms})
+            self.add(drafts)
+            self.seal_pending()
+
+    def _fail(self, event: str, error: StorageError) -> None:
+        """Count a failed write, and say so once until writing works again."""
+        self.failures += 1
+        if not self._is_failing:
+            self._is_failing = True
+            _log.error(event, extra={"why": str(error)})
 
 
 def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
@@ -242,24 +235,30 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
     )
 
 
-def _workloads(span: Span) -> tuple[WorkloadTime, ...]:
-    """Return the top WORKLOADS_MAX workloads of a span by time, each with all its GPUs, and `rest` for the others."""
+def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
+    """Return the workloads of some GPUs by GPU, those with the most time by name and the others pooled as `rest`."""
     totals: dict[tuple[str, str | None], int] = {}
-    for tally in span.tallies.values():
+    counts: dict[tuple[str, str | None], int] = {}
+    for tally in tallies.values():
         for key, times in tally.workload_slice_ms.items():
             totals[key] = totals.get(key, 0) + sum(times.values())
-    ranked = sorted(totals, key=lambda key: (-totals[key], key[0], key[1] or ""))
-    top = set(ranked[:WORKLOADS_MAX])
+            counts[key] = counts.get(key, 0) + 1
+    room = WORKLOAD_PARTS_MAX - len(tallies)
+    top: set[tuple[str, str | None]] = set()
+    for key in sorted(totals, key=lambda key: (-totals[key], key[0], key[1] or ""))[:WORKLOADS_MAX]:
+        room -= counts[key]
+        if room < 0:
+            break
+        top.add(key)
     parts: list[WorkloadTime] = []
-    for uuid, tally in sorted(span.tallies.items()):
+    for uuid, tally in tallies.items():
         rest: dict[State, int] = {}
-        for key, times in sorted(tally.workload_slice_ms.items(), key=lambda item: (item[0][0], item[0][1] or "")):
+        for key in sorted(tally.workload_slice_ms, key=lambda key: (key[0], key[1] or "")):
+            times = tally.workload_slice_ms[key]
             if key in top:
                 memory = tally.workload_memory_bytes_max.get(key)
                 parts.append(
-                    WorkloadTime(
-                        workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory
-                    )
+                    WorkloadTime(workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory)
                 )
             else:
                 for state, amount in times.items():
@@ -269,14 +268,11 @@ def _workloads(span: Span) -> tuple[WorkloadTime, ...]:
     return tuple(parts)
 
 
-def _with_gpus(draft: Draft, gpus: tuple[GpuTime, ...]) -> Draft:
-    uuids = {gpu.uuid for gpu in gpus}
-    workloads = tuple(part for part in draft.workloads if part.uuid in uuids)
-    names = {part.workload for part in workloads} | {part.user for part in workloads}
+def _decode_draft(part: Mapping[str, Any]) -> Draft:
     return Draft(
-        reading=replace(draft.reading, gpus=gpus),
-        workloads=workloads,
-        openings={name: opening for name, opening in draft.openings.items() if name in names},
+        reading=decode(part["core"].encode("ascii")),
+        workloads=_decode_workloads(part["workloads"]),
+        openings={name: (salt, text) for name, (salt, text) in part["openings"].items()},
     )
 
 
