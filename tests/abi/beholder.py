@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
 from tests.abi.script import (
     DRIVER_NOT_LOADED,
+    FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
     LIB_RM_VERSION_MISMATCH,
     NO_PERMISSION,
@@ -68,6 +69,13 @@ class _LibraryGone(Exception):
 
 class _GpuGone(Exception):
     """The GPU is lost or waits for a reset."""
+
+
+def _raise_if_gone(code: int | None) -> None:
+    if code in LIBRARY_WIDE:
+        raise _LibraryGone("library")
+    if code in GONE:
+        raise _GpuGone
 
 
 class _Memory:
@@ -140,7 +148,8 @@ class Beholder:
         """Which GPUs are there is asked again every ten seconds; a lost one stays where it was."""
         if self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS:
             return
-        self._call("nvmlDeviceGetCount_v2", None)
+        if self._call("nvmlDeviceGetCount_v2", None) is not None:
+            return
         for gpu in gpus:
             if all(self._call(function, gpu) is None for function in ("nvmlDeviceGetHandleByIndex_v2", UUID)):
                 known = gpu.index in self._known
@@ -176,14 +185,14 @@ class Beholder:
 
     def _enter(self, function: str, gpu: GpuAnswers) -> bool:
         code = self._call(function, gpu)
-        if code in GONE:
-            raise _GpuGone
+        _raise_if_gone(code)
         self._codes.append(code)
         return code is None
 
     def _got(self, answer: int | Failure) -> int | None:
         """A value, or None; a scripted failure counts as the call's own error."""
         if isinstance(answer, Failure):
+            _raise_if_gone(answer.code)
             self._codes[-1] = answer.code
             return None
         return answer
@@ -218,19 +227,20 @@ class Beholder:
         return memory.process
 
     def _lists(self, gpu: GpuAnswers) -> bool | None:
-        """Whether any process shows up in the three lists; None when one of them cannot be read."""
-        found, failed = False, False
+        """Whether any process shows up in the three lists; None when that cannot be known.
+
+        Graphics and MPS lists that a driver does not offer hold nobody; without the compute list nothing is known.
+        """
+        found: set[int] = set()
         for kind, name in (("compute", "Compute"), ("graphics", "Graphics"), ("mps", "MPSCompute")):
             function = f"nvmlDeviceGet{name}RunningProcesses_v3"
             # pynvml first asks for the size; only a list that is not empty is then fetched.
-            if self._enter(function, gpu):
-                if not gpu.processes(kind, self._calls.now_ns):
-                    continue
-                if self._enter(function, gpu):
-                    found = found or bool(gpu.processes(kind, self._calls.now_ns))
-                    continue
-            failed = failed or self._codes[-1] != NOT_SUPPORTED
-        return None if failed else found
+            if self._enter(function, gpu) and gpu.processes(kind, self._calls.now_ns) and self._enter(function, gpu):
+                found |= set(gpu.processes(kind, self._calls.now_ns))
+            code = self._codes[-1]
+            if code is not None and (kind == "compute" or code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)):
+                return None
+        return bool(found)
 
     def _health(self, gpu: GpuAnswers, memory: _Memory) -> bool | None:
         """True: the GPU says it is broken; None: not known (any more)."""
@@ -251,7 +261,7 @@ class Beholder:
         if self._enter("nvmlDeviceGetFieldValues", gpu):
             code = self._calls.field_error(RECOVERY_FIELD, gpu)
             action = gpu.track("recovery_action").value(self._calls.now_ns)
-            value = None if code is not None else self._got(action)
+            value = self._got(action if code is None else Failure(code))
             if value is not None:
                 memory.recovery, memory.recovery_read_ns = value, self._edge_ns
         if self._enter("nvmlDeviceGetRemappedRows", gpu):

@@ -19,7 +19,6 @@ from gpuledger_agent import program
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import SystemProcessTable
-
 from tests.fakes.shared_clock import SharedClock
 
 

@@ -98,7 +98,7 @@ class Rule:
 
     Exactly one of: `error`, a code every such call answers; `latency_ms`, how long it takes; `fail`, (k, n, code): of
     the matching calls, numbered from 0, those with number % n == k answer code; `field`, (field id, code): that entry
-    of nvmlDeviceGetFieldValues answers code.
+    of nvmlDeviceGetFieldValues answers code; `kill`: the call ends the program as kill -9 would.
     """
 
     function: str
@@ -109,6 +109,7 @@ class Rule:
     latency_ms: int | None = None
     fail: tuple[int, int, int] | None = None
     field: tuple[int, int] | None = None
+    kill: bool = False
 
     def words(self) -> str:
         given = {
@@ -118,6 +119,7 @@ class Rule:
             "field": None if self.field is None else " ".join(map(str, self.field)),
         }
         effects = [f"{word} {value}" for word, value in given.items() if value is not None]
+        effects += ["kill"] * self.kill
         if len(effects) != 1:
             raise ValueError(f"a rule has one effect, not {len(effects)}: {self}")
         gpu = "*" if self.gpu is None else str(self.gpu)

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gpuledger.clock import SystemClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpuledger.clock import SystemClock
 from tests.abi.build import ROOT
 from tests.abi.oracle import CELL_MS, Run, Truth, expect
 from tests.abi.readings import account, sealed
@@ -71,7 +72,7 @@ def test_kill_9_costs_the_outage_and_one_interval_and_counts_nothing_twice(
     runs = [Run(start_ms=0, end_ms=at_ms), Run(start_ms=back_ms, end_ms=end_ms)]
     assert account(tmp_path / "state") == expect(script, runs, wall_start_ms=WALL_START_MS)
     spans = sorted((core["start_ms"], core["end_ms"]) for core in sealed(tmp_path / "state"))
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_two_states_swapped_in_the_agent_do_not_go_unnoticed(
     stage: Callable[..., Stage], tmp_path: Path, one: str, other: str
 ) -> None:
     script = busy_and_free()
-    script.add_gpu().lose(30_500, 60_500)
+    script.add_gpu().lose(31_500, 38_500)
     script.add_gpu().act(0, utilization_pct=50)
     mutant = tmp_path / "mutant" / "gpuledger_agent"
     shutil.copytree(ROOT / "agent" / "gpuledger_agent", mutant, ignore=shutil.ignore_patterns("__pycache__"))

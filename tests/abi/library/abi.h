@@ -144,7 +144,7 @@ struct gpu {
     LIST(struct xid) xids;
 };
 
-enum rule_kind { RULE_ERROR, RULE_LATENCY, RULE_FAIL, RULE_FIELD };
+enum rule_kind { RULE_ERROR, RULE_LATENCY, RULE_FAIL, RULE_FIELD, RULE_KILL };
 
 struct rule {
     enum rule_kind kind;

@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,7 @@ static nvmlReturn_t apply_rules(enum function function, const struct gpu *gpu, i
     for (size_t i = 0; i < script.rules.count; i++) {
         struct rule *rule = &script.rules.items[i];
         if (rule->kind == RULE_FIELD || !matches(rule, function, gpu, at_ns)) continue;
+        if (rule->kind == RULE_KILL) raise(SIGKILL);
         if (rule->kind == RULE_LATENCY) {
             latency_ns += rule->latency_ns;
             continue;

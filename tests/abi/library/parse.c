@@ -225,8 +225,10 @@ static void parse_rule(struct cursor *c)
         rule->kind = RULE_FIELD;
         rule->field = (unsigned int)number(c);
         rule->code = (nvmlReturn_t)number(c);
+    } else if (strcmp(kind, "kill") == 0) {
+        rule->kind = RULE_KILL;
     } else {
-        fail("%s: expected error, latency, fail or field, not '%s'", c->where, kind);
+        fail("%s: expected error, latency, fail, field or kill, not '%s'", c->where, kind);
     }
 }
 
