@@ -51,6 +51,7 @@ def index_entries(db: Database, entries: Sequence[tuple[int, LogEntry]], claims:
             for position, closed in batch:
                 step.take(position, closed, entry.at_ms)
             batch = []
+            put_meta(db, "clock_ms", entry.at_ms)
             db.executemany(
                 "INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?)",
                 [(found.at_ms, found.kind, found.subject, found.text) for found in entry.findings],

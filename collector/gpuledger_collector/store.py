@@ -159,12 +159,16 @@ class Store:
             self._claims = None
             for table in DERIVED:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from our own list
-            db.execute("DELETE FROM meta WHERE key IN ('log_end', 'roster_declared', 'simulated')")
+            db.execute("DELETE FROM meta WHERE key IN ('log_end', 'clock_ms', 'roster_declared', 'simulated')")
         self.claims_revision += 1
 
     def log_end(self) -> int | None:
         """Return up to where the log is indexed; None before anything was."""
         return self._meta("log_end")
+
+    def clock_ms(self) -> int | None:
+        """Return when the last indexed batch was accepted; None before any was."""
+        return self._meta("clock_ms")
 
     def _known_claims(self, db: sqlite3.Connection) -> Claims:
         if self._claims is None:
