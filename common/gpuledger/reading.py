@@ -110,6 +110,9 @@ class WorkloadTime:
 REST = "rest"
 """The workload that stands for all beyond the top WORKLOADS_MAX of a reading."""
 
+UNATTRIBUTED = "unattributed"
+"""The workload that the ledger gives busy and held time whose workloads did not come with the reading."""
+
 
 def digest(data: bytes) -> str:
     """Return SHA-256 in hexadecimal."""

@@ -60,8 +60,6 @@ class Uncovered(str, Enum):
     """The operator told the agent to let go of the driver."""
     NOT_ENUMERATED = "not_enumerated"
     """The driver no longer lists the GPU."""
-    CALLS_FAILED = "calls_failed"
-    """No call about this GPU answered, without saying that it is lost."""
 
     __hash__ = str.__hash__
 
