@@ -11,10 +11,11 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 
+from gpuledger_collector.beside import Beside
 from gpuledger_collector.entries import ClockEntry, LogEntry, accepted_of, decode_entry, encode
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Kind, LogReader, LogWriter
-from gpuledger_collector.store import Beside, Indexed, Store
+from gpuledger_collector.store import Indexed, Store
 
 logger = logging.getLogger(__name__)
 

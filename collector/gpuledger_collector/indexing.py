@@ -99,10 +99,12 @@ class _Step:
 
     def _take_reading(self, offset: int, entry: ReadingEntry, at_ms: int) -> None:
         reading = entry.reading
+        node_key = self._node_key(reading.node_id)
         inserted = self._db.execute(
-            "INSERT OR IGNORE INTO reading VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
+            " SET log_offset = excluded.log_offset, is_complete = 1 WHERE excluded.is_complete > is_complete",
             (
-                self._node_key(reading.node_id),
+                node_key,
                 reading.sequence,
                 reading.session,
                 bytes.fromhex(entry.digest),
@@ -113,11 +115,15 @@ class _Step:
                 reading.node_name,
                 reading.simulated,
                 at_ms,
+                reading.workloads_digest is None or entry.workloads is not None,
             ),
         )
         if inserted.rowcount == 0:
             return
-        self._dirty.add((reading.cell_ms, reading.cell_ms + CELL_MS))
+        # Its own cell, and every other in which its name was used: two readings of one name are both void.
+        namesakes = "SELECT cell_ms FROM reading WHERE node_key = ? AND sequence = ? AND session = ?"
+        cells = {int(cell) for (cell,) in self._db.execute(namesakes, (node_key, reading.sequence, reading.session))}
+        self._dirty |= {(cell_ms, cell_ms + CELL_MS) for cell_ms in cells}
         self._seen[reading.node_name] = max(reading.end_ms, self._seen.get(reading.node_name, 0))
         self._simulated |= reading.simulated
         for gpu in reading.gpus:

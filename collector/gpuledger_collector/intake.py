@@ -27,11 +27,11 @@ from gpuledger.reading import (
     digest,
 )
 from gpuledger.sealing import digest_name, node_id_of, open_envelope, verify_envelope
-from gpuledger_collector.answer import Answer, Item, parse_answer
+from gpuledger_collector.beside import Beside, Contact, Place
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, LogEntry, ReadingEntry
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.store import Beside, Contact, Place
+from gpuledger_collector.served import Answer, Item, parse_answer
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class BatchResult:
 
     node_id: str
     node: str
+    journal: str
     accepted: int
     duplicates: int
     refused: Mapping[Refusal, int]
@@ -126,15 +127,16 @@ class Intake:
         document: object,
         *,
         now_ms: int,
-        after: int | None = None,
+        asked: tuple[str, int] | None = None,
         target: str | None = None,
         place: Place | None = None,
     ) -> BatchResult:
         """Take in one answer of /v1/readings.
 
-        `after` is what was asked for (None: the journal's cursor), `target` who was asked, `place` (site, cluster,
-        pool) where its group stands. When it returns, what was accepted is on disk. Raises ReadingError where the
-        answer as a whole is malformed, StorageError where it cannot be stored; then nothing of it was taken in.
+        `asked` is the journal and sequence after which was asked (None: from the journal's cursor or before it),
+        `target` the address that was asked, `place` (site, cluster, pool) where its group stands. When it returns, what
+        was accepted is on disk. Raises ReadingError where the answer as a whole is malformed, StorageError where it
+        cannot be stored; then nothing of it was taken in.
         """
         answer = parse_answer(document)
         if node_id_of(answer.public_key) != answer.node_id:
@@ -144,12 +146,20 @@ class Intake:
             known = self._store.enrolment(answer.node_id)
             enrolled = None if known is None else known.node
             batch = _Batch(answer=answer, now_ms=now_ms, cursor=cursor, enrolled=enrolled)
-            is_contiguous = after is None or after <= cursor
+            # Agents answer a question about another journal from the start of their own.
+            is_contiguous = asked is None or asked[0] != answer.journal or asked[1] <= cursor
             self._go_through(batch, is_contiguous=is_contiguous)
             self._report_refusals(batch)
             self._commit(batch, cursor, target, place)
             moved = batch.cursor > cursor or not is_contiguous
             return self._result(batch, has_more=moved and batch.cursor < answer.last_sequence)
+
+    def cursor_of(self, target: str) -> tuple[str, int] | None:
+        """Return the journal last met at a target and how far it is taken in; None where nobody ever answered."""
+        contact = self._store.contact(target)
+        if contact is None:
+            return None
+        return contact.journal, self._store.cursor(contact.node_id, contact.journal)
 
     # ------------------------------------------------------------------------------------------ one answer
 
@@ -159,7 +169,7 @@ class Intake:
             refusal: Refusal | None = None
             at_ms = batch.now_ms
             known = digest(item.envelope)
-            if known in batch.digests or self._store.is_known(known):
+            if known in batch.digests or self._store.is_known(known, with_workloads=item.workloads is not None):
                 batch.duplicates += 1
             else:
                 try:
@@ -206,9 +216,9 @@ class Intake:
             raise _RefusedError(
                 Refusal.TAMPERED, "the sealed node id or sequence is not the one that it is served under"
             )
-        if reading.workloads_digest is not None or item.workloads is not None:
+        if item.workloads is not None:
             try:
-                decode_workloads(b"" if item.workloads is None else item.workloads, reading)
+                decode_workloads(item.workloads, reading)
             except ReadingError as exc:
                 raise _RefusedError(Refusal.TAMPERED, str(exc)) from exc
         if reading.end_ms > batch.now_ms + FUTURE_MS_MAX:
@@ -332,6 +342,7 @@ class Intake:
         return BatchResult(
             node_id=batch.answer.node_id,
             node=batch.node_name,
+            journal=batch.answer.journal,
             accepted=len(batch.digests),
             duplicates=batch.duplicates,
             refused=refused,

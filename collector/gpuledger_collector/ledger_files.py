@@ -28,6 +28,7 @@ from gpuledger_collector import columns
 from gpuledger_collector.columns import ColumnKind, Record
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
+from gpuledger_collector.store import Store
 
 _TYPES: dict[ColumnKind, Any] = {"integer": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
 _TABLES: dict[str, dict[str, ColumnKind]] = {
@@ -60,6 +61,8 @@ _KEY_SQL: dict[Key, str] = {
     "model": "coalesce(model, '')",
     "day_ms": f"hour_ms - hour_ms % {DAY_MS}",
 }
+DIRECTORY = "ledger"
+"""Where the ledger lies below the state directory."""
 _ATTEMPTS = 3
 """A day may be replaced between a query's plan and its reading: it is asked again."""
 
@@ -70,6 +73,11 @@ class Annotations(Protocol):
     def names(self, digests: Iterable[str]) -> Mapping[str, str]: ...
 
     def findings(self, start_ms: int, end_ms: int) -> list[Finding]: ...
+
+
+def open_reader(state_dir: Path) -> LedgerFiles:
+    """Return the ledger of a collector's state directory, read beside it; raises StorageError if there is none."""
+    return LedgerFiles(state_dir / DIRECTORY, Store(state_dir, read_only=True))
 
 
 class LedgerFiles:

@@ -11,8 +11,8 @@ from gpuledger.errors import ConfigurationError
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.entries import DeclarationEntry, RosterEntry
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.roster import Entry, Roster, Window, discover
-from gpuledger_collector.roster_files import Declared, DeclaredWindow, fill_from_claims, load_roster
+from gpuledger_collector.roster import Entry, Roster, Window, complete, discover
+from gpuledger_collector.roster_files import Declared, DeclaredWindow, load_roster
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class RosterBook:
     def _roster_now(self) -> Roster:
         claims = self._store.claims()
         if self._declared.entries:
-            return Roster(entries=fill_from_claims(self._declared.entries, claims), is_declared=True)
+            return complete(Roster(entries=self._declared.entries, is_declared=True), claims)
         return discover(claims, self._store.places(), retired={})
 
     def _window_changes(self, now_ms: int) -> list[DeclarationEntry]:

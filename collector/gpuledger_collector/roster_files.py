@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from gpuledger.errors import ConfigurationError
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.settings import read_toml
-from gpuledger_collector.roster import UNKNOWN_PLACE, Claim, Entry, WindowKind
+from gpuledger_collector.roster import UNKNOWN_PLACE, Entry, WindowKind
 
 GPU_KEYS = ("uuid", "serial", "node", "site", "cluster", "pool", "model", "from", "to")
 WINDOW_KEYS = ("kind", "node", "gpu", "from", "to")
@@ -107,7 +108,9 @@ class _Record:
 def load_roster(path: Path) -> Declared:
     """Return what the roster file says: CSV if it is named so, else TOML (which may name a CSV file of GPUs)."""
     if path.suffix.lower() == ".csv":
-        records, windows, files = _read_csv(path), [], [path]
+        records = _read_csv(path)
+        windows: list[_Record] = []
+        files = [path]
         if not records:
             raise ConfigurationError(f"{path}: lists no GPU")
     else:
@@ -219,7 +222,7 @@ def _entries(records: Sequence[_Record]) -> tuple[Entry, ...]:
     uuid_of = _pair_serials(records)
     found = [(_entry(record, uuid_of), record) for record in records]
     found.sort(key=lambda pair: (pair[0].gpu, pair[0].from_ms))
-    for (before, earlier), (after, later) in zip(found, found[1:], strict=False):
+    for (before, earlier), (after, later) in itertools.pairwise(found):
         if before.gpu == after.gpu and (before.to_ms is None or before.to_ms > after.from_ms):
             where = f"{earlier.path.name}:{earlier.line}"
             raise later.fail("from", f"{after.gpu} is then still in service at {before.node} ({where})")
@@ -275,8 +278,8 @@ def _windows(records: Sequence[_Record], entries: Sequence[Entry]) -> tuple[Decl
         kind, node, gpu = record.required("kind"), record.text("node"), record.text("gpu")
         if kind not in {known.value for known in WindowKind}:
             raise record.fail("kind", f"{kind!r} is not one of {', '.join(known.value for known in WindowKind)}")
-        if (node is None) == (gpu is None):
-            raise record.fail("node", "give either node or gpu")
+        if node is None and gpu is None:
+            raise record.fail("node", "give node, gpu or both: which GPUs it is about")
         if entries and node is not None and node not in nodes:
             raise record.fail("node", f"{node} has no GPU in this roster")
         if entries and gpu is not None and gpu not in gpu_of:
@@ -289,28 +292,3 @@ def _windows(records: Sequence[_Record], entries: Sequence[Entry]) -> tuple[Decl
         identity = None if gpu is None else gpu_of.get(gpu, gpu)
         found[DeclaredWindow(kind=WindowKind(kind), start_ms=start_ms, end_ms=end_ms, node=node, gpu=identity)] = None
     return tuple(found)
-
-
-def fill_from_claims(entries: Iterable[Entry], claims: Iterable[Claim]) -> tuple[Entry, ...]:
-    """Return the entries with the serial and model that their GPUs themselves gave, where the file leaves them out.
-
-    So a GPU that goes dark keeps its model. A claim of the entry's own node comes before others', then the first.
-    """
-    by_name: dict[str, list[Claim]] = {}
-    for claim in claims:
-        by_name.setdefault(claim.gpu, []).append(claim)
-        if claim.serial is not None:
-            by_name.setdefault(SERIAL_PREFIX + claim.serial, []).append(claim)
-    filled = []
-    for entry in entries:
-        known = sorted(
-            by_name.get(entry.gpu, []), key=lambda claim: (claim.node != entry.node, claim.first_ms, claim.node)
-        )
-        serials = [entry.serial, *(claim.serial for claim in known)]
-        models = [entry.model, *(claim.model for claim in known)]
-        filled.append(replace(entry, serial=_first(serials), model=_first(models)))
-    return tuple(filled)
-
-
-def _first(texts: Iterable[str | None]) -> str | None:
-    return next((text for text in texts if text is not None), None)

@@ -15,7 +15,8 @@ FIRST = (
     """CREATE TABLE reading (
         node_key INTEGER NOT NULL REFERENCES node (id), sequence INTEGER NOT NULL, session TEXT NOT NULL,
         digest BLOB NOT NULL UNIQUE, log_offset INTEGER NOT NULL, cell_ms INTEGER NOT NULL, start_ms INTEGER NOT NULL,
-        end_ms INTEGER NOT NULL, node_name TEXT NOT NULL, simulated INTEGER NOT NULL, accepted_ms INTEGER NOT NULL)""",
+        end_ms INTEGER NOT NULL, node_name TEXT NOT NULL, simulated INTEGER NOT NULL, accepted_ms INTEGER NOT NULL,
+        is_complete INTEGER NOT NULL)""",
     """CREATE INDEX reading_by_cell ON reading (cell_ms)""",
     """CREATE INDEX reading_by_sequence ON reading (node_key, sequence)""",
     """CREATE TABLE claim (

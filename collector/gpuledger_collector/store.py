@@ -12,11 +12,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from gpuledger.errors import StorageError
+from gpuledger_collector.beside import Beside, Contact, Place, put_beside
 from gpuledger_collector.entries import DeclarationEntry, EnrolmentEntry, LogEntry, ReadingEntry
 from gpuledger_collector.indexing import EVER_MS, Claims, index_entries, put_meta
 from gpuledger_collector.ledger import Finding
@@ -24,8 +25,6 @@ from gpuledger_collector.roster import Claim, Entry, Roster, Window, WindowKind
 from gpuledger_collector.schema import DERIVED, MIGRATIONS
 
 FILE_NAME = "collector.sqlite"
-Place = tuple[str, str, str]
-"""Site, cluster, pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,30 +34,6 @@ class Indexed:
     digest: str
     offset: int
     cell_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contact:
-    """Who answered at a target when it was last reached."""
-
-    target: str
-    node_id: str
-    journal: str
-    node: str
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """What comes with a batch and is not in the log; stored in the batch's transaction."""
-
-    cursor: tuple[str, str, int] | None = None
-    """Node id, journal, last sequence read."""
-    openings: Mapping[str, str] = field(default_factory=dict)
-    """Digest -> name."""
-    places: Mapping[str, Place] = field(default_factory=dict)
-    """Node -> where its target's group says that it stands."""
-    contact: Contact | None = None
 
 
 class Store:
@@ -116,10 +91,12 @@ class Store:
                     raise StorageError(f"{self.path}: cannot write the store: {exc}") from exc
                 raise
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows; values go to the question marks, or a single mapping to the names."""
+        by_name = len(values) == 1 and isinstance(values[0], dict)
         with self._mutex:
             try:
-                return self._db.execute(sql, values).fetchall()
+                return self._db.execute(sql, values[0] if by_name else values).fetchall()
             except sqlite3.Error as exc:
                 raise StorageError(f"{self.path}: cannot read the store: {exc}") from exc
 
@@ -144,14 +121,14 @@ class Store:
             index_entries(db, entries, self._known_claims(db))
             put_meta(db, "log_end", log_end)
             if beside is not None:
-                _put_beside(db, beside)
+                put_beside(db, beside)
         if any(isinstance(entry, ReadingEntry) for _, entry in entries):
             self.claims_revision += 1
 
     def put_beside(self, beside: Beside) -> None:
         """Store what came with a batch of which nothing had to be logged."""
         with self._writing() as db:
-            _put_beside(db, beside)
+            put_beside(db, beside)
 
     def drop_derived(self) -> None:
         """Empty all that the log can restore."""
@@ -230,9 +207,10 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ readings
 
-    def is_known(self, digest: str) -> bool:
-        """Return whether the reading with this digest is logged."""
-        return bool(self._rows("SELECT 1 FROM reading WHERE digest = ?", bytes.fromhex(digest)))
+    def is_known(self, digest: str, *, with_workloads: bool = False) -> bool:
+        """Return whether the reading with this digest is logged, and with the workloads that belong to it if asked."""
+        sql = "SELECT 1 FROM reading WHERE digest = ? AND is_complete >= ?"
+        return bool(self._rows(sql, bytes.fromhex(digest), with_workloads))
 
     def digests_at(self, node_id: str, sequence: int) -> set[str]:
         """Return the digests of the logged readings of a key with this sequence number."""
@@ -245,11 +223,19 @@ class Store:
         return bool(self._rows(sql, node_id))
 
     def readings(self, start_ms: int, end_ms: int) -> list[Indexed]:
-        """Return where the readings of the cells in [start_ms, end_ms) lie, in order of the log."""
-        sql = "SELECT digest, log_offset, cell_ms FROM reading WHERE cell_ms >= ? AND cell_ms < ? ORDER BY log_offset"
+        """Return where the readings of the cells in [start_ms, end_ms) lie, in order of the log.
+
+        With them come those of other cells that bear the name (node, session, sequence) of one in the span.
+        """
+        sql = (
+            "SELECT digest, log_offset, cell_ms FROM reading WHERE cell_ms >= :start AND cell_ms < :end"
+            " UNION SELECT other.digest, other.log_offset, other.cell_ms FROM reading AS own JOIN reading AS other"
+            " USING (node_key, sequence, session) WHERE own.cell_ms >= :start AND own.cell_ms < :end"
+            " AND NOT (other.cell_ms >= :start AND other.cell_ms < :end) ORDER BY log_offset"
+        )
         return [
             Indexed(digest=digest.hex(), offset=offset, cell_ms=cell_ms)
-            for digest, offset, cell_ms in self._rows(sql, start_ms, end_ms)
+            for digest, offset, cell_ms in self._rows(sql, {"start": start_ms, "end": end_ms})
         ]
 
     def count_readings(self, start_ms: int = 0, end_ms: int = EVER_MS) -> int:
@@ -372,21 +358,6 @@ def _effective(entry: DeclarationEntry) -> Window | None:
     if entry.withdrawn_ms is None or entry.withdrawn_ms >= entry.window.end_ms:
         return entry.window
     return replace(entry.window, end_ms=entry.withdrawn_ms) if entry.withdrawn_ms > entry.window.start_ms else None
-
-
-def _put_beside(db: sqlite3.Connection, beside: Beside) -> None:
-    if beside.cursor is not None:
-        db.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", beside.cursor)
-    db.executemany(
-        "INSERT OR IGNORE INTO opening VALUES (?, ?)",
-        [(bytes.fromhex(digest), name) for digest, name in beside.openings.items()],
-    )
-    places = [(node, *place) for node, place in beside.places.items()]
-    db.executemany("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?)", places)
-    if beside.contact is not None:
-        contact = beside.contact
-        row = (contact.target, contact.node_id, contact.journal, contact.node, contact.at_ms)
-        db.execute("INSERT OR REPLACE INTO contact VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _is_hex(text: str) -> bool:
