@@ -169,9 +169,10 @@ class LogReader:
             raise StorageError(f"{self.path}: not a log of this version (it begins with {found!r})")
 
     def _readable_end(self) -> int:
-        return self._size()
+        return self.size()
 
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Return the file's length in bytes, whole entries or not."""
         return os.fstat(self._file).st_size
 
     def _pread(self, length: int, offset: int) -> bytes:
@@ -225,7 +226,7 @@ class LogWriter(LogReader):
             raise StorageError(f"{self.path}: another collector is writing this log; one state_dir serves one") from exc
 
     def _recover(self, known_end: int | None) -> int:
-        if self._size() < len(MAGIC):
+        if self.size() < len(MAGIC):
             if known_end is not None and known_end > self.first_offset:
                 raise StorageError(f"{self.path}: the log is empty, and the index knows it up to {known_end}")
             self._truncate(0)
@@ -233,9 +234,9 @@ class LogWriter(LogReader):
             self._sync_directory()
             return len(MAGIC)
         start = self.first_offset if known_end is None else max(known_end, self.first_offset)
-        if self._size() < start:
-            raise StorageError(f"{self.path}: ends at {self._size()}, and the index knows it up to {known_end}")
-        self.end = self._size()
+        if self.size() < start:
+            raise StorageError(f"{self.path}: ends at {self.size()}, and the index knows it up to {known_end}")
+        self.end = self.size()
         end = start
         for frame in self.iterate(start):
             end = frame.end
