@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the poller asks of whoever takes an agent's answer in: one Protocol, so that polling knows no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gpuledger_collector.targets import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far an agent's journal was taken in: everything up to `sequence` of that journal is on disk here."""
+
+    journal: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one answer: readings logged, readings refused by reason, where to go on, whether more waits."""
+
+    accepted: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor | None = None
+    more: bool = False
+
+
+class Intake(Protocol):
+    """Takes answers in; called from one thread at a time."""
+
+    def cursor(self, target: Target) -> Cursor | None:
+        """Return how far the target was taken in by earlier runs, or None where it never answered."""
+        ...
+
+    def accept(self, document: bytes, target: Target, now_ms: int) -> Outcome:
+        """Verify and log the readings of one answer.
+
+        Raises ReadingError or SealError where the answer as a whole is not valid, and StorageError where it could
+        not be stored; either way the cursor stays where it was.
+        """
+        ...
