@@ -35,6 +35,9 @@ class StillClock:
         return stop is not None and stop.is_set()
 
 
+_BODIES = {"huge": b" " * 200_000, "garbage": b"\x00\xff{]", "deep": b"[" * 100_000, "list": b"[1, 2]"}
+
+
 @dataclass
 class FakeAgent:
     """Serves `count` readings from `first` on; `mode` says how it misbehaves."""
@@ -76,14 +79,8 @@ class FakeAgent:
                 return web.json_response(self.document(0, 1))
             case "slow":
                 await self.release.wait()
-            case "huge":
-                return web.Response(body=b" " * 200_000)
-            case "garbage":
-                return web.Response(body=b"\x00\xff{]")
-            case "deep":
-                return web.Response(body=b"[" * 100_000)
-            case "list":
-                return web.json_response([1, 2])
+            case "huge" | "garbage" | "deep" | "list":
+                return web.Response(body=_BODIES[self.mode])
             case "500":
                 return web.Response(status=500)
             case "redirect":
