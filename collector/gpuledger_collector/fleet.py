@@ -57,14 +57,15 @@ class CellFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The last settled cell and what was counted since the program started.
+    """The last settled cell, and what was counted of all cells up to `counted_to_ms` (None: nothing yet).
 
     `slice_ms` has every state of every place once the place was seen, from 0 on: a counter that first shows up with
-    a value would hide that value from rate(). The first cell is shown and not counted, for the run before this one
-    may have counted it. `free_since_ms` has the nodes whose GPUs were all free for the whole of the last cell.
+    a value would hide that value from rate(). Counts of an earlier run may be carried on from; its cells are then
+    not counted again. `free_since_ms` has the nodes whose GPUs were all free for the whole of the last cell.
     """
 
     cell: CellFigures | None = None
+    counted_to_ms: int | None = None
     slice_ms: Mapping[Place, Mapping[State, int]] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     free_since_ms: Mapping[str, int] = field(default_factory=dict)
@@ -79,16 +80,36 @@ def settle(fleet: Fleet, cell_ms: int, rows: Sequence[CellRow], earlier_free_ms:
         return fleet
     models = {**fleet.models, **{row.entry.gpu: model for row in rows if (model := _model_of(row)) is not None}}
     cell = summarise(cell_ms, rows, models, fleet.slice_ms.keys())
-    counts = {place: dict(states) for place, states in fleet.slice_ms.items()}
+    is_counted = fleet.counted_to_ms is not None and cell_ms < fleet.counted_to_ms
+    counts = {place: {state: states.get(state, 0) for state in State} for place, states in fleet.slice_ms.items()}
     for place, account in cell.places.items():
         states = counts.setdefault(place, dict.fromkeys(State, 0))
-        if fleet.cell is not None:
+        if not is_counted:
             for state, amount in account.state_slice_ms.items():
                 states[state] += amount
     is_next = fleet.cell is not None and fleet.cell.cell_ms == cell_ms - CELL_MS
     before = fleet.free_since_ms if is_next else ({} if fleet.cell is not None else earlier_free_ms)
     free = {node: min(before.get(node, cell_ms), cell_ms) for node in free_whole_nodes(cell)}
-    return Fleet(cell=cell, slice_ms=counts, models=models, free_since_ms=free)
+    counted_to_ms = fleet.counted_to_ms if is_counted else cell_ms + CELL_MS
+    return Fleet(cell=cell, counted_to_ms=counted_to_ms, slice_ms=counts, models=models, free_since_ms=free)
+
+
+def added(before: Fleet, after: Fleet) -> dict[tuple[str, str, str], int]:
+    """Return what `after` counted beyond `before`: slice-ms by (site, model, state), zeros left out."""
+    return {
+        (place.site, place.model, state.value): grown
+        for place, states in after.slice_ms.items()
+        for state, amount in states.items()
+        if (grown := amount - before.slice_ms.get(place, {}).get(state, 0)) > 0
+    }
+
+
+def resume(counted_to_ms: int | None, amounts: Mapping[tuple[str, str, str], int]) -> Fleet:
+    """Return the fleet that goes on from what an earlier run counted (see added)."""
+    counts: dict[Place, dict[State, int]] = {}
+    for (site, model, state), amount in amounts.items():
+        counts.setdefault(Place(site, model), {})[State(state)] = amount
+    return Fleet(counted_to_ms=counted_to_ms, slice_ms=counts)
 
 
 def summarise(
