@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpuledger_collector.targets import Target
 
@@ -35,8 +35,8 @@ class Intake(Protocol):
         """Return how far the target was taken in by earlier runs, or None where it never answered."""
         ...
 
-    def accept(self, document: bytes, target: Target, now_ms: int) -> Outcome:
-        """Verify and log the readings of one answer.
+    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
+        """Verify and log the readings of one answer, a JSON object; `asked` is the cursor that was sent, if any.
 
         Raises ReadingError or SealError where the answer as a whole is not valid, and StorageError where it could
         not be stored; either way the cursor stays where it was.

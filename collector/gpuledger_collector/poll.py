@@ -243,7 +243,7 @@ class Poller:
             watch.is_begun = True
         for _ in range(self._limits.pages_per_round_max):
             body = await self._fetch(session, watch)
-            outcome = await loop.run_in_executor(self._thread, self._take, body, watch.target)
+            outcome = await loop.run_in_executor(self._thread, self._take, body, watch)
             self._beat()
             self._accepted += outcome.accepted
             self._refused.update(outcome.refused)
@@ -261,7 +261,7 @@ class Poller:
         except StorageError as exc:
             raise _PollError(Failure.STORAGE, str(exc)) from exc
 
-    def _take(self, body: bytes, target: Target) -> Outcome:
+    def _take(self, body: bytes, watch: _Watch) -> Outcome:
         """Runs in the intake's thread."""
         try:
             document = json.loads(body)
@@ -271,7 +271,7 @@ class Poller:
             raise _PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
         now_ms = self._clock.wall_ns() // 1_000_000
         try:
-            outcome = self._intake.accept(body, target, now_ms)
+            outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
         except StorageError as exc:
             raise _PollError(Failure.STORAGE, str(exc)) from exc
         except GpuledgerError as exc:
@@ -280,7 +280,7 @@ class Poller:
             raise _PollError(
                 Failure.INTERNAL, f"gives an answer that this collector fails on: {_shorten(exc)}"
             ) from exc
-        self._board.note(document, target, now_ms)
+        self._board.note(document, watch.target, now_ms)
         return outcome
 
     async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch) -> bytes:

@@ -63,7 +63,7 @@ class FakeAgent:
             "first_sequence": self.first if self.count else None,
             "last_sequence": last,
             "simulated": self.simulated,
-            "readings": [{"sequence": n, "envelope": "", "workloads": None, "openings": []} for n in sequences],
+            "readings": [{"sequence": n, "envelope": "", "workloads": None, "openings": {}} for n in sequences],
             "live": self.live,
         }
 
@@ -126,17 +126,19 @@ class FakeIntake:
     def cursor(self, target: Target) -> Cursor | None:
         return self.cursors.get(target.url)
 
-    def accept(self, document: bytes, target: Target, now_ms: int) -> Outcome:
+    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
         if self.error is not None:
             raise self.error
         self.times_ms.append(now_ms)
-        answer = json.loads(document)
-        sequences = [part["sequence"] for part in answer["readings"]]
+        assert asked == self.cursors.get(target.url)
+        sequences = [part["sequence"] for part in document["readings"]]
         self.taken.setdefault(target.url, []).extend(sequences)
         before = self.cursors.get(target.url)
         reached = max(sequences, default=0 if before is None else before.sequence)
-        self.cursors[target.url] = Cursor(journal=answer["journal"], sequence=reached)
-        return Outcome(accepted=len(sequences), cursor=self.cursors[target.url], more=reached < answer["last_sequence"])
+        self.cursors[target.url] = Cursor(journal=document["journal"], sequence=reached)
+        return Outcome(
+            accepted=len(sequences), cursor=self.cursors[target.url], more=reached < document["last_sequence"]
+        )
 
 
 DISK_FULL = StorageError("entries.log: cannot be written: No space left on device")
