@@ -36,9 +36,13 @@ OTHER = Place("other", "other")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuCell:
-    """One installed GPU in one cell: where it is, its account, and the state that took most of the cell."""
+    """One installed GPU in one cell: where it is, its account, and the state that took most of the cell.
+
+    `uuid` is the name under which agents speak of it; None where only its serial is known.
+    """
 
     entry: Entry
+    uuid: str | None
     model: str
     state: State
     account: Account
@@ -119,6 +123,7 @@ def summarise(
     gpus = tuple(
         GpuCell(
             entry=row.entry,
+            uuid=_uuid_of(row),
             model=_model_of(row) or models.get(row.entry.gpu, ""),
             state=dominant(row.account),
             account=row.account,
@@ -176,6 +181,12 @@ def free_since(groups: Iterable[Group], end_ms: int) -> dict[str, int]:
             found[node] = hour_ms
             hour_ms -= HOUR_MS
     return found
+
+
+def _uuid_of(row: CellRow) -> str | None:
+    if not row.entry.gpu.startswith("serial:"):
+        return row.entry.gpu
+    return min((gpu.uuid for _, gpu in row.parts), default=None)
 
 
 def _model_of(row: CellRow) -> str | None:
