@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpuledger.accounting import COVERAGE_FLOOR, Account, add
-from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to
+from gpuledger.cells import DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger.states import State
 from gpuledger_collector.figures import LedgerReader
 from gpuledger_collector.fleet import Fleet, GpuCell, Place, free_since
@@ -53,6 +53,9 @@ class LedgerFigures:
     end_ms: int | None = None
     places: Mapping[Place, Sums] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    """Those of the period, newest first."""
+    findings_by_kind: Mapping[str, int] = field(default_factory=dict)
+    """Those of the whole ledger."""
     simulated: bool = False
 
 
@@ -65,12 +68,15 @@ def read_ledger(reader: LedgerReader) -> LedgerFigures:
     edge_ms = ceil_to(end_ms, HOUR_MS)
     start_ms = max(edge_ms - PERIOD_MS, first_ms)
     groups = reader.sum_by(("site", "model"), edge_ms - PERIOD_MS, edge_ms)
+    findings = reader.findings(floor_to(first_ms, HOUR_MS), edge_ms)
+    recent = [found for found in findings if found.at_ms >= edge_ms - PERIOD_MS]
     places = {Place(str(group.key[0]), str(group.key[1])): group for group in groups}
     return LedgerFigures(
         start_ms=start_ms,
         end_ms=end_ms,
         places={place: Sums(account=group.account, gpus=group.gpus) for place, group in sorted(places.items())},
-        findings=tuple(sorted(reader.findings(edge_ms - PERIOD_MS, edge_ms), reverse=True)),
+        findings=tuple(sorted(recent, reverse=True)),
+        findings_by_kind=Counter(found.kind for found in findings),
         simulated=any(group.simulated for group in groups),
     )
 
@@ -266,8 +272,3 @@ def _free_nodes(fleet: Fleet) -> tuple[FreeNode, ...]:
         for node, since_ms in fleet.free_since_ms.items()
     ]
     return tuple(sorted(nodes, key=lambda free: (free.since_ms, free.site, natural(free.node))))
-
-
-def cell_end_ms(overview: Overview) -> int | None:
-    """Return the end of the last settled cell."""
-    return None if overview.cell_ms is None else overview.cell_ms + CELL_MS

@@ -124,6 +124,7 @@ class Poller:
         self._refused: Counter[str] = Counter()
         self._accepted = 0
         self._polled: dict[str, _Watch] = {}
+        self._drained: set[str] = set()
         # One thread, so that the intake's transactions follow each other and the event loop never waits for a disk.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
         self._due: list[tuple[float, int, _Watch]] = []
@@ -139,6 +140,11 @@ class Poller:
     def is_stalled(self, now_ns: int) -> bool:
         """Return whether nothing has moved for much longer than one request may take."""
         return now_ns - self._beat_ns > (2 * self._limits.timeout_s + 60) * 1e9
+
+    @property
+    def has_asked_everyone(self) -> bool:
+        """Return whether each target has failed to answer, or had nothing left to give, once since the start."""
+        return len(self._drained) == len(self._watches)
 
     def figures(self) -> PollFigures:
         polled = dict(self._polled)
@@ -225,9 +231,13 @@ class Poller:
         except _PollError as exc:
             delay_s = self._delay_after(watch.failures + 1)
             self._note_failure(watch, exc, delay_s)
+            self._drained.add(watch.target.url)
             return delay_s
         self._note_success(watch)
-        return 0.0 if more else self._limits.interval_s
+        if more:
+            return 0.0
+        self._drained.add(watch.target.url)
+        return self._limits.interval_s
 
     def _delay_after(self, failures: int) -> float:
         """Return the wait after so many failures in a row: doubling, capped, up to a quarter shorter by chance."""
