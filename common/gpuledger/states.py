@@ -58,7 +58,7 @@ class Uncovered(str, Enum):
     NOT_ENUMERATED = "not_enumerated"
     """The driver no longer lists the GPU."""
     CALLS_FAILED = "calls_failed"
-    """No call about this GPU answered, without saying that it is lost."""
+    """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
 
     def __str__(self) -> str:
         return self.value

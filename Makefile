@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` prints what there is. Everything lives in .venv and .tools; nothing outside the checkout is needed but
+# git, make and Python 3.11. Set-up is redone only when a lock or pyproject.toml changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install -qq --require-hashes --only-binary :all:
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+##@ Use
+.PHONY: run
+run: $(VENV)/.run ## Meter this machine's GPUs, or a simulated fleet without a driver (FOR=60 ends after 60 s)
+	@$(BIN)/gpuledger run $(if $(FOR),--for $(FOR))
+
+##@ Verify
+.PHONY: test
+test: $(VENV)/.test ## Install what tests need and run them (ARGS="tests/unit -k seal" to choose)
+	@$(BIN)/python tools/parts.py cc prometheus
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+.PHONY: check
+check: lint type arch drift ## Lint, types, import contracts, drift: all but the tests
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff's rules and format, spelling, syntax of the shell scripts
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/codespell
+	@for script in .ci/run tools/bootstrap tools/lock; do bash -n "$$script" || exit 1; done
+	@$(BIN)/validate-pyproject pyproject.toml >/dev/null
+
+.PHONY: type
+type: $(VENV)/.dev ## mypy --strict: everything as Python 3.11, then what runs on a node as 3.10
+	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.10 common agent
+
+.PHONY: arch
+arch: $(VENV)/.dev ## Import contracts
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: arch-proof
+arch-proof: $(VENV)/.dev ## Break every import contract on purpose, in a copy, and see it caught
+	@$(BIN)/python tools/break_contracts.py
+
+.PHONY: drift
+drift: $(VENV)/.dev ## Generated documents are what the code says
+	@if [ -f tools/docs.py ]; then $(BIN)/python tools/docs.py --check; fi
+
+.PHONY: lean
+lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the collector's packages
+	@$(BIN)/python tools/lean.py
+
+.PHONY: gpu-test
+gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(VENV)/.test ## Look at the pages in headless Chromium (installed if missing)
+	@$(BIN)/python tools/parts.py chromium
+	@$(BIN)/python -m pytest -m chromium $(ARGS)
+
+##@ Change
+.PHONY: setup
+setup: $(VENV)/.dev ## Everything a developer needs in .venv
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## Format, and fix what ruff can fix
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Write the generated documents
+	@$(BIN)/python tools/docs.py
+
+.PHONY: golden
+golden: $(VENV)/.test ## Rewrite tests/golden from what the code says now; read the diff before you commit it
+	@$(BIN)/python -m pytest -m golden --write-golden $(ARGS)
+
+.PHONY: build
+build: $(VENV)/.run ## Wheel and source archive in dist/
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
+
+.PHONY: lock
+lock: $(VENV)/.pip ## Write requirements/*.txt anew (UPGRADE=1 takes the newest versions)
+	@$(INSTALL) --requirement requirements/lock.txt
+	@UV=$(BIN)/uv tools/lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove .venv, .tools and every cache
+	@rm -rf $(VENV) .tools .run dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## Print this
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- set-up, one stamp a stage ----------------------------------------------------------------------------------------
+
+$(VENV)/.pip: requirements/pip.txt
+	@echo "Setting up $(VENV)"
+	@tools/bootstrap $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.pip requirements/build.txt requirements/run.txt pyproject.toml
+	@echo "Installing what gpuledger needs"
+	@$(INSTALL) --requirement requirements/build.txt --requirement requirements/run.txt
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements/test.txt
+	@echo "Installing what the tests need"
+	@$(INSTALL) --requirement requirements/test.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test requirements/dev.txt
+	@echo "Installing what the checks need"
+	@$(INSTALL) --requirement requirements/dev.txt
+	@touch $@

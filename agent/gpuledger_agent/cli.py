@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gpuledger agent run|probe|config`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpuledger import logs
+from gpuledger.clock import SystemClock
+from gpuledger.errors import ConfigurationError, GpuledgerError
+from gpuledger.settings import describe
+from gpuledger_agent import config as agent_config
+from gpuledger_agent import program
+from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.processes import SystemProcessTable
+
+_config_option = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the agent's settings."
+)
+_listen_option = click.option("--listen", metavar="HOST:PORT", help="Where to serve metrics and readings.")
+_state_dir_option = click.option("--state-dir", type=click.Path(path_type=Path), help="Key, journal and crash file.")
+_interval_option = click.option("--interval", "interval_seconds", type=float, help="Seconds between two samples.")
+_node_name_option = click.option("--node-name", help="Name of this node (default: its host name).")
+
+
+@click.group()
+def agent() -> None:
+    """Meter this node's GPUs."""
+
+
+@agent.command()
+@_config_option
+@_listen_option
+@_state_dir_option
+@_interval_option
+@_node_name_option
+@click.option("--simulate", metavar="SCENARIO", help="Play a SIMULATED node instead of reading NVML.")
+@click.option("--simulate-from", metavar="POSIX_SECONDS", type=int, help="Play the simulated past from here first.")
+@click.option("--simulate-until", metavar="POSIX_SECONDS", type=int, help="End the simulated node's life here.")
+def run(
+    config_file: Path | None,
+    simulate: str | None,
+    simulate_from: int | None,
+    simulate_until: int | None,
+    **flags: Any,
+) -> None:
+    """Sample, meter, seal and serve until SIGTERM or SIGINT.
+
+    Exit codes: 0 stopped, 1 the state directory cannot be used, 2 usage or configuration.
+    """
+    config = agent_config.load(config_file, os.environ, flags).value
+    logs.configure(config.log_level)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    if simulate is None:
+        if simulate_from is not None or simulate_until is not None:
+            raise ConfigurationError("--simulate-from and --simulate-until need --simulate")
+        parts = program.Parts(clock=SystemClock(), nvml=Nvml(), processes=SystemProcessTable(), stop=stop)
+    else:
+        from gpuledger_agent import simulate as simulator
+
+        parts = simulator.parts(simulate, simulate_from, simulate_until, stop)
+    program.run(config, parts)
+
+
+@agent.command()
+def probe() -> None:
+    """Say whether this machine has an NVIDIA driver that answers, and which GPUs.
+
+    Exit codes: 0 there are GPUs, 1 there is no usable driver or no GPU, 2 usage.
+    """
+    nvml = Nvml()
+    nvml.attach()
+    try:
+        count = nvml.device_count()
+        if count == 0:
+            raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
+        click.echo(f"NVIDIA driver {nvml.driver_version() or 'of unknown version'}, {count} GPU(s)")
+    finally:
+        nvml.detach()
+
+
+@agent.command("config")
+@_config_option
+@_listen_option
+@_state_dir_option
+@_interval_option
+@_node_name_option
+def show_config(config_file: Path | None, **flags: Any) -> None:
+    """Print each setting with where it comes from."""
+    loaded = agent_config.load(config_file, os.environ, flags)
+    for key, value, origin in describe(loaded):
+        click.echo(f"{key} = {value!s}  # {origin}")

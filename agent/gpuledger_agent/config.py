@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's settings: flags, GPULEDGER_AGENT_* variables, a TOML file, defaults, in that order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuledger import settings
+from gpuledger.errors import ConfigurationError
+from gpuledger.logs import LEVELS
+from gpuledger.reading import digest
+from gpuledger.settings import Loaded, setting
+from gpuledger.states import THETA_PPM
+from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
+
+PREFIX = "GPULEDGER_AGENT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Everything that can be set; see docs/configuration.md."""
+
+    listen: str = setting("listen", "HOST:PORT to serve metrics and readings on.", "127.0.0.1:9400")
+    state_dir: Path = setting(
+        "state_dir",
+        "Directory of the key, the journal and the crash file; mode 0700.",
+        Path("/var/lib/gpuledger-agent"),
+    )
+    node_name: str | None = setting("node_name", "Name of this node; its host name if not given.", None)
+    interval_seconds: float = setting("interval_seconds", "Time between two samples.", 1.0, low=0.5, high=300)
+    journal_days: float = setting("journal.days", "How long sealed readings are kept.", 14.0, low=1, high=400)
+    journal_bytes: int = setting(
+        "journal.bytes", "How much disk sealed readings may take; the oldest go first.", 512 << 20, low=16 << 20
+    )
+    operator_users: tuple[str, ...] = setting(
+        "operator.users", "Users whose processes are the operator's own load (burn-in, diagnostics).", ()
+    )
+    operator_executables: tuple[str, ...] = setting(
+        "operator.executables", "Executables that are the operator's own load, by process name.", ()
+    )
+    log_level: str = setting("log_level", "Least level of the log lines.", "info", choices=LEVELS)
+
+    @property
+    def interval_ms(self) -> int:
+        return round(self.interval_seconds * 1000)
+
+    def digest(self) -> str:
+        """Return the digest of everything that moves time between states; sealed in every reading."""
+        facts = {
+            "ignorable": sorted(IGNORABLE),
+            "ignorable_version": IGNORABLE_VERSION,
+            "interval_ms": self.interval_ms,
+            "operator_executables": sorted(self.operator_executables),
+            "operator_users": sorted(self.operator_users),
+            "theta_ppm": THETA_PPM,
+        }
+        return digest(json.dumps(facts, sort_keys=True).encode("utf-8"))
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return (host, port) of "HOST:PORT" or "[V6]:PORT"; raises ConfigurationError."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
+        raise ConfigurationError(f"listen: {text!r} is not HOST:PORT with a port from 0 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object | None]) -> Loaded[AgentConfig]:
+    """Return the settings with their origins; raises ConfigurationError."""
+    loaded = settings.load(AgentConfig, file=file, environment=environment, prefix=PREFIX, flags=flags)
+    parse_listen(loaded.value.listen)
+    return loaded

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent serves: /metrics, /v1/readings, /healthz. Requests only read; nothing here touches hardware.
+
+`GET /v1/readings?after=N&journal=ID&limit=K` returns the sealed readings after sequence N, oldest first, in one JSON
+document, and the open cell apart as `live`. With another journal's ID the answer starts from the oldest reading.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import make_wsgi_app
+
+from gpuledger.cells import CELL_MS, floor_to
+from gpuledger.clock import Clock
+from gpuledger.errors import ConfigurationError
+from gpuledger.sealing import SigningKey
+from gpuledger.states import State
+from gpuledger_agent.journal import Journal
+from gpuledger_agent.loop import View
+
+_log = logging.getLogger(__name__)
+
+READINGS_DEFAULT = 100
+READINGS_MAX = 1_000
+READINGS_BYTES_MAX = 4 << 20
+REQUEST_TIMEOUT_S = 10
+STALE_INTERVALS = 1.5
+
+StartResponse = Callable[..., Any]
+
+
+class Service:
+    """The WSGI application."""
+
+    def __init__(
+        self,
+        *,
+        view: Callable[[], View],
+        journal: Journal,
+        key: SigningKey,
+        node_name: str,
+        is_simulated: bool,
+        interval_ms: int,
+        clock: Clock,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._view = view
+        self._journal = journal
+        self._key = key
+        self._node_name = node_name
+        self._is_simulated = is_simulated
+        self._interval_ms = interval_ms
+        self._clock = clock
+        self._metrics = make_wsgi_app(registry)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _answer(start_response, "405 Method Not Allowed", "this service is read-only")
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            body: Iterable[bytes] = self._metrics(environ, start_response)
+            return body
+        if path == "/v1/readings":
+            return self._readings(environ, start_response)
+        if path == "/healthz":
+            return self._health(start_response)
+        return _answer(start_response, "404 Not Found", "there is /metrics, /v1/readings and /healthz")
+
+    def _readings(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+            after = _integer(query, "after", 0, 0, 2**63 - 1)
+            limit = _integer(query, "limit", READINGS_DEFAULT, 1, READINGS_MAX)
+        except ValueError as exc:
+            return _answer(start_response, "400 Bad Request", str(exc))
+        if query.get("journal", [self._journal.id])[0] != self._journal.id:
+            after = 0
+        records = self._journal.read(after, limit, READINGS_BYTES_MAX)
+        head = {
+            "node_id": self._key.node_id,
+            "node": self._node_name,
+            "public_key": base64.b64encode(self._key.public_bytes).decode("ascii"),
+            "journal": self._journal.id,
+            "first_sequence": self._journal.first_sequence,
+            "last_sequence": self._journal.last.sequence,
+            "simulated": self._is_simulated,
+            "live": live_document(self._view(), self._interval_ms),
+        }
+        # Records are spliced in as the bytes that are on disk: nothing is decoded to be encoded again.
+        body = json.dumps(head).encode("ascii")[:-1] + b', "readings": [' + b",".join(records) + b"]}\n"
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    def _health(self, start_response: StartResponse) -> Iterable[bytes]:
+        ticked_ns = self._view().tick_boottime_ns
+        if ticked_ns is None:
+            return _answer(start_response, "503 Service Unavailable", "no tick yet")
+        age_ms = (self._clock.boottime_ns() - ticked_ns) / 1e6
+        if age_ms > STALE_INTERVALS * self._interval_ms:
+            return _answer(start_response, "503 Service Unavailable", f"the last tick was {age_ms / 1000:.1f} s ago")
+        return _answer(start_response, "200 OK", "ok")
+
+
+def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
+    """Return the open cell as it stands: for looking at, never logged or counted; None before the first tick."""
+    if view.edge_ms is None:
+        return None
+    return {
+        "cell_ms": floor_to(view.edge_ms, CELL_MS),
+        "edge_ms": view.edge_ms,
+        "interval_ms": interval_ms,
+        "gpus": [
+            {
+                "uuid": gpu.identity.uuid,
+                "state": gpu.result.value if isinstance(gpu.result, State) else None,
+                "reason": None if isinstance(gpu.result, State) else gpu.result.value,
+                "activity_ppm": gpu.seen.activity_ppm,
+                "memory_used_bytes": gpu.seen.memory_used_bytes,
+                "power_mw": None if gpu.power_mw is None else round(gpu.power_mw),
+                "holders": [holder.workload for holder in gpu.seen.holders or ()],
+            }
+            for gpu in view.gpus
+        ],
+    }
+
+
+def _integer(query: dict[str, list[str]], name: str, default: int, low: int, high: int) -> int:
+    text = query.get(name, [str(default)])[0]
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise ValueError(f"{name}={text[:40]!r} is not an integer from {low} to {high}")
+    return int(text)
+
+
+def _answer(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    body = text.encode("utf-8") + b"\n"
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_TIMEOUT_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        _log.debug("request", extra={"client": self.client_address[0], "line": format % args})
+
+    def get_stderr(self) -> Any:
+        return _Stderr()
+
+
+class _Stderr:
+    """Where wsgiref writes tracebacks: one log line instead of text on standard error."""
+
+    def write(self, text: str) -> None:
+        _log.error("request_failed", extra={"text": text.strip()})
+
+    def flush(self) -> None:
+        return
+
+
+def serve(host: str, port: int, service: Service) -> WSGIServer:
+    """Bind and serve in a thread of its own; raises ConfigurationError naming the address where that fails."""
+    try:
+        server = make_server(host, port, service, _ServerV6 if ":" in host else _Server, _Handler)
+    except (OSError, OverflowError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror is not None else str(exc)
+        raise ConfigurationError(f"listen: cannot serve on {host}:{port}: {reason}") from exc
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the agent together from its parts and runs it; the only place where they meet."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import stat
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuledger.clock import Clock
+from gpuledger.errors import StorageError
+from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
+from gpuledger_agent.config import AgentConfig, parse_listen
+from gpuledger_agent.crash_file import CrashFile
+from gpuledger_agent.exporter import AgentCollector, registry_of
+from gpuledger_agent.holders import Holders
+from gpuledger_agent.http import Service, serve
+from gpuledger_agent.journal import Journal
+from gpuledger_agent.loop import Agent
+from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.processes import ProcessTable
+from gpuledger_agent.sealer import Sealer
+
+_log = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What differs between the real node and a simulated one."""
+
+    clock: Clock
+    nvml: Nvml
+    processes: ProcessTable
+    stop: threading.Event
+
+
+def run(config: AgentConfig, parts: Parts) -> None:
+    """Run the agent until `parts.stop`; raises GpuledgerError where it cannot start."""
+    lock = lock_state_dir(config.state_dir)
+    try:
+        key = load_or_create_key(config.state_dir / "key.pem")
+        sealer_of_names = NameSealer(load_or_create_secret(config.state_dir / "names.secret"))
+        journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
+        node_name = socket.gethostname() if config.node_name is None else config.node_name
+        holders = Holders(
+            parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables
+        )
+        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
+        agent = Agent(
+            config=config,
+            node_name=node_name,
+            boot_id=_boot_id(),
+            clock=parts.clock,
+            nvml=parts.nvml,
+            holders=holders,
+            journal=journal,
+            sealer=sealer,
+        )
+        collector = AgentCollector(
+            lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
+        )
+        service = Service(
+            view=lambda: agent.view,
+            journal=journal,
+            key=key,
+            node_name=node_name,
+            is_simulated=parts.nvml.is_simulated,
+            interval_ms=config.interval_ms,
+            clock=parts.clock,
+            registry=registry_of(collector),
+        )
+        host, port = parse_listen(config.listen)
+        server = serve(host, port, service)
+        facts: dict[str, Any] = {"listen": f"{host}:{server.server_port}", "node": node_name, "node_id": key.node_id}
+        _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
+        try:
+            agent.run(parts.stop)
+        finally:
+            server.shutdown()
+            server.server_close()
+        _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence})
+    finally:
+        os.close(lock)
+
+
+def lock_state_dir(directory: Path) -> int:
+    """Create the directory with mode 0700 and lock it for this process; returns the lock's descriptor.
+
+    Raises StorageError where it cannot be used, others may write to it, or another agent has it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        if mode & 0o022:
+            raise StorageError(f"{directory}: mode {mode:04o} lets others write to the state directory; set it to 0700")
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StorageError(f"{exc.filename or directory}: cannot use the state directory: {exc.strerror}") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(descriptor)
+        raise StorageError(f"{directory}: another gpuledger agent is running on this state directory") from exc
+    return descriptor
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    return "unknown"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one tick saw of one GPU. `None` is unknown: not offered, failed, or too old; a zero is a measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gpuledger.states import Uncovered
+
+
+class Health(str, Enum):
+    """What the health reads say; unknown health is None."""
+
+    CLEAN = "clean"
+    LOST = "lost"
+    RESET_REQUIRED = "reset_required"
+    RECOVERY_ACTION = "recovery_action"
+    ROW_REMAP_FAILURE = "row_remap_failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """One workload that holds the GPU: digests of its name and of its user's (None: user unknown)."""
+
+    workload: str
+    user: str | None
+    memory_bytes: int | None
+    is_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSnapshot:
+    """One GPU in one tick.
+
+    `activity_ppm` is engine activity over the tick in parts per million; `holders` are the workloads whose processes
+    hold the GPU, ignorable ones left out (None: process list unknown); `energy_mj` is the board's odometer.
+    `uncovered` says that nothing at all can be observed, and why.
+    """
+
+    activity_ppm: int | None = None
+    activity_source: str | None = None
+    sm_active_ppm: int | None = None
+    holders: tuple[Holder, ...] | None = None
+    is_allocated: bool | None = None
+    health: Health | None = None
+    energy_mj: int | None = None
+    memory_used_bytes: int | None = None
+    uncovered: Uncovered | None = None
+    rejected_values: int = 0
+
+
+NOTHING_READ = GpuSnapshot()
