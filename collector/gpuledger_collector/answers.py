@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the poller asks of whoever takes an agent's answer in: one Protocol, so that polling knows no storage."""
+"""Around polling: what it asks of whoever takes answers in, so that it knows no storage, and what it tells."""
 
 from __future__ import annotations
 
@@ -42,3 +42,15 @@ class Intake(Protocol):
         not be stored; either way the cursor stays where it was.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollFigures:
+    """What polling did since the start; `up` has the targets polled so far, `troubles` a sentence for each one down."""
+
+    targets: int
+    up: Mapping[str, bool]
+    failures: Mapping[str, int]
+    accepted: int
+    refused: Mapping[str, int]
+    troubles: Mapping[str, str]

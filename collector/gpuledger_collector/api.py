@@ -110,7 +110,7 @@ def _node(node: NodeView) -> dict[str, object]:
         "agent": node.target,
         "trouble": node.trouble,
         "answered_ms": node.answered_ms,
-        "last_seen_ms": node.sealed_ms,
+        "sealed_ms": node.sealed_ms,
         "gpus": [_gpu(gpu) for gpu in node.gpus],
     }
 
@@ -131,6 +131,8 @@ def _gpu(gpu: GpuView) -> dict[str, object]:
             "activity_ppm": live.activity_ppm,
             "memory_used_bytes": live.memory_used_bytes,
             "power_mw": live.power_mw,
-            "holders": live.holders,
+            "holders": [
+                {"digest": digest, "name": name} for digest, name in zip(live.holders, gpu.holders, strict=True)
+            ],
         }
     return found

@@ -22,8 +22,8 @@ from gpuledger import __version__
 from gpuledger.accounting import Bounds
 from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import COLLECTOR, Family, Kind
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.fleet import CellFigures, Fleet
-from gpuledger_collector.poll import PollFigures
 
 Sample = tuple[tuple[str, ...], float]
 """Label values in the contract's order, and the value in the family's base unit."""
@@ -166,7 +166,8 @@ class Families(Collector):
 def _checked(labels: tuple[str, ...], value: float, family: Family) -> tuple[str, ...]:
     if len(labels) != len(family.labels) or not math.isfinite(value):
         raise ValueError(f"{family.name}: labels {labels} with value {value} break the contract")
-    return labels
+    # Names come from nodes; half a character in one of them must not cost the scrape.
+    return tuple(label.encode("utf-8", errors="replace").decode("utf-8") for label in labels)
 
 
 def _empty(family: Family) -> CounterMetricFamily | GaugeMetricFamily:

@@ -11,20 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpuledger.cells import CELL_MS
 from gpuledger.reading import GPUS_MAX, INTEGER_MAX, TEXT_CHARACTERS_MAX
 from gpuledger.states import OBSERVED, State
 from gpuledger_collector.targets import Target
 
 HOLDERS_MAX = 16
 STALLED_AFTER_MS = 120_000
-"""An open cell whose edge has not moved for so long is an agent that answers and does not measure."""
+STALLED_AFTER_INTERVALS = 3
+"""An open cell whose edge has not moved for so long (the longer of both) is of an agent that does not measure."""
 
 _OBSERVED_NAMES = {state.value: state for state in OBSERVED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveGpu:
-    """One GPU at the last tick; `state` None means not covered, with the agent's `reason`.
+    """One GPU at the last tick; `state` None means not covered, with the agent's `reason`; `holders` are digests.
 
     `since_ms` is when this collector first saw the state that still holds; `is_since_exact` is False while that is
     the first thing it ever saw, so the state may be older.
@@ -52,12 +54,14 @@ class LiveNode:
     seen_ms: int
     edge_ms: int | None
     edge_moved_ms: int
+    interval_ms: int
     gpus: tuple[LiveGpu, ...]
     """Empty while the agent serves no open cell (driver not attached, first tick)."""
 
     def is_measuring(self, now_ms: int) -> bool:
         """Return whether the open cell has been growing lately, by the collector's clock alone."""
-        return self.edge_ms is not None and now_ms - self.edge_moved_ms <= STALLED_AFTER_MS
+        allowed_ms = max(STALLED_AFTER_MS, STALLED_AFTER_INTERVALS * self.interval_ms)
+        return self.edge_ms is not None and now_ms - self.edge_moved_ms <= allowed_ms
 
 
 def parse(document: Mapping[str, Any], target: Target, now_ms: int) -> LiveNode | None:
@@ -68,6 +72,7 @@ def parse(document: Mapping[str, Any], target: Target, now_ms: int) -> LiveNode 
     live = document.get("live")
     edge_ms = _integer(live.get("edge_ms")) if isinstance(live, dict) else None
     gpus = live.get("gpus") if isinstance(live, dict) else None
+    interval_ms = _integer(live.get("interval_ms")) if isinstance(live, dict) else None
     parsed = [_gpu(item, now_ms) for item in gpus[:GPUS_MAX]] if isinstance(gpus, list) else []
     return LiveNode(
         node=node,
@@ -78,6 +83,8 @@ def parse(document: Mapping[str, Any], target: Target, now_ms: int) -> LiveNode 
         seen_ms=now_ms,
         edge_ms=edge_ms,
         edge_moved_ms=now_ms,
+        # Without an interval nothing is added to what is allowed; with an absurd one no more than a cell's worth.
+        interval_ms=0 if interval_ms is None else min(interval_ms, CELL_MS),
         gpus=tuple(gpu for gpu in parsed if gpu is not None) if edge_ms is not None else (),
     )
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from gpuledger.accounting import COVERAGE_FLOOR, Account, add
 from gpuledger.cells import DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger.states import State
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.figures import LedgerReader
 from gpuledger_collector.fleet import Fleet, GpuCell, Place, free_since
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveGpu, LiveNode
-from gpuledger_collector.poll import PollFigures
 
 PERIOD_MS = DAY_MS
 FREE_LOOKBACK_MS = 7 * DAY_MS
@@ -93,7 +93,7 @@ def read_free_since(reader: LedgerReader) -> dict[str, int]:
     return free_since(reader.sum_by(("node", "hour_ms"), edge_ms - FREE_LOOKBACK_MS, edge_ms), extent[1])
 
 
-class Origin(StrEnum):
+class Origin(str, Enum):
     """Where the state shown for a GPU comes from."""
 
     LIVE = "live"
@@ -113,6 +113,8 @@ class GpuView:
     origin: Origin
     live: LiveGpu | None = None
     is_rostered: bool = True
+    holders: tuple[str | None, ...] = ()
+    """Names of what holds it, in the order of the live digests; None where nobody opened the name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +171,16 @@ def overview(
     live: Sequence[LiveNode],
     poll: PollFigures,
     sealed_ms: Mapping[str, int],
+    names: Mapping[str, str],
     refreshed_ms: int | None,
 ) -> Overview:
-    """Return the fleet at a glance; `simulated` tells of readings ever taken in, and any other sign adds to it."""
+    """Return the fleet at a glance.
+
+    `simulated` tells of readings ever taken in, and any other sign adds to it; `sealed_ms` is the end of the newest
+    reading by node, `names` what digests of names open to.
+    """
     nodes = _nodes(now_ms, fleet, live, poll, sealed_ms)
+    nodes = tuple(replace(node, gpus=tuple(_named(gpu, names) for gpu in node.gpus)) for node in nodes)
     sites: dict[str, list[Sums]] = {}
     for place, sums in ledger.places.items():
         sites.setdefault(place.site, []).append(sums)
@@ -246,6 +254,12 @@ def _node(
         target=None if found is None else found.target.url,
         trouble=trouble,
     )
+
+
+def _named(gpu: GpuView, names: Mapping[str, str]) -> GpuView:
+    if gpu.live is None or not gpu.live.holders:
+        return gpu
+    return replace(gpu, holders=tuple(names.get(digest) for digest in gpu.live.holders))
 
 
 def _gpu(cell: GpuCell, said: LiveGpu | None) -> GpuView:

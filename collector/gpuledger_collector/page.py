@@ -22,15 +22,16 @@ from gpuledger import __version__
 from gpuledger.cells import CELL_MS
 from gpuledger.states import State
 from gpuledger_collector import wording
-from gpuledger_collector.live import LiveGpu
 from gpuledger_collector.overview import SILENT_AFTER_MS, GpuView, NodeView, Origin, Overview, Sums
 from gpuledger_collector.palette import Look
+from gpuledger_collector.report.names import cleaned, opened_or_digest, shown
 
 REFRESH_S = 30
 NODES_MAX = 400
 SITES_MAX = 50
 PLACES_MAX = 200
 ROWS_MAX = 50
+HOLDERS_SHOWN = 4
 TABLE_ROWS = 20
 """Nodes per table of the grid, so that tables can stand side by side on wide screens."""
 LABEL_TENTHS_MIN, LETTER_TENTHS_MIN = 90, 25
@@ -112,11 +113,20 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("gpuledger_collector", "templates"),
         autoescape=True,
+        finalize=_clean,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shown"] = shown
     return environment.get_template("page.html.j2")
+
+
+def _clean(value: object) -> object:
+    """Return what may be printed: text without characters that are not meant to be seen, line ends aside."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "\n".join(cleaned(line) for line in value.split("\n"))
 
 
 def render(view: Overview) -> bytes:
@@ -180,7 +190,7 @@ def bar(site: str, sums: Sums, looks: Mapping[State, Look]) -> Bar:
         before += amount
     parts = ", ".join(f"{part.look.label} {part.percent}" for part in segments)
     return Bar(
-        site=site,
+        site=shown(site),
         gpus=wording.count(sums.gpus, "GPU"),
         idle=wording.range_text(account.idle),
         coverage=wording.coverage_text(sums),
@@ -204,11 +214,12 @@ def grid(nodes: Sequence[NodeView], looks: Mapping[State, Look], now_ms: int) ->
         for first in range(0, len(members), TABLE_ROWS):
             some = members[first : first + TABLE_ROWS]
             columns = max(len(node.gpus) for node in some)
-            span = some[0].node if len(some) == 1 else f"{some[0].node} to {some[-1].node}"
+            ends = [shown(some[0].node), shown(some[-1].node)]
+            span = ends[0] if len(some) == 1 else " to ".join(ends)
             tables.append(
                 GridTable(
                     site=site,
-                    caption=f"{site}: {span}" if len(members) > TABLE_ROWS else site,
+                    caption=f"{shown(site)}: {span}" if len(members) > TABLE_ROWS else shown(site),
                     columns=columns,
                     rows=tuple(_row(node, columns, looks, now_ms) for node in some),
                 )
@@ -218,7 +229,7 @@ def grid(nodes: Sequence[NodeView], looks: Mapping[State, Look], now_ms: int) ->
 
 def _row(node: NodeView, columns: int, looks: Mapping[State, Look], now_ms: int) -> GridRow:
     return GridRow(
-        node=node.node,
+        node=shown(node.node),
         pool="" if node.pool == "unknown" else node.pool,
         cells=tuple(_cell(gpu, node, looks[gpu.state], now_ms) for gpu in node.gpus),
         missing=columns - len(node.gpus),
@@ -245,14 +256,15 @@ def _cell(gpu: GpuView, node: NodeView, look: Look, now_ms: int) -> GridCell:
         words += ", not observed"
     elif node.answered_ms is not None:
         words += f", last answer {wording.moment(node.answered_ms, now_ms)}"
-    lines = [gpu.gpu, words, *_facts(gpu.live)]
+    lines = [gpu.gpu, words, *_facts(gpu)]
     if not gpu.is_rostered:
         lines.append("not in the roster: in no figure")
         words += ", not in the roster"
     return GridCell(look=look, words=words, hint="\n".join(lines), is_rostered=gpu.is_rostered)
 
 
-def _facts(live: LiveGpu | None) -> Iterable[str]:
+def _facts(gpu: GpuView) -> Iterable[str]:
+    live = gpu.live
     if live is None:
         return
     if live.reason is not None:
@@ -263,5 +275,7 @@ def _facts(live: LiveGpu | None) -> Iterable[str]:
         yield f"memory {live.memory_used_bytes / (1 << 30):.1f} GiB"
     if live.power_mw is not None:
         yield f"power {live.power_mw // 1000} W"
-    if live.holders:
-        yield f"held by {', '.join(live.holders)}"
+    holders = [opened_or_digest(name, digest) for name, digest in zip(gpu.holders, live.holders, strict=True)]
+    if holders:
+        more = f" and {len(holders) - HOLDERS_SHOWN} more" if len(holders) > HOLDERS_SHOWN else ""
+        yield f"holders: {', '.join(holders[:HOLDERS_SHOWN])}{more}"

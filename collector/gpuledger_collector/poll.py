@@ -13,17 +13,17 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import aiohttp
 
 from gpuledger import __version__
 from gpuledger.clock import Clock
 from gpuledger.errors import GpuledgerError, StorageError
-from gpuledger_collector.answers import Cursor, Intake, Outcome
+from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.targets import Target
 
@@ -39,7 +39,7 @@ _DOUBLINGS_MAX = 16
 logger = logging.getLogger(__name__)
 
 
-class Failure(StrEnum):
+class Failure(str, Enum):
     """Why a poll failed; the value is the metric label."""
 
     UNREACHABLE = "unreachable"
@@ -71,18 +71,6 @@ class PollLimits:
     backoff_s_max: float = 300.0
     body_bytes_max: int = 8 << 20
     pages_per_round_max: int = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollFigures:
-    """What polling did since the start; `up` has the targets polled so far, `troubles` a sentence for each one down."""
-
-    targets: int
-    up: Mapping[str, bool]
-    failures: Mapping[str, int]
-    accepted: int
-    refused: Mapping[str, int]
-    troubles: Mapping[str, str]
 
 
 class _PollError(Exception):

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gpuledger.cells import CELL_MS
 from gpuledger.clock import Clock, monotonic_ns
 from gpuledger.errors import StorageError
 from gpuledger_collector import api, page
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import OPENMETRICS_TYPE, TEXT_TYPE, Exposed, Exposer
 from gpuledger_collector.figures import LedgerReader
 from gpuledger_collector.fleet import Fleet, added, resume, settle
 from gpuledger_collector.http import Document, Prepared
 from gpuledger_collector.ledger import CellRow
-from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.live import LiveBoard, LiveNode
 from gpuledger_collector.overview import LedgerFigures, overview, read_free_since, read_ledger
-from gpuledger_collector.poll import PollFigures
 from gpuledger_collector.roster import UNKNOWN_PLACE
 
 CATCH_UP_CELLS_MAX = 288
 """After a longer outage the counters leave out what is older; the ledger has it."""
-CATCH_UP_MS_MAX = 120_000
-"""How long after the start settled cells wait for agents that have not answered yet."""
+QUIET_MS = 120_000
+CATCH_UP_MS_MAX = 900_000
+"""How long after the start the first settled cell waits for agents: while nothing comes, and in all."""
+NAMES_MAX = 20_000
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class Counting(Protocol):
     def last_seen(self) -> Mapping[str, int]: ...
 
     def is_simulated(self) -> bool: ...
+
+    def names(self, digests: Iterable[str]) -> Mapping[str, str]: ...
 
 
 class Polling(Protocol):
@@ -96,7 +100,9 @@ class Snapshot:
         self._refreshed_ms: int | None = None
         self._refresh_duration_ms: int | None = None
         self._refresh_error: str | None = None
-        self._started_ns = self._refreshed_ns = clock.boottime_ns()
+        self._started_ns = self._refreshed_ns = self._accepted_ns = clock.boottime_ns()
+        self._accepted = 0
+        self._names: dict[str, str] = {}
 
     def refresh(self) -> None:
         """Bring the ledger up to date and count newly settled cells; a disk that refuses is logged and tried again."""
@@ -107,7 +113,7 @@ class Snapshot:
                 ledger = read_ledger(self._reader)
                 with self._mutex:
                     self._ledger, self._is_read = ledger, True
-            if refreshed.horizon_ms is not None and self._is_caught_up():
+            if refreshed.horizon_ms is not None and self._is_caught_up(refreshed.horizon_ms):
                 self._settle(refreshed.horizon_ms)
         except StorageError as exc:
             if self._refresh_error != str(exc):
@@ -131,10 +137,22 @@ class Snapshot:
             why = "" if self._refresh_error is None else f": {self._refresh_error}"
             return f"the ledger was not brought up to date for {ago_s:.0f} s{why}"
 
-    def _is_caught_up(self) -> bool:
-        """Return whether what agents kept while this program was away has had the chance to arrive."""
-        waited_ms = (self._clock.boottime_ns() - self._started_ns) // 1_000_000
-        return self._polling.has_asked_everyone or waited_ms >= CATCH_UP_MS_MAX
+    def _is_caught_up(self, horizon_ms: int) -> bool:
+        """Return whether what agents kept while this program was away is here, as far as they answer.
+
+        A cell is settled only once, so the first one waits: until every agent that answers has handed over its
+        readings up to the horizon, or for a while nothing more came, or for all it may take.
+        """
+        if self._fleet.cell is not None:
+            return True
+        now_ns, figures = self._clock.boottime_ns(), self._polling.figures()
+        if figures.accepted != self._accepted:
+            self._accepted, self._accepted_ns = figures.accepted, now_ns
+        if now_ns - self._accepted_ns > QUIET_MS * 1_000_000 or now_ns - self._started_ns > CATCH_UP_MS_MAX * 1_000_000:
+            return True
+        sealed_ms = self._counting.last_seen()
+        answering = [node.node for node in self._board.nodes() if figures.up.get(node.target.url, False)]
+        return self._polling.has_asked_everyone and all(sealed_ms.get(node, 0) >= horizon_ms for node in answering)
 
     def _settle(self, horizon_ms: int) -> None:
         fleet = self._fleet
@@ -148,6 +166,14 @@ class Snapshot:
             fleet = after
             with self._mutex:
                 self._fleet = fleet
+
+    def _open(self, live: Sequence[LiveNode]) -> Mapping[str, str]:
+        """Return the names of all that is on a GPU now, as far as they are open; what was open stays so."""
+        wanted = {digest for node in live for gpu in node.gpus for digest in gpu.holders}
+        if len(self._names) > NAMES_MAX:
+            self._names = {digest: name for digest, name in self._names.items() if digest in wanted}
+        self._names |= self._counting.names(wanted - self._names.keys())
+        return self._names
 
     def prepare(self) -> Prepared:
         """Render everything that can be asked for."""
@@ -165,6 +191,7 @@ class Snapshot:
             live=live,
             poll=poll,
             sealed_ms=sealed_ms,
+            names=self._open(live),
             refreshed_ms=refreshed_ms,
         )
         sites = {node.node: node.site for node in view.nodes}

@@ -8,11 +8,11 @@ from typing import Any
 from gpuledger.accounting import Account
 from gpuledger.cells import CELL_MS, HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import State
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.fleet import Fleet, Place, settle
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.overview import LedgerFigures, Overview, Sums, overview
-from gpuledger_collector.poll import PollFigures
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
 
@@ -31,6 +31,9 @@ STATES: Mapping[tuple[str, str], State | None] = {
     ("node-10", "GPU-101"): None,
     ("node-10", "GPU-102"): None,
 }
+
+ALICE, BOB = "a1" * 32, "b0" * 32
+"""Digests of two names; only the first is open."""
 
 NO_POLLS = PollFigures(targets=0, up={}, failures={}, accepted=0, refused={}, troubles={})
 
@@ -55,7 +58,7 @@ def a_document(node: str, simulated: bool = False) -> dict[str, Any]:
             "activity_ppm": 913_000 if state is State.BUSY else 0,
             "memory_used_bytes": 3 << 30,
             "power_mw": 70_500,
-            "holders": ["alice"] if state is State.HELD else [],
+            "holders": [ALICE, BOB] if state is State.HELD else [],
         }
         for (name, uuid), state in STATES.items()
         if name == node and state is not None
@@ -102,5 +105,6 @@ def a_glance(
             targets=4, up=up | dict.fromkeys(troubles, False), failures={}, accepted=0, refused={}, troubles=troubles
         ),
         sealed_ms={"node-1": CELL + CELL_MS, "node-2": CELL + CELL_MS, "node-3": CELL + CELL_MS},
+        names={ALICE: "train.py (alice)"},
         refreshed_ms=NOW_MS - 20_000,
     )

@@ -46,7 +46,7 @@ def test_nodes_gpus_and_free_whole_nodes_are_listed() -> None:
     gpu = found["nodes"][0]["gpus"][0]
     assert (gpu["gpu"], gpu["state"], gpu["from"], gpu["activity_ppm"]) == ("GPU-11", "busy", "live", 913_000)
     assert found["nodes"][3]["gpus"][0] == {"gpu": "GPU-101", "state": "dark", "from": "nobody", "rostered": True}
-    assert found["nodes"][3]["last_seen_ms"] is None
+    assert found["nodes"][3]["sealed_ms"] is None
     assert [node["node"] for node in found["free_whole_nodes"]] == ["node-3"]
     assert found["settled_cell"]["start_ms"] == CELL
     assert found["gpus_now"] == {"busy": 1, "held": 2, "free": 2, "down": 1, "dark": 2}
@@ -62,6 +62,7 @@ def test_what_is_not_known_is_null() -> None:
         live=[],
         poll=NO_POLLS,
         sealed_ms={},
+        names={},
         refreshed_ms=None,
     )
     found = read(empty)

@@ -13,9 +13,9 @@ from gpuledger import __version__
 from gpuledger.cells import CELL_MS
 from gpuledger.metrics import COLLECTOR
 from gpuledger.states import State
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import SOURCES, Exposed, Exposer, Families, Sample
 from gpuledger_collector.fleet import Fleet, settle
-from gpuledger_collector.poll import PollFigures
 from tests.fakes.cells import T0_MS, rows
 
 NOTHING = PollFigures(targets=0, up={}, failures={}, accepted=0, refused={}, troubles={})
@@ -76,6 +76,11 @@ def test_labels_and_types_are_those_of_the_contract() -> None:
         assert found.type == wanted.kind.value
         assert found.documentation == wanted.help
         assert all(set(sample.labels) == set(wanted.labels) for sample in found.samples), found.name
+
+
+def test_a_name_that_is_no_unicode_text_costs_nothing() -> None:
+    exposed = Exposed(fleet=Fleet(), poll=NOTHING, simulated=False, last_seen_ms={("fra1", "half \ud800"): T0_MS})
+    assert 'gpuledger_node_last_seen_timestamp_seconds{node="half ?",site="fra1"}' in text(exposed)
 
 
 def test_what_is_not_known_is_absent_and_never_0_or_nan() -> None:

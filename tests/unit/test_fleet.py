@@ -119,7 +119,7 @@ def test_a_node_is_free_only_if_all_of_its_gpus_were_for_all_of_the_cell() -> No
         ("works", "GPU-7"): State.FREE,
     }
     windows = [
-        Window(kind=WindowKind.MAINTENANCE, start_ms=T0_MS, end_ms=T0_MS + HOUR_MS, declared_ms=T0_MS, node="works")
+        Window(kind=WindowKind.MAINTENANCE, start_ms=T0_MS, end_ms=T0_MS + HOUR_MS, declared_ms=T0_MS - 1, node="works")
     ]
     fleet = settle(Fleet(), T0_MS, rows(T0_MS, states, windows), {})
     assert fleet.free_since_ms == {"free": T0_MS}

@@ -110,6 +110,7 @@ def test_one_sign_of_simulation_is_enough(flag: str) -> None:
         live=[],
         poll=NO_POLLS,
         sealed_ms={},
+        names={},
         refreshed_ms=None,
     )
     assert view.simulated
@@ -125,6 +126,7 @@ def test_an_empty_collector_says_that_it_knows_nothing_and_shows_no_figure() -> 
         live=[],
         poll=NO_POLLS,
         sealed_ms={},
+        names={},
         refreshed_ms=None,
     )
     said = read(view).words
@@ -167,7 +169,7 @@ def test_the_grid_shows_each_gpu_by_letter_and_says_it_in_words() -> None:
         "memory 3.0 GiB",
         "power 70 W",
     ]
-    assert hints[2].endswith("held by alice")
+    assert hints[2].endswith("holders: train.py (alice), b0b0b0b0b0b0…")
     assert len(hints) == 8
 
 
@@ -230,7 +232,7 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
 def test_a_name_that_is_no_unicode_text_does_not_stop_the_page() -> None:
     board = LiveBoard()
     board.note(a_document("node-1") | {"node": "half \ud800 a character"}, Target(url="http://node-1:9400"), NOW_MS)
-    assert "half ? a character" in read(a_glance(board=board)).words
+    assert "half \N{REPLACEMENT CHARACTER} a character" in read(a_glance(board=board)).words
 
 
 def test_the_page_loads_nothing_and_runs_no_script() -> None:

@@ -2,22 +2,22 @@
 """The snapshot: what is refreshed when, what is counted once, and what a full disk changes."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
+from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import CellRow, Finding
 from gpuledger_collector.live import LiveBoard
-from gpuledger_collector.poll import PollFigures
-from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, Snapshot
+from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, QUIET_MS, Snapshot
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
-from tests.fakes.glance import MEASURED, NO_POLLS, a_document
+from tests.fakes.glance import ALICE, MEASURED, NO_POLLS, a_document
 from tests.fakes.polling import StillClock
 
 FREE = ("fra1", "NVIDIA H100", "free")
@@ -40,6 +40,8 @@ class FakeSite:
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     settled_cells: list[int] = field(default_factory=list)
     simulated: bool = False
+    polled: PollFigures = NO_POLLS
+    seen: dict[str, int] = field(default_factory=lambda: {"node-1": T0_MS + CELL_MS})
     reads: int = 0
 
     def refresh(self, now_ms: int) -> FakeRefreshed:
@@ -61,7 +63,7 @@ class FakeSite:
             self.counts[key] = self.counts.get(key, 0) + amount
 
     def last_seen(self) -> Mapping[str, int]:
-        return {"node-1": T0_MS + CELL_MS}
+        return self.seen
 
     def is_simulated(self) -> bool:
         return self.simulated
@@ -71,7 +73,10 @@ class FakeSite:
         return self.asked_everyone
 
     def figures(self) -> PollFigures:
-        return NO_POLLS
+        return self.polled
+
+    def names(self, digests: Iterable[str]) -> Mapping[str, str]:
+        return {digest: "train.py (alice)" for digest in digests if digest == ALICE}
 
     def extent(self) -> tuple[int, int] | None:
         self.reads += 1
@@ -157,13 +162,54 @@ def test_after_a_long_outage_the_counters_leave_out_what_is_too_old(caplog: pyte
     assert [record.msg for record in caplog.records] == ["cells_not_counted"]
 
 
-def test_cells_wait_after_the_start_until_agents_had_the_chance_to_hand_over_what_they_kept() -> None:
-    site, clock = FakeSite(asked_everyone=False), StillClock()
-    snapshot = snapshot_of(site, clock)
+def a_board(*nodes: str) -> LiveBoard:
+    board = LiveBoard()
+    for node in nodes:
+        board.note(a_document(node), Target(url=f"http://{node}:9400"), T0_MS)
+    return board
+
+
+def up(*nodes: str, accepted: int = 0) -> PollFigures:
+    return replace(NO_POLLS, up={f"http://{node}:9400": True for node in nodes}, accepted=accepted)
+
+
+def test_the_first_cell_waits_until_agents_that_answer_have_handed_over_what_they_kept() -> None:
+    site = FakeSite(asked_everyone=False, polled=up("node-1"), seen={"node-1": T0_MS})
+    snapshot = snapshot_of(site, board=a_board("node-1", "node-2"))
+    snapshot.refresh()
+    site.asked_everyone = True
     snapshot.refresh()
     assert site.settled_cells == []
-    clock.boottime += CATCH_UP_MS_MAX * 1_000_000
+    site.seen["node-1"] = T0_MS + CELL_MS
     snapshot.refresh()
+    assert site.settled_cells == [T0_MS]
+    # Later cells wait for nobody: what comes late changes the ledger alone.
+    site.horizon_ms = T0_MS + 2 * CELL_MS
+    snapshot.refresh()
+    assert site.settled_cells == [T0_MS, T0_MS + CELL_MS]
+
+
+def test_the_first_cell_waits_no_longer_when_nothing_more_comes() -> None:
+    site, clock = FakeSite(polled=up("node-1", accepted=1), seen={"node-1": T0_MS}), StillClock()
+    snapshot = snapshot_of(site, clock, a_board("node-1"))
+    for accepted in range(1, 4):
+        site.polled = up("node-1", accepted=accepted)
+        snapshot.refresh()
+        clock.boottime += QUIET_MS * 1_000_000
+        snapshot.refresh()
+        assert site.settled_cells == []
+    clock.boottime += 1
+    snapshot.refresh()
+    assert site.settled_cells == [T0_MS]
+
+
+def test_the_first_cell_never_waits_longer_than_the_bound() -> None:
+    site, clock = FakeSite(polled=up("node-1"), seen={"node-1": T0_MS}), StillClock()
+    snapshot = snapshot_of(site, clock, a_board("node-1"))
+    for accepted in range(CATCH_UP_MS_MAX // QUIET_MS + 2):
+        site.polled = up("node-1", accepted=accepted)
+        snapshot.refresh()
+        clock.boottime += QUIET_MS * 1_000_000
     assert site.settled_cells == [T0_MS]
 
 
@@ -223,3 +269,10 @@ def test_a_node_is_last_seen_where_it_is_installed() -> None:
     assert b'last_seen_timestamp_seconds{node="node-1",site="unknown"}' in snapshot.prepare().metrics.body
     snapshot.refresh()
     assert b'last_seen_timestamp_seconds{node="node-1",site="fra1"}' in snapshot.prepare().metrics.body
+
+
+def test_holders_are_named_where_their_names_are_open() -> None:
+    site, board = FakeSite(), LiveBoard()
+    board.note(a_document("node-2"), Target(url="http://node-2:9400"), T0_MS)
+    page = snapshot_of(site, board=board).prepare().page.body.decode()
+    assert "holders: train.py (alice), b0b0b0b0b0b0…" in page
