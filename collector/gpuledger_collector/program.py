@@ -55,19 +55,17 @@ class AgentIntake:
         return Cursor(journal=contact.journal, sequence=self._state.store.cursor(contact.node_id, contact.journal))
 
     def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
-        journal = document.get("journal")
         result = self._state.intake.accept_batch(
             document,
             now_ms=now_ms,
-            # An answer from another journal than the one asked for begins at its first reading.
-            after=asked.sequence if asked is not None and asked.journal == journal else 0,
+            asked=None if asked is None else (asked.journal, asked.sequence),
             target=target.url,
             place=(target.site, target.cluster, target.pool),
         )
         return Outcome(
             accepted=result.accepted,
             refused={reason.value: number for reason, number in result.refused.items()},
-            cursor=Cursor(journal=str(journal), sequence=result.cursor),
+            cursor=Cursor(journal=str(document["journal"]), sequence=result.cursor),
             more=result.has_more,
         )
 
@@ -114,7 +112,9 @@ class _Program:
         facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}
         logger.info("collector_started", extra=facts | {"state_dir": str(self._config.state_dir)})
         if not self._targets:
-            logger.warning("no_targets", extra={"text": "no [[group]] of the configuration file names an agent to poll"})
+            logger.warning(
+                "no_targets", extra={"text": "no [[group]] of the configuration file names an agent to poll"}
+            )
         schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
         schedule.repeat(self._prepare, PREPARE_S)
         schedule.start()
