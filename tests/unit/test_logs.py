@@ -102,9 +102,9 @@ def test_an_exception_follows_its_line() -> None:
     stream = io.StringIO()
     logs.configure("info", stream)
     try:
-        raise ValueError("broken")
+        int("broken")
     except ValueError:
         logging.getLogger("tests").exception("bug")
     first, rest = stream.getvalue().split("\n", 1)
     assert parse(first)["event"] == "bug"
-    assert "ValueError: broken" in rest
+    assert "ValueError: invalid literal" in rest
