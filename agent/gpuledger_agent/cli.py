@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger agent run|config`."""
+"""`gpuledger agent run|probe|config`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from gpuledger import logs
 from gpuledger.clock import SystemClock
-from gpuledger.errors import ConfigurationError
+from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
-
 from gpuledger_agent import config as agent_config
 from gpuledger_agent import program
 from gpuledger_agent.nvml import Nvml
@@ -68,6 +68,23 @@ def run(
 
         parts = simulator.parts(simulate, simulate_from, simulate_until, stop)
     program.run(config, parts)
+
+
+@agent.command()
+def probe() -> None:
+    """Say whether this machine has an NVIDIA driver that answers, and which GPUs.
+
+    Exit codes: 0 there are GPUs, 1 there is no usable driver or no GPU, 2 usage.
+    """
+    nvml = Nvml()
+    nvml.attach()
+    try:
+        count = nvml.device_count()
+        if count == 0:
+            raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
+        click.echo(f"NVIDIA driver {nvml.driver_version() or 'of unknown version'}, {count} GPU(s)")
+    finally:
+        nvml.detach()
 
 
 @agent.command("config")

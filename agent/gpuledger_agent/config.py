@@ -14,7 +14,6 @@ from gpuledger.logs import LEVELS
 from gpuledger.reading import digest
 from gpuledger.settings import Loaded, setting
 from gpuledger.states import THETA_PPM
-
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 
 PREFIX = "GPULEDGER_AGENT"
@@ -26,7 +25,9 @@ class AgentConfig:
 
     listen: str = setting("listen", "HOST:PORT to serve metrics and readings on.", "127.0.0.1:9400")
     state_dir: Path = setting(
-        "state_dir", "Directory of the key, the journal and the crash file; mode 0700.", Path("/var/lib/gpuledger-agent")
+        "state_dir",
+        "Directory of the key, the journal and the crash file; mode 0700.",
+        Path("/var/lib/gpuledger-agent"),
     )
     node_name: str | None = setting("node_name", "Name of this node; its host name if not given.", None)
     interval_seconds: float = setting("interval_seconds", "Time between two samples.", 1.0, low=0.5, high=300)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The open cell on disk: written at every tick without fsync, so that kill -9 costs at most one tick.
 
-Two slots in one file, written in turn, each with a counter, a length and a CRC-32: a write that was cut short leaves the
-other slot whole, and no rename is needed once a second. A power loss may take both; then one cell is uncovered.
+Two slots in one file, written in turn, each with a counter, a length and a CRC-32: a write that was cut short leaves
+the other slot whole, and no rename is needed once a second. A power loss may take both; then one cell is uncovered.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from gpuledger.states import THETA_PPM, State
-
 from gpuledger_agent.snapshot import GpuSnapshot, Health
 
 HANG_ACTIVITY_PPM = 700_000

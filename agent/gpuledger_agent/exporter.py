@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from gpuledger import __version__
-from gpuledger.metrics import AGENT, Family, Kind
-from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from gpuledger import __version__
+from gpuledger.metrics import AGENT, Family, Kind
+from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
 from gpuledger_agent.loop import GpuView, View
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,9 @@ def _scaled(value: float | None, scale: float) -> float | None:
 class AgentCollector(Collector):
     """Yields every family of the contract from the current View; one that fails costs only itself."""
 
-    def __init__(self, view: Callable[[], View], node_id: str, node_name: str, interval_s: float, simulated: bool) -> None:
+    def __init__(
+        self, view: Callable[[], View], node_id: str, node_name: str, interval_s: float, simulated: bool
+    ) -> None:
         self._view = view
         who = (node_id, node_name, __version__, "true" if simulated else "false")
         self._samples: dict[str, Callable[[View], Samples]] = {

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.sealing import NameSealer
-
 from gpuledger_agent.nvml import GpuProcess
 from gpuledger_agent.processes import ProcessFacts, ProcessTable
 from gpuledger_agent.snapshot import Holder

@@ -100,7 +100,7 @@ class Journal:
         self._prune()
 
     def read(self, after: int, count_max: int, bytes_max: int) -> list[bytes]:
-        """Return the records after sequence `after`, oldest first, as their JSON bytes; at least one if there is any."""
+        """Return the records after sequence `after`, oldest first, as JSON bytes; at least one if there is any."""
         with self._lock:
             if not self._entries or after >= self._entries[-1].sequence:
                 return []
@@ -167,9 +167,7 @@ class Journal:
         with self._lock:
             self._entries.append(entry)
             self._sizes[segment] = offset + length
-        self.last = Last(
-            sequence=entry.sequence, end_ms=entry.end_ms, hash=digest(record["envelope"].encode("ascii"))
-        )
+        self.last = Last(sequence=entry.sequence, end_ms=entry.end_ms, hash=digest(record["envelope"].encode("ascii")))
 
     def _prune(self) -> None:
         """Drop whole segments, oldest first, while the journal is over its age or size; the newest always stays."""

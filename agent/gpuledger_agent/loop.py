@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
-
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Inventory

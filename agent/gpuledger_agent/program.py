@@ -17,9 +17,8 @@ from typing import Any
 from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
-
-from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.config import AgentConfig, parse_listen
+from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.http import Service, serve
@@ -51,9 +50,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
     try:
         key = load_or_create_key(config.state_dir / "key.pem")
         sealer_of_names = NameSealer(load_or_create_secret(config.state_dir / "names.secret"))
-        journal = Journal(
-            config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes
-        )
+        journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
         node_name = socket.gethostname() if config.node_name is None else config.node_name
         holders = Holders(
             parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables

@@ -31,7 +31,6 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
-
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
@@ -123,7 +122,9 @@ class Sealer:
         """Queue a finished span for sealing."""
         if len(self._pending) >= PENDING_MAX:
             dropped = self._pending.popleft()
-            _log.error("reading_dropped", extra={"start_ms": dropped[0].reading.start_ms, "why": "disk full for too long"})
+            _log.error(
+                "reading_dropped", extra={"start_ms": dropped[0].reading.start_ms, "why": "disk full for too long"}
+            )
         self._pending.append(drafts)
 
     def seal_pending(self) -> None:
@@ -257,9 +258,7 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
             if key in top:
                 memory = tally.workload_memory_bytes_max.get(key)
                 parts.append(
-                    WorkloadTime(
-                        workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory
-                    )
+                    WorkloadTime(workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory)
                 )
             else:
                 for state, amount in times.items():

@@ -14,11 +14,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError
-
 from gpuledger_agent.nvml import FI_RECOVERY_ACTION, Nvml
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts

@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 the work failed, 2 usage or configuration.
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -14,38 +15,55 @@ import click
 from gpuledger import __version__
 from gpuledger.errors import GpuledgerError
 
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a command lives, which extra brings what it needs, and what it does."""
+
+    module: str
+    attribute: str
+    extra: str
+    text: str
+
+
+_COLLECTOR_CLI = "gpuledger_collector.cli"
 _COMMANDS = {
-    "agent": ("gpuledger_agent.cli", "agent", "agent"),
-    "collector": ("gpuledger_collector.cli", "collector", "collector"),
-    "ledger": ("gpuledger_collector.cli", "ledger", "collector"),
-    "log": ("gpuledger_collector.cli", "log", "collector"),
-    "report": ("gpuledger_collector.report.command", "report", "collector"),
-    "roster": ("gpuledger_collector.cli", "roster", "collector"),
-    "run": ("gpuledger_collector.demo", "run", "agent,collector"),
-    "demo": ("gpuledger_collector.demo", "demo", "agent,collector"),
+    "agent": _Entry("gpuledger_agent.cli", "agent", "agent", "Meter this node's GPUs."),
+    "collector": _Entry(_COLLECTOR_CLI, "collector", "collector", "Take in the fleet's readings and serve its page."),
+    "demo": _Entry("gpuledger_collector.demo", "demo", "agent,collector", "Play a SIMULATED fleet."),
+    "ledger": _Entry(_COLLECTOR_CLI, "ledger", "collector", "Rebuild or check the ledger."),
+    "log": _Entry(_COLLECTOR_CLI, "log", "collector", "Check the log of sealed readings."),
+    "report": _Entry("gpuledger_collector.report.command", "report", "collector", "Write reports from the ledger."),
+    "roster": _Entry(_COLLECTOR_CLI, "roster", "collector", "Check or show the roster."),
+    "run": _Entry("gpuledger_collector.demo", "run", "agent,collector", "Run everything on this machine."),
 }
-"""Command -> module, attribute, extra that brings what it needs."""
 
 
 class _LazyGroup(click.Group):
-    """Imports the module of a sub-command when it is called, and says which extra is missing when it cannot."""
+    """Imports the module of a sub-command only when it is called; help needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
             return None
-        module_name, attribute, extra = _COMMANDS[cmd_name]
         try:
-            module = importlib.import_module(module_name)
+            module = importlib.import_module(entry.module)
         except ModuleNotFoundError as exc:
+            if exc.name is not None and exc.name.startswith("gpuledger."):
+                raise
             raise click.ClickException(
                 f"gpuledger {cmd_name} needs the Python package {exc.name}, which is not installed; "
-                f"install it with: pip install 'gpuledger[{extra}]'"
+                f"install it with: pip install 'gpuledger[{entry.extra}]'"
             ) from exc
-        command: click.Command = getattr(module, attribute)
+        command: click.Command = getattr(module, entry.attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name].text) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
