@@ -40,7 +40,7 @@ LOOP:
     ret;
 }
 \0"""
-"""`count` rounds of four multiply-adds in each thread; a store that never happens keeps the compiler from dropping them."""
+"""`count` rounds of four multiply-adds in each thread; the store that never happens keeps them from being dropped."""
 BLOCKS = 2112
 THREADS = 256
 ROUNDS = 20_000
