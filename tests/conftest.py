@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import tests.profiles  # noqa: F401 - registers "ci" and "deep"
+
 GOLDEN = Path(__file__).parent / "golden"
 
-# No test judges a duration, Hypothesis included; a failure prints what reproduces it.
-settings.register_profile("gpuledger", deadline=None, print_blob=True)
-settings.load_profile("gpuledger")
+settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

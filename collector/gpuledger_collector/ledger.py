@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
-from gpuledger.reading import GpuTime, Reading, WorkloadTime
+from gpuledger.reading import UNATTRIBUTED, GpuTime, Reading, WorkloadTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
 
 from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
@@ -96,21 +96,24 @@ class Ledger:
 def build(readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: int) -> Ledger:
     """Return the ledger of [start_ms, end_ms), both on cell edges.
 
-    `readings` must hold every accepted reading of the cells in the span; others are ignored.
+    `readings` must hold every accepted reading of the cells in the span. Readings of other cells add no time; they
+    only show which names were used twice, so hand in all that carry the name of one in the span.
     """
-    index, findings = _index(readings, roster, start_ms, end_ms)
+    index, equivocal, findings = _index(readings, roster, start_ms, end_ms)
     hours: list[HourRow] = []
     holders: list[HolderRow] = []
     for gpu, entries in roster.by_gpu().items():
         cells: dict[tuple[int, Entry], list[CellRow]] = {}
         for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
-            parts, dropped = _settle(index.get((gpu, cell_ms), []), entry, cell_ms)
+            parts, dropped = _settle(index.pop((gpu, cell_ms), []), equivocal, entry, cell_ms)
             findings.update(dropped)
             row = _account_cell(cell_ms, entry, parts, roster.windows)
             cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
         for (hour_ms, entry), rows in cells.items():
             hours.append(_hour_row(hour_ms, entry, rows))
             holders.extend(_holder_rows(hour_ms, entry, rows))
+    # What is left was said about cells in which the roster has the GPU nowhere.
+    findings.update(_out_of_service(gpu, part[0].reading) for (gpu, _), parts in index.items() for part in parts)
     return Ledger(
         hours=tuple(sorted(hours, key=lambda r: (r.hour_ms, r.gpu, r.node))),
         holders=tuple(sorted(holders, key=lambda r: (r.hour_ms, r.gpu, r.workload, r.user or ""))),
@@ -120,11 +123,11 @@ def build(readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: i
 
 def cell_rows(readings: Iterable[Accepted], roster: Roster, cell_ms: int) -> list[CellRow]:
     """Return one row per GPU installed in the cell, in order of GPU identity."""
-    index, _ = _index(readings, roster, cell_ms, cell_ms + CELL_MS)
+    index, equivocal, _ = _index(readings, roster, cell_ms, cell_ms + CELL_MS)
     rows = []
     for gpu, entries in roster.by_gpu().items():
         for start_ms, entry in installed_cells(entries, cell_ms, cell_ms + CELL_MS):
-            parts, _ = _settle(index.get((gpu, start_ms), []), entry, start_ms)
+            parts, _ = _settle(index.get((gpu, start_ms), []), equivocal, entry, start_ms)
             rows.append(_account_cell(start_ms, entry, parts, roster.windows))
     return rows
 
@@ -134,28 +137,48 @@ _Part = tuple[Accepted, GpuTime]
 
 def _index(
     readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: int
-) -> tuple[dict[tuple[str, int], list[_Part]], set[Finding]]:
-    """Return each rostered GPU's parts by (identity, cell), identical readings once, and unrostered UUIDs as findings."""
+) -> tuple[dict[tuple[str, int], list[_Part]], frozenset[str], set[Finding]]:
+    """Return each rostered GPU's parts by (identity, cell), the digests of equivocal readings, unrostered UUIDs."""
     by_uuid = {entry.gpu: entry.gpu for entry in roster.entries}
-    by_serial = {entry.serial: entry.gpu for entry in roster.entries if entry.serial is not None}
+    by_serial = {entry.serial: entry.gpu for entry in roster.entries if entry.gpu == f"serial:{entry.serial}"}
     parts: dict[tuple[str, int], list[_Part]] = {}
     findings: set[Finding] = set()
-    seen: set[str] = set()
-    for accepted in readings:
+    unique = _unique(readings)
+    for accepted in unique.values():
         reading = accepted.reading
-        if not start_ms <= reading.cell_ms < end_ms or accepted.digest in seen:
+        if not start_ms <= reading.cell_ms < end_ms:
             continue
-        seen.add(accepted.digest)
         for gpu in reading.gpus:
             identity = by_uuid.get(gpu.uuid)
             if identity is None and gpu.serial is not None:
-                found = by_serial.get(gpu.serial)
-                identity = found if found is not None and found.startswith("serial:") else None
+                identity = by_serial.get(gpu.serial)
             if identity is None:
                 findings.add(_unrostered(reading, gpu))
                 continue
             parts.setdefault((identity, reading.cell_ms), []).append((accepted, gpu))
-    return parts, findings
+    return parts, _equivocal(unique.values()), findings
+
+
+def _unique(readings: Iterable[Accepted]) -> dict[str, Accepted]:
+    """Return each reading once, by digest, with its workloads if they came with any of its copies."""
+    unique: dict[str, Accepted] = {}
+    for accepted in readings:
+        known = unique.get(accepted.digest)
+        if known is None or len(known.workloads) < len(accepted.workloads):
+            unique[accepted.digest] = accepted
+    return unique
+
+
+def _equivocal(readings: Iterable[Accepted]) -> frozenset[str]:
+    """Return the digests of readings that share node, session and sequence and differ in bytes.
+
+    Wherever they are: a node may use one name for two cells, or leave a GPU out of one of the two.
+    """
+    by_name: dict[tuple[str, str, int], list[str]] = {}
+    for accepted in readings:
+        reading = accepted.reading
+        by_name.setdefault((reading.node_id, reading.session, reading.sequence), []).append(accepted.digest)
+    return frozenset(digest for digests in by_name.values() if len(digests) > 1 for digest in digests)
 
 
 def _unrostered(reading: Reading, gpu: GpuTime) -> Finding:
@@ -167,7 +190,18 @@ def _unrostered(reading: Reading, gpu: GpuTime) -> Finding:
     )
 
 
-def _settle(parts: Sequence[_Part], entry: Entry, cell_ms: int) -> tuple[list[_Part], list[Finding]]:
+def _out_of_service(gpu: str, reading: Reading) -> Finding:
+    return Finding(
+        at_ms=floor_to(reading.start_ms, HOUR_MS),
+        kind="out_of_service",
+        subject=gpu,
+        text=f"{reading.node_name} reports {gpu} while the roster has it out of service; that time is in no figure",
+    )
+
+
+def _settle(
+    parts: Sequence[_Part], equivocal: frozenset[str], entry: Entry, cell_ms: int
+) -> tuple[list[_Part], list[Finding]]:
     """Return the parts of one GPU and cell that count, in order of time, and findings about the others."""
     findings: list[Finding] = []
     own: list[_Part] = []
@@ -180,21 +214,12 @@ def _settle(parts: Sequence[_Part], entry: Entry, cell_ms: int) -> tuple[list[_P
             text = f"{node} claims {entry.gpu}, which the roster has at {entry.node}; the claim does not count"
             findings.append(Finding(at_ms=hour_ms, kind="foreign_claim", subject=entry.gpu, text=text))
     own.sort(key=lambda part: (part[0].reading.start_ms, part[0].reading.end_ms, part[0].digest))
-    bad = _equivocations(own) | _overlaps(own)
+    bad = {("equivocation", part[0].digest) for part in own if part[0].digest in equivocal} | _overlaps(own)
     for kind in sorted({kind for kind, _ in bad}):
         text = f"{entry.node} sealed {kind} about {entry.gpu} in one cell; the span counts as dark"
         findings.append(Finding(at_ms=hour_ms, kind=kind, subject=entry.gpu, text=text))
     dropped = {digest for _, digest in bad}
     return [part for part in own if part[0].digest not in dropped], findings
-
-
-def _equivocations(parts: Sequence[_Part]) -> set[tuple[str, str]]:
-    """Return (kind, digest) of parts that share node, session and sequence and differ in bytes."""
-    by_name: dict[tuple[str, str, int], list[str]] = {}
-    for accepted, _ in parts:
-        reading = accepted.reading
-        by_name.setdefault((reading.node_id, reading.session, reading.sequence), []).append(accepted.digest)
-    return {("equivocation", digest) for digests in by_name.values() if len(digests) > 1 for digest in digests}
 
 
 def _overlaps(parts: Sequence[_Part]) -> set[tuple[str, str]]:
@@ -259,13 +284,12 @@ def _hour_row(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> HourRow:
         for reason, amount in gpu.uncovered_slice_ms.items():
             uncovered[reason] = uncovered.get(reason, 0) + amount
     memory = [gpu.memory_used_bytes_max for gpu in gpus if gpu.memory_used_bytes_max is not None]
-    models = sorted({gpu.model for gpu in gpus if gpu.model is not None})
-    serials = sorted({gpu.serial for gpu in gpus if gpu.serial is not None})
     return HourRow(
         hour_ms=hour_ms,
         gpu=entry.gpu,
-        serial=entry.serial if entry.serial is not None else (serials[0] if serials else None),
-        model=entry.model if entry.model is not None else (models[0] if models else None),
+        # From the roster alone: were they read from what reported, dark time would drop out of its group.
+        serial=entry.serial,
+        model=entry.model,
         site=entry.site,
         cluster=entry.cluster,
         pool=entry.pool,
@@ -282,19 +306,22 @@ def _hour_row(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> HourRow:
 
 
 def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[HolderRow]:
-    busy: dict[tuple[str, str | None], int] = {}
-    held: dict[tuple[str, str | None], int] = {}
+    times: dict[tuple[str, str | None], dict[State, int]] = {}
     memory: dict[tuple[str, str | None], int] = {}
     for row in rows:
         for accepted, gpu in row.parts:
+            # Held time without its workloads is still held by somebody, and must not drop out of the list.
+            missing = {state: gpu.state_slice_ms.get(state, 0) for state in (State.BUSY, State.HELD)}
             for part in accepted.workloads:
                 if part.uuid != gpu.uuid:
                     continue
                 key = (part.workload, part.user)
-                busy[key] = busy.get(key, 0) + part.state_slice_ms.get(State.BUSY, 0)
-                held[key] = held.get(key, 0) + part.state_slice_ms.get(State.HELD, 0)
+                _add_times(times, key, part.state_slice_ms)
+                missing = {state: left - part.state_slice_ms.get(state, 0) for state, left in missing.items()}
                 if part.memory_bytes_max is not None:
                     memory[key] = max(memory.get(key, 0), part.memory_bytes_max)
+            if any(missing.values()):
+                _add_times(times, (UNATTRIBUTED, None), missing)
     return [
         HolderRow(
             hour_ms=hour_ms,
@@ -302,9 +329,17 @@ def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[Ho
             node=entry.node,
             workload=workload,
             user=user,
-            busy_slice_ms=busy[workload, user],
-            held_slice_ms=held[workload, user],
+            busy_slice_ms=states.get(State.BUSY, 0),
+            held_slice_ms=states.get(State.HELD, 0),
             memory_bytes_max=memory.get((workload, user)),
         )
-        for workload, user in busy
+        for (workload, user), states in times.items()
     ]
+
+
+def _add_times(
+    times: dict[tuple[str, str | None], dict[State, int]], key: tuple[str, str | None], amounts: Mapping[State, int]
+) -> None:
+    sums = times.setdefault(key, {})
+    for state, amount in amounts.items():
+        sums[state] = sums.get(state, 0) + amount

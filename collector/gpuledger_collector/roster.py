@@ -8,7 +8,7 @@ is a function of the set of readings, so two collectors that saw the same readin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpuledger.cells import CELL_MS, ceil_to, floor_to
@@ -44,7 +44,10 @@ class WindowKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A declared standby or maintenance of a whole node or one GPU; valid only if declared before it began."""
+    """A declared standby or maintenance; valid only if declared before it began.
+
+    It is meant for every GPU of `node`, for `gpu` wherever it is, or, with both, for `gpu` while it is at `node`.
+    """
 
     kind: WindowKind
     start_ms: int
@@ -55,11 +58,13 @@ class Window:
 
     @property
     def is_valid(self) -> bool:
-        return self.declared_ms <= self.start_ms
+        return self.declared_ms < self.start_ms
 
     def covers(self, entry: Entry, cell_ms: int) -> bool:
         """Return whether the whole cell is inside the window (inward rounding) and the GPU is meant."""
-        meant = self.gpu == entry.gpu if self.gpu is not None else self.node == entry.node
+        if self.gpu is None and self.node is None:
+            return False
+        meant = self.gpu in {None, entry.gpu} and self.node in {None, entry.node}
         return meant and self.is_valid and self.start_ms <= cell_ms and cell_ms + CELL_MS <= self.end_ms
 
 
@@ -111,8 +116,9 @@ def discover(claims: Iterable[Claim], places: Mapping[str, tuple[str, str, str]]
     A GPU belongs to the node that claimed it first (ties: the lesser name) from its first claimed cell on; only a
     retirement (`retired`: gpu -> POSIX ms) ends it. `places` gives (site, cluster, pool) by node.
     """
+    known = list(claims)
     first: dict[str, Claim] = {}
-    for claim in claims:
+    for claim in known:
         best = first.get(claim.gpu)
         if best is None or (claim.first_ms, claim.node) < (best.first_ms, best.node):
             first[claim.gpu] = claim
@@ -127,11 +133,35 @@ def discover(claims: Iterable[Claim], places: Mapping[str, tuple[str, str, str]]
                 node=claim.node,
                 from_ms=claim.first_ms,
                 to_ms=retired.get(gpu),
-                serial=claim.serial,
                 site=site,
                 cluster=cluster,
                 pool=pool,
-                model=claim.model,
             )
         )
-    return Roster(entries=tuple(entries))
+    return complete(Roster(entries=tuple(entries)), known)
+
+
+def complete(roster: Roster, claims: Iterable[Claim]) -> Roster:
+    """Return the roster with the serial and model it does not give, as the entry's own node first reported them.
+
+    A ledger groups by the roster alone, never by what reported in an hour; so what is missing is filled in here, for
+    all time at once, and dark hours stay in the group of the GPU.
+    """
+    by_gpu: dict[tuple[str, str], list[Claim]] = {}
+    for claim in sorted(claims, key=lambda c: (c.first_ms, c.serial or "", c.model or "")):
+        by_gpu.setdefault((claim.gpu, claim.node), []).append(claim)
+        if claim.serial is not None:
+            by_gpu.setdefault((f"serial:{claim.serial}", claim.node), []).append(claim)
+    entries = []
+    for entry in roster.entries:
+        own = by_gpu.get((entry.gpu, entry.node), [])
+        serial = next((claim.serial for claim in own if claim.serial is not None), None)
+        model = next((claim.model for claim in own if claim.model is not None), None)
+        entries.append(
+            replace(
+                entry,
+                serial=serial if entry.serial is None else entry.serial,
+                model=model if entry.model is None else entry.model,
+            )
+        )
+    return replace(roster, entries=tuple(entries))
