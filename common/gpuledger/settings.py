@@ -9,7 +9,6 @@ of the wrong kind is a ConfigurationError that names file, key, value and what w
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import types
 import typing
@@ -175,8 +174,6 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
 
 def _check_limits(value: Any, metadata: Mapping[str, Any], where: str) -> None:
     low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigurationError(f"{where}: {value!r} is not a finite number")
     if choices is not None and value not in choices:
         raise ConfigurationError(f"{where}: {value!r} is not one of {', '.join(choices)}")
     if low is not None and value < low:
