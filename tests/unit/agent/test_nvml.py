@@ -45,7 +45,9 @@ def test_another_package_that_calls_itself_pynvml_is_one_sentence_that_names_its
     (impostor / "__init__.py").write_text("def nvmlInit(): pass\nclass NVMLError(Exception): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
-    with pytest.raises(BindingUnusable, match=f"^{impostor}/__init__.py: .*it has no NVMLLibraryMismatchError.*nvidia-"):
+    with pytest.raises(
+        BindingUnusable, match=f"^{impostor}/__init__.py: .*it has no NVMLLibraryMismatchError.*nvidia-"
+    ):
         Nvml()
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
 
@@ -134,6 +136,6 @@ def test_a_field_of_an_unexpected_kind_is_a_failed_call(nvml: Nvml, fake: FakeNv
     def strange(handle: Any, fields: list[int]) -> list[Any]:
         return [SimpleNamespace(nvmlReturn=0, valueType=kind, value=SimpleNamespace(dVal=float("nan")))]
 
-    fake.nvmlDeviceGetFieldValues = strange  # type: ignore[assignment,method-assign]
+    fake.nvmlDeviceGetFieldValues = strange  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="unexpected_value_type"):
         nvml.recovery_action(nvml.handle(0))
