@@ -267,7 +267,8 @@ class Intake:
         """Compare the reading's hash of its predecessor with the predecessors that are held."""
         node = reading.node_name
         if reading.previous == GENESIS:
-            if batch.digests or self._store.has_readings(reading.node_id):
+            # Of an earlier time: the journal's own later readings may have come first.
+            if self._store.has_readings(reading.node_id, before_ms=reading.start_ms):
                 text = f"the journal of {node} starts anew with reading {reading.sequence} of session {reading.session}"
                 self._find(batch, "journal_restarted", node, reading.start_ms, text)
             return
