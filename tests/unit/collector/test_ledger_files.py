@@ -271,9 +271,7 @@ def test_columns_of_another_version_are_refused(tmp_path: Path, monkeypatch: pyt
     files = LedgerFiles(tmp_path, Annotations())
     files.write_hours(ledger_of((row(0),)), [MONDAY_MS])
     monkeypatch.setattr(columns, "SCHEMA", 2)
-    with pytest.raises(
-        StorageError, match=r"parquet: has columns of version 1; run: gpuledger ledger rebuild"
-    ):
+    with pytest.raises(StorageError, match=r"parquet: has columns of version 1; run: gpuledger ledger rebuild"):
         files.rows(0, 2**62)
 
 
