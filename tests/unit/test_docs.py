@@ -2,13 +2,11 @@
 """What the documents say is so: generated ones are up to date, links lead somewhere, examples are accepted."""
 
 import dataclasses
-import importlib
-import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -16,8 +14,15 @@ import pytest
 import docs
 from gpuledger import metrics
 from gpuledger.metrics import Family, Kind
-from gpuledger.settings import read_toml, setting
+from gpuledger.reading import GpuTime, Reading, encode
+from gpuledger.settings import setting
+from gpuledger.states import State, Uncovered
 from gpuledger_agent import config as agent_config
+from gpuledger_collector import config as collector_config
+from gpuledger_collector import roster_files
+from gpuledger_collector.intake import Refusal
+from gpuledger_collector.poll import Failure
+from gpuledger_collector.targets import load_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -145,34 +150,17 @@ def test_no_picture_is_awaited_that_is_there() -> None:
     assert [name for name in AWAITED if (ROOT / name).exists()] == []
 
 
-Loader = Callable[..., Any]
-
-
-def loader(module: str, function: str) -> Loader | None:
-    """Return a program's own loader, or None while its module has not landed."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    found: Loader = getattr(importlib.import_module(module), function)
-    return found
-
-
 def load_agent(file: Path) -> None:
     agent_config.load(file, {}, {})
 
 
 def load_collector(file: Path) -> None:
-    load = loader("gpuledger_collector.config", "load")
-    if load is not None:
-        load(file, {}, {})
-    load_targets = loader("gpuledger_collector.targets", "load_targets")
-    if load_targets is not None:
-        assert len(load_targets(file)) > 0
+    collector_config.load(file, {}, {})
+    assert len(load_targets(file)) > 0
 
 
 def load_roster(file: Path) -> None:
-    load = loader("gpuledger_collector.roster_files", "load_roster")
-    if load is not None:
-        assert len(load(file).entries) > 0
+    assert len(roster_files.load_roster(file).entries) > 0
 
 
 LOADERS: dict[str, Callable[[Path], None]] = {
@@ -190,7 +178,6 @@ def test_every_toml_example_is_accepted_by_the_program_it_is_for(tmp_path: Path)
             assert name in LOADERS, f"{name_of(page)}: the first line of a TOML example names its file: # agent.toml"
             file = tmp_path / name
             file.write_text(text, encoding="utf-8")
-            read_toml(file)
             LOADERS[name](file)
             seen.add(name)
     assert seen == set(LOADERS)
@@ -248,6 +235,89 @@ def test_every_command_that_the_pages_show_exists_with_its_options() -> None:
 def test_a_command_or_option_that_does_not_exist_would_be_noticed(line: str, problem: str) -> None:
     commands = {command.name: command.context for command in docs.walk()}
     assert problem_of(line, commands) == f"{line}: {problem}"
+
+
+def programs() -> str:
+    files = [path for folder in ("agent", "collector") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def test_the_runbook_has_every_event_that_is_logged_as_a_warning_or_an_error() -> None:
+    events = set(re.findall(r"(?:_log|logger)\.(?:warning|error|exception)\(\s*\"([a-z_]+)\"", programs()))
+    events |= set(re.findall(r"self\._fail\(\"([a-z_]+_failed)\"", programs()))
+    assert {"driver_unavailable", "seal_failed", "target_failed"} <= events
+    assert sorted(events - {"finding"} - words_of("docs/runbook.md")) == []
+
+
+def test_the_runbook_has_every_kind_of_finding_and_every_reason_of_a_failed_poll_or_a_refusal() -> None:
+    kinds = set(re.findall(r"(?:kind=|_find\(batch, )\"([a-z_]+)\"", programs()))
+    assert {"unrostered", "sequence_gap", "late_declaration"} <= kinds
+    reasons = {reason.value for reason in (*Failure, *Refusal)}
+    assert sorted((kinds | reasons | {"overlap", "equivocation"}) - words_of("docs/runbook.md")) == []
+
+
+def test_the_page_on_accounting_has_every_state_and_every_reason_of_uncovered_time() -> None:
+    names = {name.value for name in (*State, *Uncovered)}
+    assert sorted(names - words_of("docs/accounting.md")) == []
+
+
+FULL_GPU = GpuTime(
+    uuid="GPU-1",
+    serial="1",
+    index=1,
+    pci_bus_id="1",
+    model="1",
+    memory_total_bytes=1,
+    power_limit_mw=1,
+    state_slice_ms={State.BUSY: 7, State.UNMEASURED: 7},
+    uncovered_slice_ms={Uncovered.GAP: 7},
+    bin_slice_ms=(0, 0, 7, 0, 0, 0, 0, 0),
+    active_ns=1,
+    active_known_ms=1,
+    activity_source="polled",
+    energy_mj={"busy": 1},
+    energy_start_mj=1,
+    energy_end_mj=2,
+    energy_epochs=1,
+    memory_used_bytes_max=1,
+    hang_suspicion_ms=1,
+    rejected_values=1,
+)
+FULL_READING = Reading(
+    node_id="1",
+    node_name="1",
+    session="1",
+    sequence=1,
+    boot_id="1",
+    start_ms=0,
+    end_ms=3,
+    wall_start_ms=0,
+    wall_end_ms=3,
+    interval_ms=1,
+    agent_version="1",
+    configuration_digest="1",
+    previous="1",
+    checkpoint="1",
+    part=(1, 2),
+    simulated=True,
+    workloads_digest="1",
+    gpus=(FULL_GPU,),
+)
+"""A reading that leaves no field out."""
+
+
+def test_the_page_on_readings_has_every_field_of_a_reading() -> None:
+    core = json.loads(encode(FULL_READING))
+    gpu = core["gpus"][0]
+    assert len(core) == len(dataclasses.fields(Reading)) + 1  # the schema's number is no field
+    assert len(gpu) == len(dataclasses.fields(GpuTime))
+    assert sorted((core.keys() | gpu.keys()) - words_of("docs/readings.md")) == []
+
+
+def words_of(page: str) -> set[str]:
+    """Return the words that the page has in code spans."""
+    spans = re.findall(r"`([^`\n]+)`", (ROOT / page).read_text(encoding="utf-8"))
+    return {word for span in spans for word in re.findall(r"[a-z_0-9]+", span)}
 
 
 def test_every_decision_record_has_its_four_parts_and_a_number_of_its_own() -> None:
