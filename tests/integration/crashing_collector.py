@@ -18,7 +18,7 @@ from tests.fakes.readings import MONDAY_MS, FakeNode
 from tests.fakes.storage import Storage
 
 NODES = 3
-CELLS = 400
+CELLS = 800
 LIFE_SECONDS_MAX = 0.12
 
 

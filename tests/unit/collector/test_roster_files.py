@@ -2,6 +2,7 @@
 """Roster files: what they mean, and where they are wrong."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from gpuledger_collector.roster import Entry, WindowKind
 from gpuledger_collector.roster_files import DeclaredWindow, load_roster
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "roster.md"
-UUID = "GPU-5f3c6a52-0d7b-4c0e-9a55-0f6f5a7b3c11"
+UUID = "GPU-3b1f7a52-98c4-4d07-a3a1-0c4d6c8f2e11"
 GPU = '[[gpu]]\nuuid = "GPU-1"\nnode = "n1"\nfrom = 2026-11-02\n'
 
 
@@ -31,57 +32,62 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-ENTRIES = (
-    Entry(
-        gpu=UUID,
-        serial="1650523012345",
-        node="gpu-01",
-        site="fra1",
-        cluster="train",
-        pool="h100-sxm",
-        model="NVIDIA H100 80GB HBM3",
-        from_ms=ms("2026-11-02"),
-    ),
-    Entry(
-        gpu="serial:1650523099999",
-        serial="1650523099999",
-        node="gpu-02",
-        site="fra1",
-        from_ms=ms("2026-11-02T07:00"),
-        to_ms=ms("2026-12-01"),
-    ),
+FIRST = Entry(
+    gpu=UUID,
+    serial="1654923012345",
+    node="node-001",
+    site="fra1",
+    cluster="train",
+    pool="h100",
+    from_ms=ms("2026-09-01"),
+)
+SECOND = Entry(
+    gpu="serial:1654923067890",
+    serial="1654923067890",
+    node="node-002",
+    site="fra1",
+    from_ms=ms("2026-09-01"),
+    to_ms=ms("2026-11-15T12:00"),
 )
 
 
 def test_the_documents_toml_example_means_what_it_says(tmp_path: Path) -> None:
     declared = load_roster(write(tmp_path / "roster.toml", example("toml")))
-    assert declared.entries == ENTRIES
+    assert declared.entries == (replace(FIRST, model="NVIDIA H100 80GB HBM3"), SECOND)
     assert declared.windows == (
         DeclaredWindow(
             kind=WindowKind.MAINTENANCE,
-            node="gpu-01",
-            start_ms=ms("2027-01-12T06:00"),
-            end_ms=ms("2027-01-12T10:00"),
-        ),
-        DeclaredWindow(
-            kind=WindowKind.STANDBY,
-            gpu="serial:1650523099999",
-            start_ms=ms("2027-01-20"),
-            end_ms=ms("2027-01-22"),
+            node="node-001",
+            start_ms=ms("2026-12-01T06:00"),
+            end_ms=ms("2026-12-01T18:00"),
         ),
     )
 
 
-def test_the_documents_csv_example_means_the_same_gpus(tmp_path: Path) -> None:
-    assert load_roster(write(tmp_path / "roster.csv", example("csv"))).entries == ENTRIES
+def test_the_documents_csv_example_means_what_it_says(tmp_path: Path) -> None:
+    assert load_roster(write(tmp_path / "roster.csv", example("csv"))).entries == (FIRST,)
 
 
 def test_a_toml_file_may_take_its_gpus_from_a_csv_file_beside_it(tmp_path: Path) -> None:
     csv_file = write(tmp_path / "gpus.csv", example("csv"))
     path = write(tmp_path / "roster.toml", 'gpus_csv = "gpus.csv"\n')
     declared = load_roster(path)
-    assert declared.entries == ENTRIES
+    assert declared.entries == (FIRST,)
     assert declared.files == (path, csv_file)
+
+
+def test_a_window_may_mean_one_gpu_by_uuid_or_serial_and_only_while_it_is_at_a_node(tmp_path: Path) -> None:
+    text = 'uuid = "GPU-1"\nserial = "S"\nnode = "n1"\nfrom = 2026-11-02\n'
+    span = "from = 2026-11-02\nto = 2026-11-03\n"
+    for gpu in ("GPU-1", "S"):
+        given = f'[[gpu]]\n{text}[[window]]\nkind = "standby"\nnode = "n1"\ngpu = "{gpu}"\n{span}'
+        (window,) = load_roster(write(tmp_path / "r.toml", given)).windows
+        assert (window.gpu, window.node) == ("GPU-1", "n1")
+
+
+def test_a_time_may_carry_an_offset(tmp_path: Path) -> None:
+    text = "uuid,node,from\nGPU-1,n1,2026-11-02T08:00:00+01:00\n"
+    assert load_roster(write(tmp_path / "r.csv", text)).entries[0].from_ms == ms("2026-11-02T07:00")
 
 
 def test_a_file_with_windows_only_leaves_the_gpus_to_discovery(tmp_path: Path) -> None:

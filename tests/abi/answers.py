@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scripted library answers at a moment: the same rules as library/*.c, written a second time.
+
+The library's tests hold the two against each other; the oracle reads from here. Times are nanoseconds since script
+start; integrals are exact integers (value × ns).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from tests.abi.script import Constant, Failure, Gpu, Rule, Script, Signal, Wave
+
+MS_NS = 1_000_000
+SECOND_NS = 1_000_000_000
+PERCENT = 10_000
+DEFAULTS = {"power_mw": 70_000}
+
+
+def _antiderivative(wave: Wave, at_ns: int) -> int:
+    period_ns, on_ns = wave.period_ms * MS_NS, wave.on_ms * MS_NS
+    periods, rest_ns = divmod(at_ns - wave.phase_ms * MS_NS, period_ns)
+    whole = on_ns * wave.high + (period_ns - on_ns) * wave.low
+    return periods * whole + min(rest_ns, on_ns) * wave.high + max(rest_ns - on_ns, 0) * wave.low
+
+
+def _area(signal: Signal, from_ns: int, to_ns: int) -> int:
+    if isinstance(signal, Failure):
+        return 0
+    if isinstance(signal, Constant):
+        return signal.value * (to_ns - from_ns)
+    return _antiderivative(signal, to_ns) - _antiderivative(signal, from_ns)
+
+
+class Track:
+    """One quantity over time."""
+
+    def __init__(self, spans: list[tuple[int, Signal]]) -> None:
+        self._starts_ns = [from_ms * MS_NS for from_ms, _ in spans]
+        self._signals = [signal for _, signal in spans]
+        self._before = [0]
+        self._run_starts_ns: list[int | None] = [None]
+        for index in range(1, len(spans)):
+            last = self._signals[index - 1]
+            area = _area(last, self._starts_ns[index - 1], self._starts_ns[index])
+            self._before.append(self._before[-1] + area)
+            broken = isinstance(last, Failure)
+            self._run_starts_ns.append(self._starts_ns[index] if broken else self._run_starts_ns[-1])
+
+    def _index(self, at_ns: int) -> int:
+        return max(bisect_right(self._starts_ns, at_ns) - 1, 0)
+
+    def value(self, at_ns: int) -> int | Failure:
+        """The value at a moment, or why there is none."""
+        signal = self._signals[self._index(at_ns)]
+        if isinstance(signal, Failure):
+            return signal
+        if isinstance(signal, Constant):
+            return signal.value
+        on = (at_ns - signal.phase_ms * MS_NS) % (signal.period_ms * MS_NS) < signal.on_ms * MS_NS
+        return signal.high if on else signal.low
+
+    def integral(self, at_ns: int) -> int:
+        """Value × ns from script start to a moment."""
+        index = self._index(at_ns)
+        return self._before[index] + _area(self._signals[index], self._starts_ns[index], at_ns)
+
+    def mean(self, at_ns: int, window_ns: int, unit: int) -> int | Failure:
+        """The mean over the window before a moment, in whole units, rounded half up."""
+        now = self.value(at_ns)
+        if isinstance(now, Failure):
+            return now
+        run_ns = self._run_starts_ns[self._index(at_ns)]
+        from_ns = at_ns - window_ns if run_ns is None else max(run_ns, at_ns - window_ns)
+        if from_ns == at_ns:
+            return (2 * now + unit) // (2 * unit)
+        divisor = (at_ns - from_ns) * unit
+        return (2 * (self.integral(at_ns) - self.integral(from_ns)) + divisor) // (2 * divisor)
+
+
+class GpuAnswers:
+    """One GPU's answers."""
+
+    def __init__(self, script: Script, index: int) -> None:
+        self.index = index
+        self.gpu: Gpu = script.gpus[index]
+        self._period_ns = script.utilization_period_ms * MS_NS
+        self._tracks = {name: Track(spans) for name, spans in self.gpu.tracks.items()}
+
+    def track(self, name: str) -> Track:
+        """The quantity's track, scripted or not."""
+        if name not in self._tracks:
+            self._tracks[name] = Track([(0, Constant(DEFAULTS.get(name, 0)))])
+        return self._tracks[name]
+
+    def utilization_pct(self, at_ns: int) -> int | Failure:
+        """nvmlDeviceGetUtilizationRates().gpu; a failing memory track fails the call as well."""
+        memory = self.track("memory_utilization").mean(at_ns, self._period_ns, PERCENT)
+        gpu = self.track("utilization").mean(at_ns, self._period_ns, PERCENT)
+        return gpu if isinstance(gpu, Failure) else memory if isinstance(memory, Failure) else gpu
+
+    def energy_mj(self, at_ns: int) -> int | Failure:
+        """The board's odometer."""
+        power = self.track("power_mw")
+        now = power.value(at_ns)
+        if isinstance(now, Failure):
+            return now
+        base_mj, since = self.gpu.energy_base_mj, 0
+        for reset_ms, reset_mj in self.gpu.energy_resets:
+            if reset_ms * MS_NS <= at_ns:
+                base_mj, since = reset_mj, power.integral(reset_ms * MS_NS)
+        return base_mj + (power.integral(at_ns) - since) // SECOND_NS
+
+    def processes(self, kind: str, at_ns: int) -> list[int]:
+        """The pids one list shows."""
+        return [
+            process.pid
+            for process in self.gpu.processes
+            if process.kind == kind
+            and process.from_ms * MS_NS <= at_ns
+            and (process.to_ms is None or at_ns < process.to_ms * MS_NS)
+        ]
+
+    def outage(self, at_ns: int) -> int | None:
+        """The code of an outage now, or None."""
+        for outage in self.gpu.outages:
+            if outage.from_ms * MS_NS <= at_ns and (outage.to_ms is None or at_ns < outage.to_ms * MS_NS):
+                return outage.code
+        return None
+
+
+class Calls:
+    """The rules' effect on each call, and the time calls take. `now_ns` is script time."""
+
+    def __init__(self, script: Script) -> None:
+        self.now_ns = 0
+        self._rules = script.rules
+        self._seen = [0] * len(script.rules)
+
+    def enter(self, function: str, answers: GpuAnswers | None) -> int | None:
+        """Make a call: time passes by its latency. Returns the error's code, or None if the call gets through."""
+        code = self._apply(function, answers)
+        if code is None and answers is not None:
+            code = answers.outage(self.now_ns)
+        return code
+
+    def field_error(self, field: int, answers: GpuAnswers) -> int | None:
+        """The scripted error of one entry of nvmlDeviceGetFieldValues."""
+        for rule in self._rules:
+            if rule.field is None or rule.field[0] != field:
+                continue
+            if self._matches(rule, "nvmlDeviceGetFieldValues", answers):
+                return rule.field[1]
+        return None
+
+    def _matches(self, rule: Rule, function: str, answers: GpuAnswers | None) -> bool:
+        if rule.function not in ("*", function):
+            return False
+        if rule.gpu is not None and (answers is None or answers.index != rule.gpu):
+            return False
+        return rule.from_ms * MS_NS <= self.now_ns and (rule.to_ms is None or self.now_ns < rule.to_ms * MS_NS)
+
+    def _apply(self, function: str, answers: GpuAnswers | None) -> int | None:
+        code: int | None = None
+        latency_ms = 0
+        for index, rule in enumerate(self._rules):
+            if rule.field is not None or not self._matches(rule, function, answers):
+                continue
+            if rule.latency_ms is not None:
+                latency_ms += rule.latency_ms
+                continue
+            failure = rule.error
+            if rule.fail is not None:
+                number, of, failure = rule.fail
+                self._seen[index] += 1
+                if (self._seen[index] - 1) % of != number:
+                    continue
+            code = failure if code is None else code
+        self.now_ns += latency_ms * MS_NS
+        return code

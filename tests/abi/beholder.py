@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an honest agent reads in a tick, call by call: the oracle's eyes.
+
+The order of the calls matters only where they take scripted time; it is the agent's own and stated here once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
+from tests.abi.script import (
+    DRIVER_NOT_LOADED,
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    LIB_RM_VERSION_MISMATCH,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    UNINITIALIZED,
+    Failure,
+)
+
+PROCESS_EVERY_NS = 30 * SECOND_NS
+PROCESS_VALID_NS = 60 * SECOND_NS
+HEALTH_EVERY_NS = 10 * SECOND_NS
+HEALTH_VALID_NS = 30 * SECOND_NS
+RECOVERY_FIELD = 230
+ENERGY_FIELD = 83
+PPM_PER_PERCENT = 10_000
+ENUMERATE_EVERY_NS = 10 * SECOND_NS
+RETRY_FIRST_NS = SECOND_NS
+RETRY_MOST_NS = 60 * SECOND_NS
+LIBRARY_WIDE = (UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH)
+DRIVER_WIDE = {NO_PERMISSION: "permission"}
+"""Why nothing is covered when the library does not start with this code; any other: "library"."""
+UUID = "nvmlDeviceGetUUID"
+IDENTITY = (
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetPciInfo_v3",
+    UUID,
+    "nvmlDeviceGetSerial",
+    "nvmlDeviceGetName",
+    "nvmlDeviceGetEnforcedPowerLimit",
+)
+GONE = (GPU_IS_LOST, RESET_REQUIRED)
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """One GPU in one tick. None is unknown. `reason` says why nothing at all can be said."""
+
+    reason: str | None = None
+    down: bool = False
+    healthy: bool | None = None
+    process: bool | None = None
+    activity_ppm: int | None = None
+    sm_ppm: int | None = None
+    energy_mj: int | None = None
+
+
+class _LibraryGone(Exception):
+    """NVML as a whole cannot be used; `reason` None: it is not time to try again yet."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _GpuGone(Exception):
+    """The GPU is lost or waits for a reset."""
+
+
+def _raise_if_gone(code: int | None) -> None:
+    if code in LIBRARY_WIDE:
+        raise _LibraryGone("library")
+    if code in GONE:
+        raise _GpuGone
+
+
+class _Memory:
+    """What the agent remembers of one GPU from tick to tick."""
+
+    def __init__(self) -> None:
+        self.process: bool | None = None
+        self.process_read_ns: int | None = None
+        self.process_failed = False
+        self.process_bytes: int | None = None
+        self.recovery: int | None = None
+        self.recovery_read_ns: int | None = None
+        self.remap_failure: int | None = None
+        self.remap_read_ns: int | None = None
+        self.health_tried_ns: int | None = None
+
+
+class Beholder:
+    """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._memories: dict[int, _Memory] = {}
+        self._edge_ns = 0
+        self._codes: list[int | None] = []
+        self._attached = False
+        self._known: set[int] = set()
+        self._enumerated_ns: int | None = None
+        self._reason = "library"
+        self._retry_ns: int | None = None
+        self._patience_ns = RETRY_FIRST_NS
+
+    def forget(self) -> None:
+        """A new session trusts nothing that was read before it."""
+        self._memories.clear()
+        self._enumerated_ns = None
+
+    def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
+        """One tick over all GPUs; None for a GPU that has never been found yet."""
+        self._edge_ns = self._calls.now_ns
+        try:
+            if not self._attached:
+                self._attach()
+            self._enumerate(gpus)
+            return [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+        except _LibraryGone as gone:
+            self._let_go(gone.reason)
+            return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+
+    def _attach(self) -> None:
+        if self._retry_ns is not None and self._edge_ns < self._retry_ns:
+            raise _LibraryGone(None)
+        code = self._calls.enter("nvmlInitWithFlags", None)
+        if code is not None:
+            raise _LibraryGone(DRIVER_WIDE.get(code, "library"))
+        self._attached = True
+        self.forget()
+        self._call("nvmlSystemGetDriverVersion", None)
+        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+
+    def _let_go(self, reason: str | None) -> None:
+        if reason is None:
+            return  # only waiting for the next attempt
+        self._attached = False
+        self._reason = reason
+        self._retry_ns = self._edge_ns + self._patience_ns
+        self._patience_ns = min(2 * self._patience_ns, RETRY_MOST_NS)
+
+    def _enumerate(self, gpus: list[GpuAnswers]) -> None:
+        """Which GPUs are there is asked again every ten seconds; a lost one stays where it was."""
+        if self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS:
+            return
+        if self._call("nvmlDeviceGetCount_v2", None) is not None:
+            return
+        for gpu in gpus:
+            if all(self._call(function, gpu) is None for function in ("nvmlDeviceGetHandleByIndex_v2", UUID)):
+                known = gpu.index in self._known
+                if known or all(self._call(function, gpu) not in GONE for function in IDENTITY):
+                    self._known.add(gpu.index)
+        self._enumerated_ns = self._edge_ns
+
+    def _look_at(self, gpu: GpuAnswers) -> Seen:
+        memory = self._memories.setdefault(gpu.index, _Memory())
+        self._codes = []
+        seen = Seen()
+        try:
+            seen.energy_mj = self._energy(gpu)
+            seen.activity_ppm = self._activity(gpu)
+            used = self._used_bytes(gpu)
+            bad = self._health(gpu, memory)
+            seen.process = self._processes(gpu, memory, used)
+        except _GpuGone:
+            # Whatever was read before the loss is not trusted after it.
+            self._memories[gpu.index] = _Memory()
+            return Seen(down=True)
+        if all(code is not None for code in self._codes):
+            return Seen(reason="calls_failed")
+        seen.healthy = None if bad is None else not bad
+        seen.down = bool(bad)
+        return seen
+
+    def _call(self, function: str, gpu: GpuAnswers | None) -> int | None:
+        code = self._calls.enter(function, gpu)
+        if code in LIBRARY_WIDE:
+            raise _LibraryGone("library")
+        return code
+
+    def _enter(self, function: str, gpu: GpuAnswers) -> bool:
+        code = self._call(function, gpu)
+        _raise_if_gone(code)
+        self._codes.append(code)
+        return code is None
+
+    def _got(self, answer: int | Failure) -> int | None:
+        """A value, or None; a scripted failure counts as the call's own error."""
+        if isinstance(answer, Failure):
+            _raise_if_gone(answer.code)
+            self._codes[-1] = answer.code
+            return None
+        return answer
+
+    def _energy(self, gpu: GpuAnswers) -> int | None:
+        if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
+            return None
+        return self._got(gpu.energy_mj(self._calls.now_ns))
+
+    def _activity(self, gpu: GpuAnswers) -> int | None:
+        if not self._enter("nvmlDeviceGetUtilizationRates", gpu):
+            return None
+        percent = self._got(gpu.utilization_pct(self._calls.now_ns))
+        return percent * PPM_PER_PERCENT if percent is not None and 0 <= percent <= 100 else None
+
+    def _used_bytes(self, gpu: GpuAnswers) -> int | None:
+        if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+            return None
+        return self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
+
+    def _processes(self, gpu: GpuAnswers, memory: _Memory, used: int | None) -> bool | None:
+        changed = used is None or used != memory.process_bytes
+        read_ns = memory.process_read_ns
+        due = read_ns is None or changed or memory.process_failed or self._edge_ns - read_ns >= PROCESS_EVERY_NS
+        if due:
+            found = self._lists(gpu)
+            memory.process_failed = found is None
+            if found is not None:
+                memory.process, memory.process_read_ns, memory.process_bytes = found, self._edge_ns, used
+            elif read_ns is None or changed or self._edge_ns - read_ns > PROCESS_VALID_NS:
+                return None
+        return memory.process
+
+    def _lists(self, gpu: GpuAnswers) -> bool | None:
+        """Whether any process shows up in the three lists; None when that cannot be known.
+
+        Graphics and MPS lists that a driver does not offer hold nobody; without the compute list nothing is known.
+        """
+        found: set[int] = set()
+        for kind, name in (("compute", "Compute"), ("graphics", "Graphics"), ("mps", "MPSCompute")):
+            function = f"nvmlDeviceGet{name}RunningProcesses_v3"
+            # pynvml first asks for the size; only a list that is not empty is then fetched.
+            if self._enter(function, gpu) and gpu.processes(kind, self._calls.now_ns) and self._enter(function, gpu):
+                found |= set(gpu.processes(kind, self._calls.now_ns))
+            code = self._codes[-1]
+            if code is not None and (kind == "compute" or code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)):
+                return None
+        return bool(found)
+
+    def _health(self, gpu: GpuAnswers, memory: _Memory) -> bool | None:
+        """True: the GPU says it is broken; None: not known (any more)."""
+        tried_ns = memory.health_tried_ns
+        if tried_ns is None or self._edge_ns - tried_ns >= HEALTH_EVERY_NS:
+            memory.health_tried_ns = self._edge_ns
+            self._read_health(gpu, memory)
+        values = []
+        for value, read_ns in (
+            (memory.recovery, memory.recovery_read_ns),
+            (memory.remap_failure, memory.remap_read_ns),
+        ):
+            if value is not None and read_ns is not None and self._edge_ns - read_ns <= HEALTH_VALID_NS:
+                values.append(value)
+        return any(value != 0 for value in values) if values else None
+
+    def _read_health(self, gpu: GpuAnswers, memory: _Memory) -> None:
+        if self._enter("nvmlDeviceGetFieldValues", gpu):
+            code = self._calls.field_error(RECOVERY_FIELD, gpu)
+            action = gpu.track("recovery_action").value(self._calls.now_ns)
+            value = self._got(action if code is None else Failure(code))
+            if value is not None:
+                memory.recovery, memory.recovery_read_ns = value, self._edge_ns
+        if self._enter("nvmlDeviceGetRemappedRows", gpu):
+            failure = self._got(gpu.track("remap_failure").value(self._calls.now_ns))
+            if failure is not None:
+                memory.remap_failure, memory.remap_read_ns = failure, self._edge_ns

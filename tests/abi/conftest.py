@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the ABI tests: the compiled library, and a stage to play a script on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.abi.build import BuildError, build
+from tests.abi.script import Script
+from tests.abi.stage import Stage, set_up
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    """The folder of the compiled library; without a compiler the test skips, and fails under CI."""
+    try:
+        return build()
+    except BuildError as error:
+        if os.environ.get("CI") or "could not compile" in str(error):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def stage(library: Path, tmp_path: Path) -> Callable[..., Stage]:
+    """`stage(script, duration_ms=..., ...)`: the script set up in a folder of this test."""
+
+    def put(script: Script, **options: object) -> Stage:
+        return set_up(tmp_path / "stage", library, script, **options)  # type: ignore[arg-type]
+
+    return put
