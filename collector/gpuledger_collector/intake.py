@@ -369,5 +369,3 @@ def _check_addable(reading: Reading) -> None:
         for key, amount in gpu.energy_mj.items():
             if amount > ENERGY_MJ_MAX:
                 raise ReadingError(f"reading: {gpu.uuid}: energy_mj.{key} of {amount} is more than any board draws")
-        if gpu.hang_suspicion_ms > reading.end_ms - reading.start_ms:
-            raise ReadingError(f"reading: {gpu.uuid}: hang_suspicion_ms is longer than the span")

@@ -77,7 +77,7 @@ def test_a_changed_reading_in_a_frame_that_is_whole_is_a_failure(tmp_path: Path)
     payload = base64.b64decode(envelope["payload"]).replace(b'"interval_ms":1000', b'"interval_ms":2000')
     envelope["payload"] = base64.b64encode(payload).decode()
     forged = ReadingEntry(
-        envelope=json.dumps(envelope).encode(),
+        envelope=json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode(),
         workloads=sealed.workloads,
         digest=digest(b""),
         reading=sealed.reading,
