@@ -119,14 +119,20 @@ class GpuView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """One node at this moment; `answered_ms` is its agent's last answer, `sealed_ms` the end of its newest reading."""
+    """One node at this moment.
+
+    `answers` tells whether its agent answered when last asked, `answered_ms` when it last did, `behind_ms` how far its
+    clock was behind ours then, and `sealed_ms` is the end of its newest reading.
+    """
 
     node: str
     site: str
     cluster: str
     pool: str
     gpus: tuple[GpuView, ...]
+    answers: bool
     answered_ms: int | None
+    behind_ms: int
     sealed_ms: int | None
     target: str | None
     trouble: str | None
@@ -233,7 +239,8 @@ def _nodes(
 def _node(
     name: str, cells: Sequence[GpuCell], found: LiveNode | None, now_ms: int, sealed_ms: int | None, trouble: str | None
 ) -> NodeView:
-    speaks = found is not None and now_ms - found.seen_ms <= SILENT_AFTER_MS and found.is_measuring(now_ms)
+    answers = found is not None and trouble is None and now_ms - found.seen_ms <= SILENT_AFTER_MS
+    speaks = answers and found is not None and found.is_measuring(now_ms)
     said = {gpu.uuid: gpu for gpu in found.gpus} if found is not None and speaks else {}
     order = {uuid: position for position, uuid in enumerate(said)}
     gpus = [_gpu(cell, said.get(cell.uuid or "")) for cell in cells]
@@ -249,7 +256,9 @@ def _node(
         cluster="" if place is None else place.cluster,
         pool="" if place is None else place.pool,
         gpus=tuple(gpus),
+        answers=answers,
         answered_ms=None if found is None else found.seen_ms,
+        behind_ms=0 if found is None else found.behind_ms,
         sealed_ms=sealed_ms,
         target=None if found is None else found.target.url,
         trouble=trouble,
