@@ -81,16 +81,17 @@ def read_ledger(reader: LedgerReader) -> LedgerFigures:
     )
 
 
-def read_free_since(reader: LedgerReader) -> dict[str, int]:
-    """Return since when nodes have been free up to the end of the ledger, to the hour and at most a week back.
+def read_free_since(reader: LedgerReader) -> tuple[dict[str, int], int | None]:
+    """Return since when nodes have been free up to the end of the ledger, to the hour, and how far was looked back.
 
     Asked once at the start; from then on the settled cells tell.
     """
     extent = reader.extent()
     if extent is None:
-        return {}
+        return {}, None
     edge_ms = ceil_to(extent[1], HOUR_MS)
-    return free_since(reader.sum_by(("node", "hour_ms"), edge_ms - FREE_LOOKBACK_MS, edge_ms), extent[1])
+    first_ms = max(edge_ms - FREE_LOOKBACK_MS, floor_to(extent[0], HOUR_MS))
+    return free_since(reader.sum_by(("node", "hour_ms"), first_ms, edge_ms), extent[1]), first_ms
 
 
 class Origin(str, Enum):
@@ -147,6 +148,8 @@ class FreeNode:
     pool: str
     gpus: int
     since_ms: int
+    is_since_exact: bool
+    """False where nobody looked further back: it may be free for longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +294,14 @@ def _free_nodes(fleet: Fleet) -> tuple[FreeNode, ...]:
     counts = Counter(gpu.entry.node for gpu in fleet.cell.gpus)
     entries = {gpu.entry.node: gpu.entry for gpu in fleet.cell.gpus}
     nodes = [
-        FreeNode(node=node, site=entries[node].site, pool=entries[node].pool, gpus=counts[node], since_ms=since_ms)
+        FreeNode(
+            node=node,
+            site=entries[node].site,
+            pool=entries[node].pool,
+            gpus=counts[node],
+            since_ms=since_ms,
+            is_since_exact=fleet.looked_back_to_ms is not None and since_ms > fleet.looked_back_to_ms,
+        )
         for node, since_ms in fleet.free_since_ms.items()
     ]
     return tuple(sorted(nodes, key=lambda free: (free.since_ms, free.site, natural(free.node))))

@@ -19,7 +19,7 @@ from gpuledger_collector.overview import LedgerFigures, Origin, Overview, overvi
 from gpuledger_collector.palette import LOOKS
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS
-from tests.fakes.glance import CELL, NO_POLLS, NOW_MS, UNMEASURED, a_document, a_glance, an_account
+from tests.fakes.glance import CELL, NO_POLLS, NOW_MS, UNMEASURED, a_document, a_fleet, a_glance, an_account
 
 VOID = {"meta", "link", "br", "img", "rect", "circle"}
 
@@ -218,6 +218,8 @@ def test_a_gpu_that_the_roster_does_not_know_is_shown_and_counted_nowhere() -> N
 def test_free_whole_nodes_are_listed_with_since_when() -> None:
     said = read(a_glance()).words
     assert "node-3 fra1 unknown 2 20 Nov 22:00 1 d 7 h" in said
+    looked = a_glance(fleet=a_fleet(looked_back_to_ms=T0_MS - 26 * HOUR_MS))
+    assert "node-3 fra1 unknown 2 20 Nov 22:00 or earlier at least 1 d 7 h" in read(looked).words
     assert "All GPUs of the node free in every cell of five minutes up to 05:10 UTC" in said
 
 
