@@ -54,6 +54,7 @@ class Journal:
         self._lock = threading.Lock()
         self._entries: deque[_Entry] = deque()
         self._sizes: dict[Path, int] = {}
+        self._ends_ms: dict[Path, int] = {}
         self.last = Last()
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -167,21 +168,22 @@ class Journal:
         with self._lock:
             self._entries.append(entry)
             self._sizes[segment] = offset + length
+            self._ends_ms[segment] = entry.end_ms
         self.last = Last(sequence=entry.sequence, end_ms=entry.end_ms, hash=digest(record["envelope"].encode("ascii")))
 
     def _prune(self) -> None:
         """Drop whole segments, oldest first, while the journal is over its age or size; the newest always stays."""
         while len(self._sizes) > 1:
             oldest = min(self._sizes)
-            newest_ms = max(entry.end_ms for entry in self._entries if entry.segment == oldest)
             last_ms = self.last.end_ms
-            is_old = last_ms is not None and last_ms - newest_ms > self._age_ms_max
+            is_old = last_ms is not None and last_ms - self._ends_ms[oldest] > self._age_ms_max
             if not is_old and self.size_bytes <= self._bytes_max:
                 return
             with self._lock:
                 while self._entries and self._entries[0].segment == oldest:
                     self._entries.popleft()
                 del self._sizes[oldest]
+                del self._ends_ms[oldest]
             oldest.unlink(missing_ok=True)
 
 

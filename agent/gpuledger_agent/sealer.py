@@ -28,6 +28,8 @@ from gpuledger.reading import (
     digest,
     encode,
     encode_workloads,
+    sketch,
+    sketch_workloads,
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
@@ -174,8 +176,8 @@ class Sealer:
         """Keep the open span (or nothing) for the next start to find; a failure is counted."""
         parts = [
             {
-                "core": encode(draft.reading).decode("ascii"),
-                "workloads": encode_workloads(draft.workloads).decode("ascii"),
+                "core": sketch(draft.reading).decode("ascii"),
+                "workloads": sketch_workloads(draft.workloads).decode("ascii"),
                 "openings": {name: list(opening) for name, opening in draft.openings.items()},
             }
             for draft in drafts

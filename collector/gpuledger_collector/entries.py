@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import Reading, WorkloadTime, decode, decode_workloads, digest
+from gpuledger.reading import Reading, WorkloadTime, decode_known, decode_workloads, digest
 from gpuledger.sealing import open_envelope
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Frame, Kind
@@ -120,7 +120,8 @@ def accepted_of(frame: Frame, envelope_digest: str) -> Accepted:
             f"log: the entry at {frame.offset} is not a reading, and the index says so: rebuild the ledger"
         )
     envelope, blob = split_reading(frame.payload)
-    reading = decode(open_envelope(envelope).payload)
+    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+    reading = decode_known(open_envelope(envelope).payload)
     return Accepted(digest=envelope_digest, reading=reading, workloads=workloads_of(blob, reading))
 
 
@@ -131,7 +132,8 @@ def workloads_of(blob: bytes | None, reading: Reading) -> tuple[WorkloadTime, ..
 
 def _decode_reading(payload: bytes) -> ReadingEntry:
     envelope, blob = split_reading(payload)
-    reading = decode(open_envelope(envelope).payload)
+    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+    reading = decode_known(open_envelope(envelope).payload)
     return ReadingEntry(envelope=envelope, workloads=blob, digest=digest(envelope), reading=reading)
 
 
