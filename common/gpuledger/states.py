@@ -20,6 +20,9 @@ class State(str, Enum):
     UNMEASURED = "unmeasured"
     DARK = "dark"
 
+    # A state equals its text, so it must hash as its text; Enum would hash its name, in Python and ten times slower.
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return self.value
 
@@ -59,6 +62,8 @@ class Uncovered(str, Enum):
     """The driver no longer lists the GPU."""
     CALLS_FAILED = "calls_failed"
     """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
+
+    __hash__ = str.__hash__
 
     def __str__(self) -> str:
         return self.value
