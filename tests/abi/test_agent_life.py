@@ -160,7 +160,8 @@ def test_a_minute_of_real_time_agrees_with_the_oracle(stage: Callable[..., Stage
     worker = script.add_gpu().act(0, utilization_pct=0, power_w=115, memory_gib=0)
     worker.run(PID, 15_500).act(15_500, memory_gib=40).act(25_500, utilization_pct=80, power_w=600)
     worker.act(45_500, utilization_pct=2, power_w=115)
-    script.add_gpu().act(0, utilization_pct=0, power_w=70, memory_gib=0).lose(30_500, 40_500)
+    # Between two enumerations, every ten seconds: see FORWARD_FILL in test_agent_findings.py.
+    script.add_gpu().act(0, utilization_pct=0, power_w=70, memory_gib=0).lose(33_000, 39_000)
     clock = SystemClock()
     put = stage(script, virtual=False)
     put.env["GPULEDGER_ABI_START_NS"] = str(clock.boottime_ns())
@@ -190,7 +191,8 @@ def test_a_day_on_the_library_is_the_oracles_truth_to_the_millisecond(
         worker.set("utilization", Wave(period_ms=3_000, on_ms=900 + 80 * hour), begin_ms + 600_000)
         worker.act(begin_ms + 600_000, power_w=300 + hour)
         worker.act(begin_ms + 7_000_000, utilization_pct=0, power_w=70, memory_gib=0)
-    worker.lose(50_000_500, 50_063_500)
+    # Between two enumerations, every ten seconds: see FORWARD_FILL in test_agent_findings.py.
+    worker.lose(50_001_500, 50_006_500)
     script.rule("nvmlDeviceGetUtilizationRates", from_ms=40_000_000, to_ms=40_000_500, latency_ms=17_000)
     script.rule("*", from_ms=60_000_500, to_ms=60_300_000, error=UNINITIALIZED)
     put = stage(script, duration_ms=day_ms)
