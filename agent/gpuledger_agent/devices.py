@@ -38,11 +38,19 @@ class Inventory:
         """How many listed GPUs could not be told apart in the last enumeration."""
 
     @property
+    def is_settled(self) -> bool:
+        """Return whether every GPU has a handle or has departed; otherwise each tick has to ask again."""
+        return all(d.handle is not None or d.uncovered is Uncovered.NOT_ENUMERATED for d in self._devices.values())
+
+    @property
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._devices.values())
 
     def refresh(self) -> None:
-        """Enumerate again; raises DriverUnavailable, while a GPU that fails costs only itself."""
+        """Enumerate again; a GPU that fails costs only itself.
+
+        Raises DriverUnavailable, or CallFailed where the GPUs could not even be counted.
+        """
         found: dict[str, Device] = {}
         failed: list[tuple[int, Health | None, Uncovered | None]] = []
         for index in range(self._nvml.device_count()):
@@ -60,7 +68,7 @@ class Inventory:
                 failed.append((index, Health.RESET_REQUIRED, None))
             except CallFailed as exc:
                 is_permission = exc.error == "no_permission"
-                failed.append((index, None, Uncovered.PERMISSION if is_permission else Uncovered.NOT_ENUMERATED))
+                failed.append((index, None, Uncovered.PERMISSION if is_permission else Uncovered.CALLS_FAILED))
         self.unidentified = sum(not self._keep(found, *failure) for failure in failed)
         for uuid, device in self._devices.items():
             if uuid not in found:
@@ -72,7 +80,12 @@ class Inventory:
         """Put the known GPU that was at `index` among the found ones; return False where there is none."""
         for uuid, device in self._devices.items():
             if device.identity.index == index and uuid not in found:
-                found[uuid] = Device(identity=device.identity, handle=None, health=health, uncovered=uncovered)
+                if health is None and device.handle is not None:
+                    # One failed call of an enumeration: indexes do not change while the driver stays attached, so
+                    # the reads of this tick may still tell.
+                    found[uuid] = device
+                else:
+                    found[uuid] = Device(identity=device.identity, handle=None, health=health, uncovered=uncovered)
                 return True
         if (index, "unidentified") not in self._said:
             self._said.add((index, "unidentified"))

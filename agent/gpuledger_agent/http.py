@@ -95,7 +95,7 @@ class Service:
             "first_sequence": self._journal.first_sequence,
             "last_sequence": self._journal.last.sequence,
             "simulated": self._is_simulated,
-            "live": live_document(self._view()),
+            "live": live_document(self._view(), self._interval_ms),
         }
         # Records are spliced in as the bytes that are on disk: nothing is decoded to be encoded again.
         body = json.dumps(head).encode("ascii")[:-1] + b', "readings": [' + b",".join(records) + b"]}\n"
@@ -112,13 +112,14 @@ class Service:
         return _answer(start_response, "200 OK", "ok")
 
 
-def live_document(view: View) -> dict[str, Any] | None:
+def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
     """Return the open cell as it stands: for looking at, never logged or counted; None before the first tick."""
     if view.edge_ms is None:
         return None
     return {
         "cell_ms": floor_to(view.edge_ms, CELL_MS),
         "edge_ms": view.edge_ms,
+        "interval_ms": interval_ms,
         "gpus": [
             {
                 "uuid": gpu.identity.uuid,

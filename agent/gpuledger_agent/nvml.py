@@ -152,7 +152,8 @@ class Nvml:
             return
 
     def driver_version(self) -> str | None:
-        version: str | None = self._offered(self._binding.nvmlSystemGetDriverVersion)
+        """Return the driver's version (nvmlSystemGetDriverVersion); None where it does not tell."""
+        version: str | None = self._tried(self._offered, self._binding.nvmlSystemGetDriverVersion)
         return version
 
     def device_count(self) -> int:

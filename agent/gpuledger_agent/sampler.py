@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from gpuledger.clock import monotonic_ns
+from gpuledger.states import Uncovered
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
-from gpuledger_agent.nvml import CallFailed, GpuLost, Nvml, ResetRequired
+from gpuledger_agent.nvml import CallFailed, GpuLost, Handle, Nvml, ResetRequired
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
 
 T = TypeVar("T")
@@ -25,8 +26,6 @@ HEALTH_POLL_MS = 10_000
 HEALTH_AGE_MAX_MS = 30_000
 INVENTORY_POLL_MS = 10_000
 
-SOURCES = ("activity", "energy", "health", "memory", "processes")
-
 
 @dataclass(slots=True)
 class SourceReport:
@@ -36,13 +35,31 @@ class SourceReport:
     is_success: bool = True
     failures: dict[str, int] = field(default_factory=dict)
     """Failed reads by NVML error, since the agent started."""
+    failed: int = 0
+    """Failed reads in this tick."""
+
+    def count(self, error: str) -> None:
+        self.is_success = False
+        self.failed += 1
+        self.failures[error] = self.failures.get(error, 0) + 1
+
+
+@dataclass(slots=True)
+class _Tick:
+    """One GPU's reads in one tick: how many answered, how many failed; one that is not offered did neither."""
+
+    edge_ms: int
+    ran: dict[str, SourceReport]
+    answered: int = 0
+    failed: int = 0
 
 
 @dataclass(slots=True)
 class _Slow:
     """What is kept of one GPU between ticks: fields that are read more slowly than the tick."""
 
-    health: Health | None = None
+    recovery_action: int | None = None
+    is_row_remap_failed: bool | None = None
     health_read_ms: int | None = None
     health_known_ms: int | None = None
     holders: tuple[Holder, ...] | None = None
@@ -68,13 +85,18 @@ class Sampler:
 
     def sample(self, edge_ms: int) -> dict[str, GpuSnapshot]:
         """Return a snapshot per UUID; raises DriverUnavailable."""
-        if self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS:
-            self._inventory.refresh()
-            self._enumerated_ms = edge_ms
         ran: dict[str, SourceReport] = {}
+        is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS
+        if is_due or not self._inventory.is_settled:
+            report = self._report("inventory", ran)
+            self._enumerated_ms = edge_ms if self._read(report, self._refresh) else None
         snapshots = {d.identity.uuid: self._sample_device(d, edge_ms, ran) for d in self._inventory.devices}
         self.sources.update(ran)
         return snapshots
+
+    def _refresh(self) -> bool:
+        self._inventory.refresh()
+        return True
 
     def _sample_device(self, device: Device, edge_ms: int, ran: dict[str, SourceReport]) -> GpuSnapshot:
         if device.handle is None:
@@ -82,15 +104,15 @@ class Sampler:
         slow = self._slow.get(device.identity.uuid)
         if slow is None:
             slow = self._slow[device.identity.uuid] = _Slow()
-        handle = device.handle
-        nvml = self._nvml
+        nvml, handle = self._nvml, device.handle
+        tick = _Tick(edge_ms=edge_ms, ran=ran)
         try:
-            energy_mj = self._read("energy", lambda: nvml.energy_mj(handle), ran)
-            percent = self._read("activity", lambda: nvml.utilization_percent(handle), ran)
-            memory = self._read("memory", lambda: nvml.memory_bytes(handle), ran)
-            health = self._health(device, slow, edge_ms, ran)
+            energy_mj = self._ask("energy", nvml.energy_mj, handle, tick)
+            percent = self._ask("activity", nvml.utilization_percent, handle, tick)
+            memory = self._ask("memory", nvml.memory_bytes, handle, tick)
             memory_used_bytes = None if memory is None else memory[0]
-            holders = self._processes(device, slow, memory_used_bytes, edge_ms, ran)
+            health = self._health(handle, slow, tick)
+            holders = self._processes(handle, slow, memory_used_bytes, tick)
         except (GpuLost, ResetRequired) as exc:
             # The next tick asks everything anew: nothing read before the loss may outlive it.
             self._slow[device.identity.uuid] = _Slow()
@@ -103,48 +125,66 @@ class Sampler:
             health=health,
             energy_mj=energy_mj,
             memory_used_bytes=memory_used_bytes,
+            uncovered=Uncovered.CALLS_FAILED if tick.failed > 0 and tick.answered == 0 else None,
             rejected_values=int(is_rejected),
         )
 
-    def _read(self, source: str, read: Callable[[], T | None], ran: dict[str, SourceReport]) -> T | None:
+    # ------------------------------------------------------------------------------------------ reading
+
+    def _report(self, source: str, ran: dict[str, SourceReport]) -> SourceReport:
         report = ran.get(source)
         if report is None:
             report = ran[source] = SourceReport()
             if source in self.sources:
                 report.failures = self.sources[source].failures
+        return report
+
+    def _ask(self, source: str, read: Callable[[Handle], T | None], handle: Handle, tick: _Tick) -> T | None:
+        """Read one value of one GPU, and count whether it answered."""
+        report = self._report(source, tick.ran)
+        failures = report.failed
+        value = self._read(report, read, handle)
+        if value is not None:
+            tick.answered += 1
+        elif report.failed > failures:
+            tick.failed += 1
+        return value
+
+    @staticmethod
+    def _read(report: SourceReport, read: Callable[..., T | None], *arguments: Handle) -> T | None:
+        """Call a read; a failure for one GPU is counted and gives None, a loss is counted and goes on up."""
         began_ns = monotonic_ns()
         try:
-            return read()
+            return read(*arguments)
         except CallFailed as exc:
-            report.is_success = False
-            report.failures[exc.error] = report.failures.get(exc.error, 0) + 1
+            report.count(exc.error)
             return None
         except (GpuLost, ResetRequired) as exc:
-            name = "gpu_is_lost" if isinstance(exc, GpuLost) else "reset_required"
-            report.is_success = False
-            report.failures[name] = report.failures.get(name, 0) + 1
+            report.count("gpu_is_lost" if isinstance(exc, GpuLost) else "reset_required")
             raise
         finally:
             report.duration_ns += monotonic_ns() - began_ns
 
-    def _health(self, device: Device, slow: _Slow, edge_ms: int, ran: dict[str, SourceReport]) -> Health | None:
-        if slow.health_read_ms is None or edge_ms - slow.health_read_ms >= HEALTH_POLL_MS:
-            slow.health_read_ms = edge_ms
-            action = self._read("health", lambda: self._nvml.recovery_action(device.handle), ran)
-            is_failed = self._read("health", lambda: self._nvml.is_row_remap_failed(device.handle), ran)
+    def _health(self, handle: Handle, slow: _Slow, tick: _Tick) -> Health | None:
+        """Return what the health reads say; a fault stands until the read that found it says otherwise."""
+        if slow.health_read_ms is None or tick.edge_ms - slow.health_read_ms >= HEALTH_POLL_MS:
+            slow.health_read_ms = tick.edge_ms
+            action = self._ask("health", self._nvml.recovery_action, handle, tick)
+            is_failed = self._ask("health", self._nvml.is_row_remap_failed, handle, tick)
+            if action is not None:
+                slow.recovery_action = action
+            if is_failed is not None:
+                slow.is_row_remap_failed = is_failed
             if action is not None or is_failed is not None:
-                slow.health_known_ms = edge_ms
-                slow.health = Health.CLEAN
-                if action is not None and action != 0:
-                    slow.health = Health.RECOVERY_ACTION
-                elif is_failed is True:
-                    slow.health = Health.ROW_REMAP_FAILURE
-        if slow.health_known_ms is None or edge_ms - slow.health_known_ms > HEALTH_AGE_MAX_MS:
+                slow.health_known_ms = tick.edge_ms
+        if slow.health_known_ms is None or tick.edge_ms - slow.health_known_ms > HEALTH_AGE_MAX_MS:
             return None
-        return slow.health
+        if slow.recovery_action is not None and slow.recovery_action != 0:
+            return Health.RECOVERY_ACTION
+        return Health.ROW_REMAP_FAILURE if slow.is_row_remap_failed is True else Health.CLEAN
 
     def _processes(
-        self, device: Device, slow: _Slow, memory_used_bytes: int | None, edge_ms: int, ran: dict[str, SourceReport]
+        self, handle: Handle, slow: _Slow, memory_used_bytes: int | None, tick: _Tick
     ) -> tuple[Holder, ...] | None:
         """Return the holders; the list is read only when memory changed, when it is old, or after a failure.
 
@@ -152,17 +192,17 @@ class Sampler:
         is the slowest of the common calls.
         """
         is_changed = memory_used_bytes is None or memory_used_bytes != slow.holders_memory_bytes
-        is_due = slow.holders_read_ms is None or edge_ms - slow.holders_read_ms >= PROCESS_POLL_MS
+        is_due = slow.holders_read_ms is None or tick.edge_ms - slow.holders_read_ms >= PROCESS_POLL_MS
         if is_changed or is_due:
-            processes = self._read("processes", lambda: self._nvml.processes(device.handle), ran)
+            processes = self._ask("processes", self._nvml.processes, handle, tick)
             if processes is not None:
                 slow.holders = self._holders.resolve(processes)
-                slow.holders_read_ms = edge_ms
+                slow.holders_read_ms = tick.edge_ms
                 slow.holders_memory_bytes = memory_used_bytes
             elif is_changed:
                 # The old list is known to be out of date.
                 slow.holders = None
                 slow.holders_read_ms = None
-        if slow.holders_read_ms is None or edge_ms - slow.holders_read_ms > PROCESS_AGE_MAX_MS:
+        if slow.holders_read_ms is None or tick.edge_ms - slow.holders_read_ms > PROCESS_AGE_MAX_MS:
             return None
         return slow.holders

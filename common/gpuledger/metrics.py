@@ -62,7 +62,7 @@ AGENT: tuple[Family, ...] = (
         "uuid reason",
         "GPU time the agent could not cover, by reason; part of no state.",
         "nothing was uncovered for that reason yet",
-        "GPUs x 6 reasons",
+        "GPUs x 7 reasons",
     ),
     _family(
         "gpuledger_gpu_activity_seconds",

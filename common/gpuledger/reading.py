@@ -2,21 +2,22 @@
 """The sealed reading: its schema, its bytes, its laws and its limits (evidence.md, 1).
 
 A reading accounts for one span of one cell on one node: for every GPU the slice-ms per observed state and per
-reason of not being covered, which sum to the span exactly. Bytes are JSON with sorted keys and integers only, so
-one reading has one form; zeros are omitted. Signatures are over the bytes as stored, never over a re-encoding.
+reason of not being covered, which sum to the span exactly. Bytes are JSON with sorted keys and integers only; zeros
+are omitted. One reading has one form: other bytes are refused, and what would be refused is not encoded. Signatures
+are over the bytes as stored, never over a re-encoding.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from gpuledger import wire
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to
-from gpuledger.errors import ReadingError
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
+from gpuledger.wire import Fields, fail, is_integer, quote
 
 SCHEMA = 1
 PAYLOAD_TYPE = "application/vnd.gpuledger.reading.v1+json"
@@ -25,10 +26,10 @@ GENESIS = "genesis"
 
 LEAF_BYTES_MAX = 65_535
 WORKLOADS_BYTES_MAX = 65_535
-TEXT_CHARACTERS_MAX = 256
+TEXT_CHARACTERS_MAX = wire.TEXT_CHARACTERS_MAX
 GPUS_MAX = 256
 WORKLOADS_MAX = 64
-INTEGER_MAX = 2**63 - 1
+INTEGER_MAX = wire.INTEGER_MAX
 UNCOVERED_ENERGY = "uncovered"
 
 _OBSERVED_NAMES = {state.value: state for state in OBSERVED}
@@ -119,10 +120,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-
-
 # ---------------------------------------------------------------------------------------------- encoding
 
 
@@ -163,8 +160,13 @@ def _encode_gpu(gpu: GpuTime) -> dict[str, object]:
 
 def encode(reading: Reading) -> bytes:
     """Return the reading's one form in bytes; raises ReadingError if it breaks a law or a limit."""
-    check(reading)
-    return _dump(
+    data = _encode(reading)
+    _decode(data)
+    return data
+
+
+def _encode(reading: Reading) -> bytes:
+    return wire.dump(
         _present(
             {
                 "schema": SCHEMA,
@@ -192,8 +194,14 @@ def encode(reading: Reading) -> bytes:
 
 
 def encode_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
-    """Return the workloads blob, whose digest the core carries."""
-    return _dump(
+    """Return the workloads blob, whose digest the core carries; raises ReadingError if it breaks a limit."""
+    data = _encode_workloads(workloads)
+    _decode_workloads(data)
+    return data
+
+
+def _encode_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
+    return wire.dump(
         [
             _present(
                 {
@@ -212,67 +220,15 @@ def encode_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
 # ---------------------------------------------------------------------------------------------- decoding
 
 
-def _fail(where: str, what: str) -> NoReturn:
-    raise ReadingError(f"reading: {where}: {what}")
-
-
-class _Fields:
-    """A JSON object whose fields are taken once each; what is left over is an error."""
-
-    def __init__(self, value: object, where: str) -> None:
-        if not isinstance(value, dict):
-            _fail(where, "not an object")
-        self._fields: dict[str, Any] = dict(value)
-        self._where = where
-
-    def take(self, name: str, default: object = ...) -> Any:
-        if name not in self._fields:
-            if default is ...:
-                _fail(self._where, f"{name} is missing")
-            return default
-        return self._fields.pop(name)
-
-    def text(self, name: str, default: object = ...) -> Any:
-        value = self.take(name, default)
-        if value is not default and (not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX):
-            _fail(self._where, f"{name} is not a text of at most {TEXT_CHARACTERS_MAX} characters")
-        return value
-
-    def integer(self, name: str, default: object = ...) -> Any:
-        value = self.take(name, default)
-        if value is not default and not _is_integer(value):
-            _fail(self._where, f"{name} is not an integer from 0 to 2^63 - 1")
-        return value
-
-    def amounts(self, name: str, legal: Mapping[str, Any]) -> dict[Any, int]:
-        value = self.take(name, {})
-        if not isinstance(value, dict):
-            _fail(self._where, f"{name} is not an object")
-        for key, amount in value.items():
-            if key not in legal:
-                _fail(self._where, f"{name} has an unknown key {key!r}")
-            if not _is_integer(amount) or amount == 0:
-                _fail(self._where, f"{name}.{key} is not a positive integer")
-        return {legal[key]: amount for key, amount in value.items()}
-
-    def end(self) -> None:
-        if self._fields:
-            _fail(self._where, f"unknown field {min(self._fields)!r}")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INTEGER_MAX
-
-
 _BIN_NAMES = {str(index): index for index in range(len(ACTIVITY_EDGES_PPM))}
 _ENERGY_NAMES = {key: key for key in _ENERGY_KEYS}
 
 
 def _decode_gpu(value: object, where: str) -> GpuTime:
-    fields = _Fields(value, where)
+    fields = Fields(value, where)
     bins = fields.amounts("bins", _BIN_NAMES)
     gpu = GpuTime(
-        uuid=fields.text("uuid"),
+        uuid=fields.name("uuid"),
         serial=fields.text("serial", None),
         index=fields.integer("index", None),
         pci_bus_id=fields.text("pci", None),
@@ -297,34 +253,35 @@ def _decode_gpu(value: object, where: str) -> GpuTime:
     return gpu
 
 
-def _parse(data: bytes, what: str, bytes_max: int) -> Any:
-    if len(data) > bytes_max:
-        _fail(what, f"{len(data)} bytes, and at most {bytes_max} are allowed")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise ReadingError(f"reading: {what}: not JSON ({exc})") from exc
+_NOT_THE_ONE_FORM = "not in its one form: sorted keys, no spaces, no zeros or nulls, nothing escaped without need"
 
 
 def decode(data: bytes) -> Reading:
     """Return the reading in `data`; raises ReadingError naming the first field at fault."""
-    fields = _Fields(_parse(data, "core", LEAF_BYTES_MAX), "core")
+    reading = _decode(data)
+    if _encode(reading) != data:
+        fail("core", _NOT_THE_ONE_FORM)
+    return reading
+
+
+def _decode(data: bytes) -> Reading:
+    fields = Fields(wire.parse(data, "core", LEAF_BYTES_MAX), "core")
     schema = fields.take("schema")
-    if schema != SCHEMA:
-        _fail("core", f"schema {schema!r} is not known to this version (it knows {SCHEMA})")
+    if not is_integer(schema) or schema != SCHEMA:
+        fail("core", f"schema {quote(schema)} is not known to this version (it knows {SCHEMA})")
     part = fields.take("part", [1, 1])
-    if not (isinstance(part, list) and len(part) == 2 and all(map(_is_integer, part)) and 1 <= part[0] <= part[1]):
-        _fail("core", "part is not [k, n] with 1 <= k <= n")
+    if not (isinstance(part, list) and len(part) == 2 and all(map(is_integer, part)) and 1 <= part[0] <= part[1]):
+        fail("core", "part is not [k, n] with 1 <= k <= n")
     gpus = fields.take("gpus")
     if not isinstance(gpus, list) or len(gpus) > GPUS_MAX:
-        _fail("core", f"gpus is not a list of at most {GPUS_MAX}")
+        fail("core", f"gpus is not a list of at most {GPUS_MAX}")
     simulated = fields.take("simulated", False)
     if not isinstance(simulated, bool):
-        _fail("core", "simulated is not true or false")
+        fail("core", "simulated is not true or false")
     reading = Reading(
-        node_id=fields.text("node_id"),
-        node_name=fields.text("node"),
-        session=fields.text("session"),
+        node_id=fields.name("node_id"),
+        node_name=fields.name("node"),
+        session=fields.name("session"),
         sequence=fields.integer("sequence"),
         boot_id=fields.text("boot_id"),
         start_ms=fields.integer("start_ms"),
@@ -335,7 +292,7 @@ def decode(data: bytes) -> Reading:
         agent_version=fields.text("agent"),
         configuration_digest=fields.text("configuration"),
         previous=fields.text("previous"),
-        checkpoint=fields.take("checkpoint", None),
+        checkpoint=fields.text("checkpoint", None),
         part=(part[0], part[1]),
         simulated=simulated,
         workloads_digest=fields.text("workloads", None),
@@ -349,25 +306,32 @@ def decode(data: bytes) -> Reading:
 def decode_workloads(data: bytes, reading: Reading) -> tuple[WorkloadTime, ...]:
     """Return the workloads blob that belongs to `reading`; raises ReadingError where it does not."""
     if digest(data) != reading.workloads_digest:
-        _fail("workloads", "the blob does not match the digest in the reading")
-    value = _parse(data, "workloads", WORKLOADS_BYTES_MAX)
+        fail("workloads", "the blob does not match the digest in the reading")
+    parts = _decode_workloads(data)
+    if _encode_workloads(parts) != data:
+        fail("workloads", _NOT_THE_ONE_FORM)
+    _check_workloads(parts, reading)
+    return tuple(parts)
+
+
+def _decode_workloads(data: bytes) -> list[WorkloadTime]:
+    value = wire.parse(data, "workloads", WORKLOADS_BYTES_MAX)
     if not isinstance(value, list) or len(value) > (WORKLOADS_MAX + 1) * GPUS_MAX:
-        _fail("workloads", "not a list within its limit")
+        fail("workloads", "not a list within its limit")
     parts = []
     for index, item in enumerate(value):
-        fields = _Fields(item, f"workloads[{index}]")
+        fields = Fields(item, f"workloads[{index}]")
         parts.append(
             WorkloadTime(
-                workload=fields.text("workload"),
+                workload=fields.name("workload"),
                 user=fields.text("user", None),
-                uuid=fields.text("uuid"),
+                uuid=fields.name("uuid"),
                 state_slice_ms=fields.amounts("states", _OBSERVED_NAMES),
                 memory_bytes_max=fields.integer("memory_bytes_max", None),
             )
         )
         fields.end()
-    _check_workloads(parts, reading)
-    return tuple(parts)
+    return parts
 
 
 # ---------------------------------------------------------------------------------------------- laws
@@ -376,29 +340,33 @@ def decode_workloads(data: bytes, reading: Reading) -> tuple[WorkloadTime, ...]:
 def check(reading: Reading) -> None:
     """Raise ReadingError unless the reading keeps every law that can be seen in it alone."""
     if not reading.start_ms < reading.end_ms <= reading.cell_ms + CELL_MS:
-        _fail("core", f"[{reading.start_ms}, {reading.end_ms}) is not a span within one cell of {CELL_MS} ms")
+        fail("core", f"[{reading.start_ms}, {reading.end_ms}) is not a span within one cell of {CELL_MS} ms")
     if not 1 <= reading.interval_ms <= CELL_MS:
-        _fail("core", f"interval_ms {reading.interval_ms} is not from 1 to {CELL_MS}")
+        fail("core", f"interval_ms {reading.interval_ms} is not from 1 to {CELL_MS}")
     if reading.sequence < 1:
-        _fail("core", "sequence starts at 1")
+        fail("core", "sequence starts at 1")
     span_slice_ms = (reading.end_ms - reading.start_ms) * SLICES_PER_GPU
     seen: set[str] = set()
     for index, gpu in enumerate(reading.gpus):
         where = f"gpus[{index}]"
         if gpu.uuid in seen:
-            _fail(where, f"{gpu.uuid} stands twice in one reading")
+            fail(where, f"{gpu.uuid} stands twice in one reading")
         seen.add(gpu.uuid)
         covered = sum(gpu.state_slice_ms.values())
         total = covered + sum(gpu.uncovered_slice_ms.values())
         if total != span_slice_ms:
-            _fail(where, f"states and uncovered sum to {total} slice-ms, and the span is {span_slice_ms}")
+            fail(where, f"states and uncovered sum to {total} slice-ms, and the span is {span_slice_ms}")
         binned = gpu.state_slice_ms.get(State.BUSY, 0) + gpu.state_slice_ms.get(State.HELD, 0)
         if sum(gpu.bin_slice_ms) != binned:
-            _fail(where, f"bins sum to {sum(gpu.bin_slice_ms)} slice-ms, and busy and held to {binned}")
+            fail(where, f"bins sum to {sum(gpu.bin_slice_ms)} slice-ms, and busy and held to {binned}")
         if gpu.active_known_ms > reading.end_ms - reading.start_ms:
-            _fail(where, "active_known_ms is longer than the span")
+            fail(where, "active_known_ms is longer than the span")
+        if (gpu.active_ns is None) is (gpu.active_known_ms > 0):
+            fail(where, "active_ns and active_known_ms: one without the other would be a figure from nothing")
         if gpu.active_ns is not None and gpu.active_ns > gpu.active_known_ms * 1_000_000:
-            _fail(where, "active_ns is more than all of the time for which activity was known")
+            fail(where, "active_ns is more than all of the time for which activity was known")
+        if gpu.hang_suspicion_ms * SLICES_PER_GPU > gpu.state_slice_ms.get(State.UNMEASURED, 0):
+            fail(where, "hang_suspicion_ms is longer than the unmeasured time it is part of")
 
 
 def _check_workloads(parts: Sequence[WorkloadTime], reading: Reading) -> None:
@@ -406,13 +374,13 @@ def _check_workloads(parts: Sequence[WorkloadTime], reading: Reading) -> None:
     sums: dict[tuple[str, State], int] = {}
     for index, part in enumerate(parts):
         if part.uuid not in gpus:
-            _fail(f"workloads[{index}]", f"{part.uuid} is not a GPU of this reading")
+            fail(f"workloads[{index}]", f"{part.uuid} is not a GPU of this reading")
         for state, amount in part.state_slice_ms.items():
             if state not in (State.BUSY, State.HELD):
-                _fail(f"workloads[{index}]", f"{state} time is no workload's")
+                fail(f"workloads[{index}]", f"{state} time is no workload's")
             sums[part.uuid, state] = sums.get((part.uuid, state), 0) + amount
     for uuid, gpu in gpus.items():
         for state in (State.BUSY, State.HELD):
             total = sums.get((uuid, state), 0)
             if total != gpu.state_slice_ms.get(state, 0):
-                _fail("workloads", f"{state} time of {uuid} sums to {total} slice-ms, not to the reading's")
+                fail("workloads", f"{state} time of {uuid} sums to {total} slice-ms, not to the reading's")

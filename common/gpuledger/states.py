@@ -57,6 +57,8 @@ class Uncovered(str, Enum):
     """The operator told the agent to let go of the driver."""
     NOT_ENUMERATED = "not_enumerated"
     """The driver no longer lists the GPU."""
+    CALLS_FAILED = "calls_failed"
+    """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
 
     def __str__(self) -> str:
         return self.value

@@ -62,7 +62,9 @@ def same_name(one: Plain, other: Plain) -> bool:
     return all(one[key] == other[key] for key in ("node_id", "session", "sequence"))
 
 
-def counting(gpu: str, cell: int, entry: Plain, readings: list[Plain], entries: list[Plain]) -> tuple[list[Any], set[str]]:
+def counting(
+    gpu: str, cell: int, entry: Plain, readings: list[Plain], entries: list[Plain]
+) -> tuple[list[Any], set[str]]:
     """Return (reading, its part about the GPU) of what counts in the cell, and the kinds of finding."""
     findings = set()
     own = []
@@ -121,7 +123,11 @@ def account(good: list[Any], kinds: set[str]) -> Plain:
             for item in reading["parts"]:
                 if item["uuid"] == part["uuid"]:
                     named += item.get("states", {}).get(key, 0)
-                    put(holders.setdefault((item["workload"], item.get("user")), {}), key, item.get("states", {}).get(key, 0))
+                    put(
+                        holders.setdefault((item["workload"], item.get("user")), {}),
+                        key,
+                        item.get("states", {}).get(key, 0),
+                    )
             missing = part.get("states", {}).get(key, 0) - named
             if missing > 0:
                 put(holders.setdefault(("unattributed", None), {}), key, missing)

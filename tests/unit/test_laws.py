@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from random import Random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, split_at
 from gpuledger.states import ACTIVITY_EDGES_PPM, IDLE, OUT, THETA_PPM, UNKNOWN, State
 from gpuledger_collector.ledger import Accepted, CellRow, Ledger, build, cell_rows
 from gpuledger_collector.roster import Roster, installed_cells
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.fakes.fleets import Fleet, fleets
 from tests.profiles import examples
 
@@ -198,8 +198,19 @@ def test_the_truth_lies_within_the_bounds_whatever_was_lost(fleet: Fleet) -> Non
 
 
 @examples()
-@given(fleets(is_declared=True, has_clock_steps=False, has_holes=False, has_restarts=False, has_overlaps=False, has_equivocation=False,
-              has_moves=False, has_windows=False, has_strangers=False))
+@given(
+    fleets(
+        is_declared=True,
+        has_clock_steps=False,
+        has_holes=False,
+        has_restarts=False,
+        has_overlaps=False,
+        has_equivocation=False,
+        has_moves=False,
+        has_windows=False,
+        has_strangers=False,
+    )
+)
 def test_nothing_lost_means_the_bounds_are_the_truth(fleet: Fleet) -> None:
     for (gpu, cell_ms), row in cells_of(fleet).items():
         assert dict(row.account.state_slice_ms) == fleet.true_slice_ms(gpu, cell_ms, cell_ms + CELL_MS)
@@ -337,9 +348,7 @@ def test_readings_count_only_at_the_node_that_the_roster_names(fleet: Fleet) -> 
 @examples()
 @given(fleets())
 def test_every_reading_either_counts_or_is_explained_by_a_finding(fleet: Fleet) -> None:
-    counted = {
-        (accepted.digest, gpu.uuid) for row in cells_of(fleet).values() for accepted, gpu in row.parts
-    }
+    counted = {(accepted.digest, gpu.uuid) for row in cells_of(fleet).values() for accepted, gpu in row.parts}
     found = {(finding.at_ms, finding.subject) for finding in settle(fleet).findings}
     for accepted in fleet.readings:
         reading = accepted.reading

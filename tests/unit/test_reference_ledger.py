@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import given
+
 from gpuledger.reading import encode, encode_workloads
 from gpuledger_collector.ledger import Accepted, HourRow, Ledger, build
 from gpuledger_collector.roster import Roster
-from hypothesis import given
-
 from tests.fakes import reference_ledger
 from tests.fakes.fleets import Fleet, fleets
 from tests.profiles import examples

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as CSV for spreadsheets: RFC 4180, UTF-8 with a byte order mark, decimal points, ISO times.
+
+Two files: states (one row per site, model and state, zeros included) and the idle list (one row per entry, every
+list whole). State names are the ledger's identifiers whatever is withheld; the column `withheld` names the words
+that no figure of the row may be called. A text that a spreadsheet could take for a formula gets a leading quote.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from gpuledger_collector.report import words
+from gpuledger_collector.report.model import Weekly
+from gpuledger_collector.report.names import cleaned
+from gpuledger_collector.report.periods import iso
+
+Value = str | int | float | None
+
+BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+STATE_COLUMNS = (
+    "simulated",
+    "week",
+    "figures_from_utc",
+    "figures_to_utc",
+    "site",
+    "model",
+    "gpus",
+    "state",
+    "gpu_hours",
+    "installed_gpu_hours",
+    "percent",
+    "slice_ms",
+    "installed_slice_ms",
+    "withheld",
+)
+IDLE_COLUMNS = (
+    "simulated",
+    "week",
+    "list",
+    "site",
+    "node",
+    "gpu",
+    "user",
+    "user_digest",
+    "workload",
+    "workload_digest",
+    "gpus",
+    "gpu_hours",
+    "installed_gpu_hours",
+    "dark_gpu_hours",
+    "busy_gpu_hours",
+    "memory_bytes_max",
+    "first_hour_utc",
+    "last_hour_utc",
+    "last_seen_hour_utc",
+    "dark_since_utc",
+    "slice_ms",
+)
+
+
+def states_to_csv(report: Weekly) -> str:
+    """Return the states file; only its heading where the report has no figures."""
+    period = report.period
+    rows: list[dict[str, Value]] = []
+    for place in report.places:
+        totals = place.totals
+        rows.extend(
+            {
+                "figures_from_utc": _time(period.figures_from_ms),
+                "figures_to_utc": _time(period.figures_to_ms),
+                "site": place.site,
+                "model": place.model,
+                "gpus": totals.gpus,
+                "state": time.state.value,
+                "gpu_hours": _hours(time.slice_ms),
+                "installed_gpu_hours": _hours(totals.installed_slice_ms),
+                "percent": time.share.tenths / 10,
+                "slice_ms": time.slice_ms,
+                "installed_slice_ms": totals.installed_slice_ms,
+                "withheld": " ".join(word.value for word in totals.withheld) or None,
+            }
+            for time in totals.states
+        )
+    return _write(report, STATE_COLUMNS, rows)
+
+
+def idle_list_to_csv(report: Weekly) -> str:
+    """Return the idle list: every entry of every list, named by the column `list`."""
+    return _write(report, IDLE_COLUMNS, [*_free(report), *_held(report), *_dark(report), *_down(report)])
+
+
+def _free(report: Weekly) -> Iterator[dict[str, Value]]:
+    for row in report.idle_list.free:
+        yield {
+            "list": f"free_{row.kind.value}",
+            "site": row.site,
+            "node": row.node,
+            "gpus": row.gpus,
+            "gpu_hours": _hours(row.free_slice_ms),
+            "installed_gpu_hours": _hours(row.installed_slice_ms),
+            "dark_gpu_hours": _hours(row.dark_slice_ms),
+            "slice_ms": row.free_slice_ms,
+        }
+
+
+def _held(report: Weekly) -> Iterator[dict[str, Value]]:
+    for row in report.idle_list.held:
+        yield {
+            "list": "held",
+            "site": row.site,
+            "node": row.node,
+            "user": row.user_name,
+            "user_digest": row.user_digest,
+            "workload": row.workload_name,
+            "workload_digest": row.workload_digest,
+            "gpus": row.gpus,
+            "gpu_hours": _hours(row.held_slice_ms),
+            "busy_gpu_hours": _hours(row.busy_slice_ms),
+            "memory_bytes_max": row.memory_bytes_max,
+            "first_hour_utc": iso(row.first_hour_ms),
+            "last_hour_utc": iso(row.last_hour_ms),
+            "slice_ms": row.held_slice_ms,
+        }
+    rest = report.idle_list.held_without_holder_slice_ms
+    if rest > 0:
+        yield {"list": "held_without_holder", "gpu_hours": _hours(rest), "slice_ms": rest}
+
+
+def _dark(report: Weekly) -> Iterator[dict[str, Value]]:
+    for row in report.idle_list.dark:
+        yield {
+            "list": "dark",
+            "site": row.site,
+            "node": row.node,
+            "gpus": row.gpus,
+            "gpu_hours": _hours(row.dark_slice_ms),
+            "installed_gpu_hours": _hours(row.installed_slice_ms),
+            "first_hour_utc": iso(row.first_dark_hour_ms),
+            "last_seen_hour_utc": _time(row.last_seen_hour_ms),
+            "dark_since_utc": _time(row.dark_since_ms),
+            "slice_ms": row.dark_slice_ms,
+        }
+
+
+def _down(report: Weekly) -> Iterator[dict[str, Value]]:
+    for row in report.idle_list.down:
+        yield {
+            "list": "down",
+            "site": row.site,
+            "node": row.node,
+            "gpu": row.gpu,
+            "gpus": 1,
+            "gpu_hours": _hours(row.down_slice_ms),
+            "installed_gpu_hours": _hours(row.installed_slice_ms),
+            "slice_ms": row.down_slice_ms,
+        }
+
+
+def _hours(slice_ms: int) -> float:
+    return round(slice_ms / words.GPU_HOUR_SLICE_MS, 4)
+
+
+def _time(time_ms: int | None) -> str | None:
+    return None if time_ms is None else iso(time_ms)
+
+
+def _write(report: Weekly, columns: tuple[str, ...], rows: list[dict[str, Value]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    everywhere: dict[str, Value] = {
+        "simulated": words.SIMULATED if report.simulated else None,
+        "week": report.period.week,
+    }
+    for row in rows:
+        fields = everywhere | row
+        writer.writerow([_safe(fields.get(column)) for column in columns])
+    return BYTE_ORDER_MARK + text.getvalue()
+
+
+def _safe(value: Value) -> Value:
+    """Return numbers as they are and texts so that no spreadsheet computes them; absent stays empty."""
+    if not isinstance(value, str):
+        return value
+    # Spreadsheets skip what is blank before a formula, so the first character that shows decides.
+    is_formula = value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS)
+    return ("'" if is_formula else "") + cleaned(value)

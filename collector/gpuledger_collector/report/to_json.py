@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as JSON: the model field by field, the source for programs; ASCII only, so no name can harm a terminal.
+
+Beside every field `*_slice_ms` stands `*_gpu_hours`, beside every POSIX time `*_ms` stands `*_utc`, beside every
+`tenths` stands `percent`: for people; the integers are the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import Enum
+
+from gpuledger_collector.report import words
+from gpuledger_collector.report.model import Weekly
+from gpuledger_collector.report.periods import iso
+
+_TIMES = frozenset(
+    {
+        "start_ms",
+        "end_ms",
+        "figures_from_ms",
+        "figures_to_ms",
+        "ledger_from_ms",
+        "ledger_to_ms",
+        "day_ms",
+        "first_ms",
+        "last_ms",
+        "first_hour_ms",
+        "last_hour_ms",
+        "first_dark_hour_ms",
+        "last_seen_hour_ms",
+        "dark_since_ms",
+    }
+)
+"""Fields that are points in time; all other `*_ms` are durations."""
+
+
+def weekly_to_json(report: Weekly) -> str:
+    """Return the report as JSON text with a final line feed."""
+    document = {
+        "schema": report.schema,
+        "schema_version": report.schema_version,
+        "simulated": report.simulated,
+        "title": words.title(report),
+        "sentence": words.headline(report),
+        "notices": words.notices(report),
+    }
+    fields = _plain(report)
+    assert isinstance(fields, dict)
+    return json.dumps(document | fields, indent=2, ensure_ascii=True) + "\n"
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields: dict[str, object] = {}
+        for field in dataclasses.fields(value):
+            found = getattr(value, field.name)
+            fields[field.name] = _plain(found)
+            beside = _beside(field.name, found)
+            if beside is not None:
+                fields[beside[0]] = beside[1]
+        return fields
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _beside(name: str, value: object) -> tuple[str, object] | None:
+    """Return the field for people that stands beside a figure, if any; an absent figure has an absent one."""
+    if name.endswith("slice_ms"):
+        hours = round(value / words.GPU_HOUR_SLICE_MS, 4) if isinstance(value, int) else None
+        return name.removesuffix("slice_ms") + "gpu_hours", hours
+    if name in _TIMES:
+        return name.removesuffix("ms") + "utc", iso(value) if isinstance(value, int) else None
+    if name == "difference_tenths":
+        return "difference_points", value / 10 if isinstance(value, int) else None
+    if name == "tenths" or name.endswith("_tenths"):
+        return name.removesuffix("tenths") + "percent", value / 10 if isinstance(value, int) else None
+    return None

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict JSON in bytes: one value has one form, and what was not expected is an error that names the field.
+
+Sorted keys, no spaces, ASCII, integers only. Whoever decodes compares with his own encoding of what he understood,
+so nothing can stand in the bytes that does not stand in the value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from gpuledger.errors import ReadingError
+
+INTEGER_MAX = 2**63 - 1
+TEXT_CHARACTERS_MAX = 256
+_QUOTED_CHARACTERS_MAX = 80
+
+
+def fail(where: str, what: str) -> NoReturn:
+    """Raise the ReadingError of a field."""
+    raise ReadingError(f"reading: {where}: {what}")
+
+
+def quote(value: object) -> str:
+    """Return foreign input as it may stand in a sentence: printable and not too long."""
+    text = ascii(value)
+    return text if len(text) <= _QUOTED_CHARACTERS_MAX else text[:_QUOTED_CHARACTERS_MAX] + "..."
+
+
+def dump(value: object) -> bytes:
+    """Return the one form of a JSON value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def parse(data: bytes, where: str, bytes_max: int) -> Any:
+    """Return the JSON value in `data`; raises ReadingError."""
+    if len(data) > bytes_max:
+        fail(where, f"{len(data)} bytes, and at most {bytes_max} are allowed")
+
+    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in fields:
+                fail(where, f"{quote(name)} stands twice in one object")
+            fields[name] = value
+        return fields
+
+    def refuse_constant(name: str) -> NoReturn:
+        fail(where, f"{name} is no number here")
+
+    try:
+        return json.loads(data, object_pairs_hook=refuse_twice, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise ReadingError(f"reading: {where}: not JSON ({ascii(str(exc))[1:-1]})") from exc
+
+
+def is_integer(value: object) -> bool:
+    """Return whether the value is an integer from 0 to 2^63 - 1, and neither a float nor a bool."""
+    return type(value) is int and 0 <= value <= INTEGER_MAX
+
+
+def is_text(value: object) -> bool:
+    """Return whether the value is a text that can be stored, logged and shown: short and printable."""
+    return isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX and value.isprintable()
+
+
+class Fields:
+    """A JSON object whose fields are taken once each; what is left over is an error."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            fail(where, "not an object")
+        self._fields: dict[str, Any] = dict(value)
+        self._where = where
+
+    def take(self, name: str, default: object = ...) -> Any:
+        if name not in self._fields:
+            if default is ...:
+                fail(self._where, f"{name} is missing")
+            return default
+        return self._fields.pop(name)
+
+    def text(self, name: str, default: object = ...) -> Any:
+        value = self.take(name, default)
+        if value is not default and not is_text(value):
+            fail(self._where, f"{name} is not a printable text of at most {TEXT_CHARACTERS_MAX} characters")
+        return value
+
+    def name(self, name: str) -> Any:
+        """Take a text that identifies something, so must not be empty."""
+        value = self.text(name)
+        if value == "":
+            fail(self._where, f"{name} is empty")
+        return value
+
+    def integer(self, name: str, default: object = ...) -> Any:
+        value = self.take(name, default)
+        if value is not default and not is_integer(value):
+            fail(self._where, f"{name} is not an integer from 0 to 2^63 - 1")
+        return value
+
+    def amounts(self, name: str, legal: Mapping[str, Any]) -> dict[Any, int]:
+        """Take an object of positive integers whose keys are among the legal ones; absent means empty."""
+        value = self.take(name, {})
+        if not isinstance(value, dict):
+            fail(self._where, f"{name} is not an object")
+        for key, amount in value.items():
+            if key not in legal:
+                fail(self._where, f"{name} has an unknown key {quote(key)}")
+            if not is_integer(amount) or amount == 0:
+                fail(self._where, f"{name}.{key} is not a positive integer")
+        return {legal[key]: amount for key, amount in value.items()}
+
+    def end(self) -> None:
+        if self._fields:
+            fail(self._where, f"unknown field {quote(min(self._fields))}")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An in-memory LedgerReader over ledger rows: plain Python, so that it shares no fault with a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from gpuledger.accounting import add
+from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
+from gpuledger_collector.figures import Group, Holding, Key
+from gpuledger_collector.ledger import Finding, HolderRow, HourRow
+
+
+class FakeLedger:
+    """Answers from rows in any order; `openings` maps digests of names to names.
+
+    `extent` is the span of the hours of the rows unless it is given (a last hour that is not over yet).
+    """
+
+    def __init__(
+        self,
+        hours: Iterable[HourRow],
+        holders: Iterable[HolderRow] = (),
+        findings: Iterable[Finding] = (),
+        *,
+        openings: Mapping[str, str] | None = None,
+        extent: tuple[int, int] | None = None,
+    ) -> None:
+        self.hours = list(hours)
+        self.holders = list(holders)
+        self.all_findings = list(findings)
+        self.openings = {} if openings is None else dict(openings)
+        self._extent = extent
+
+    def extent(self) -> tuple[int, int] | None:
+        if self._extent is not None or not self.hours:
+            return self._extent
+        return min(row.hour_ms for row in self.hours), max(row.hour_ms for row in self.hours) + HOUR_MS
+
+    def sum_by(self, keys: Sequence[Key], start_ms: int, end_ms: int) -> list[Group]:
+        found: dict[tuple[str | int, ...], list[HourRow]] = {}
+        for row in self.hours:
+            if start_ms <= row.hour_ms < end_ms:
+                found.setdefault(tuple(_value(row, key) for key in keys), []).append(row)
+        return [_group(key, rows) for key, rows in sorted(found.items())]
+
+    def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
+        sites = {(row.hour_ms, row.gpu): row.site for row in self.hours}
+        found: dict[tuple[str, str, str, str | None], list[HolderRow]] = {}
+        for row in self.holders:
+            if start_ms <= row.hour_ms < end_ms:
+                site = sites[row.hour_ms, row.gpu]
+                found.setdefault((site, row.node, row.workload, row.user), []).append(row)
+        holdings = [self._holding(key, rows) for key, rows in found.items()]
+        return sorted(holdings, key=lambda h: (-h.held_slice_ms, h.node, h.workload, h.user or ""))
+
+    def findings(self, start_ms: int, end_ms: int) -> list[Finding]:
+        return sorted(finding for finding in self.all_findings if start_ms <= finding.at_ms < end_ms)
+
+    def digest(self, start_ms: int, end_ms: int) -> str:
+        lines = [
+            f"{row.hour_ms} {row.gpu} {row.node} {row.account}"
+            for row in self.hours
+            if start_ms <= row.hour_ms < end_ms
+        ]
+        lines += [str(row) for row in self.holders if start_ms <= row.hour_ms < end_ms]
+        return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "replace")).hexdigest()
+
+    def _holding(self, key: tuple[str, str, str, str | None], rows: Sequence[HolderRow]) -> Holding:
+        site, node, workload, user = key
+        memory = [row.memory_bytes_max for row in rows if row.memory_bytes_max is not None]
+        return Holding(
+            node=node,
+            site=site,
+            workload=workload,
+            user=user,
+            workload_name=self.openings.get(workload),
+            user_name=None if user is None else self.openings.get(user),
+            gpus=len({row.gpu for row in rows}),
+            busy_slice_ms=sum(row.busy_slice_ms for row in rows),
+            held_slice_ms=sum(row.held_slice_ms for row in rows),
+            memory_bytes_max=max(memory) if memory else None,
+            first_hour_ms=min(row.hour_ms for row in rows),
+            last_hour_ms=max(row.hour_ms for row in rows),
+        )
+
+
+def _value(row: HourRow, key: Key) -> str | int:
+    if key == "day_ms":
+        return floor_to(row.hour_ms, DAY_MS)
+    if key == "model":
+        return row.model or ""
+    value: str | int = getattr(row, key)
+    return value
+
+
+def _group(key: tuple[str | int, ...], rows: Sequence[HourRow]) -> Group:
+    memory = [row.memory_used_bytes_max for row in rows if row.memory_used_bytes_max is not None]
+    return Group(
+        key=key,
+        account=add([row.account for row in rows]),
+        gpus=len({row.gpu for row in rows}),
+        active_known_ms=sum(row.active_known_ms for row in rows),
+        hang_suspicion_ms=sum(row.hang_suspicion_ms for row in rows),
+        memory_used_bytes_max=max(memory) if memory else None,
+        intervals_ms=tuple(sorted({interval for row in rows for interval in row.intervals_ms})),
+        activity_sources=tuple(sorted({source for row in rows for source in row.activity_sources})),
+        simulated=any(row.simulated for row in rows),
+    )
