@@ -83,7 +83,7 @@ def test_two_states_swapped_in_the_agent_do_not_go_unnoticed(
     stage: Callable[..., Stage], tmp_path: Path, one: str, other: str
 ) -> None:
     script = busy_and_free()
-    script.add_gpu().lose(31_500, 38_500)
+    script.add_gpu().lose(30_500, 60_500)
     script.add_gpu().act(0, utilization_pct=50)
     mutant = tmp_path / "mutant" / "gpuledger_agent"
     shutil.copytree(ROOT / "agent" / "gpuledger_agent", mutant, ignore=shutil.ignore_patterns("__pycache__"))
@@ -110,6 +110,10 @@ functions = st.sampled_from(
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetFieldValues",
         "nvmlDeviceGetRemappedRows",
+        "nvmlDeviceGetCount_v2",
+        "nvmlDeviceGetHandleByIndex_v2",
+        "nvmlDeviceGetUUID",
+        "*",
     ]
 )
 
@@ -128,12 +132,15 @@ def lives(draw: st.DrawFn) -> Script:
             begin_ms = draw(st.integers(0, 149_999))
             gpu.run(PID + 10 * index + pid, begin_ms, begin_ms + draw(st.integers(1, 150_000)))
         if draw(st.booleans()):
+            lost_ms = draw(st.integers(1_000, 140_000))
+            gpu.lose(lost_ms, lost_ms + draw(st.integers(1, 40_000)), handle_fails=draw(st.booleans()))
+        if draw(st.booleans()):
             gpu.set("recovery_action", 0).set("recovery_action", 1, 40_000).set("recovery_action", 0, 70_000)
     for _ in range(draw(st.integers(0, 3))):
         begin_ms = draw(st.integers(1_000, 140_000))
         span = {"from_ms": begin_ms, "to_ms": begin_ms + draw(st.integers(1, 70_000))}
         if draw(st.booleans()):
-            script.rule(draw(functions), **span, error=draw(codes))
+            script.rule(draw(functions), **span, error=draw(codes), gpu=draw(st.sampled_from([None, 0])))
         else:
             script.rule(draw(functions), **span, latency_ms=draw(st.integers(1, 3_000)))
     if draw(st.booleans()):
@@ -160,8 +167,7 @@ def test_a_minute_of_real_time_agrees_with_the_oracle(stage: Callable[..., Stage
     worker = script.add_gpu().act(0, utilization_pct=0, power_w=115, memory_gib=0)
     worker.run(PID, 15_500).act(15_500, memory_gib=40).act(25_500, utilization_pct=80, power_w=600)
     worker.act(45_500, utilization_pct=2, power_w=115)
-    # Between two enumerations, every ten seconds: see FORWARD_FILL in test_agent_findings.py.
-    script.add_gpu().act(0, utilization_pct=0, power_w=70, memory_gib=0).lose(33_000, 39_000)
+    script.add_gpu().act(0, utilization_pct=0, power_w=70, memory_gib=0).lose(30_500, 40_500)
     clock = SystemClock()
     put = stage(script, virtual=False)
     put.env["GPULEDGER_ABI_START_NS"] = str(clock.boottime_ns())
@@ -191,8 +197,7 @@ def test_a_day_on_the_library_is_the_oracles_truth_to_the_millisecond(
         worker.set("utilization", Wave(period_ms=3_000, on_ms=900 + 80 * hour), begin_ms + 600_000)
         worker.act(begin_ms + 600_000, power_w=300 + hour)
         worker.act(begin_ms + 7_000_000, utilization_pct=0, power_w=70, memory_gib=0)
-    # Between two enumerations, every ten seconds: see FORWARD_FILL in test_agent_findings.py.
-    worker.lose(50_001_500, 50_006_500)
+    worker.lose(50_000_500, 50_063_500)
     script.rule("nvmlDeviceGetUtilizationRates", from_ms=40_000_000, to_ms=40_000_500, latency_ms=17_000)
     script.rule("*", from_ms=60_000_500, to_ms=60_300_000, error=UNINITIALIZED)
     put = stage(script, duration_ms=day_ms)
