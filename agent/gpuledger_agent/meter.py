@@ -225,6 +225,8 @@ class Meter:
     ) -> None:
         seen = outcome.seen
         power_mw = None
+        if gap_ms == 0:
+            tick_energy_mj = None  # a second look at the same millisecond: no time, no power
         if tick_energy_mj is not None:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         decision = decide(seen, power_mw, floors.idle_mw)

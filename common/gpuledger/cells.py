@@ -37,15 +37,20 @@ def split_at(start_ms: int, end_ms: int, grid_ms: int) -> Iterator[tuple[int, in
 def share_by_weight(total: int, weights: Sequence[int]) -> list[int]:
     """Divide `total` along consecutive pieces in proportion to `weights`; the parts sum to `total` exactly.
 
-    Each piece but the last gets the floor of its share, so the last takes the remainder.
+    Each piece but the last gets the floor of its share, so the last takes the remainder. Raises ValueError where there
+    is no weight.
     """
     whole = sum(weights)
+    if whole <= 0:
+        raise ValueError("nothing has a weight to share by")
     parts = [total * weight // whole for weight in weights[:-1]]
     parts.append(total - sum(parts))
     return parts
 
 
 def share_equally(total: int, count: int) -> list[int]:
-    """Divide `total` >= 0 into `count` parts that differ by at most one and sum to it (largest remainder)."""
+    """Divide `total` >= 0 into `count` >= 1 parts that differ by at most one and sum to it (largest remainder)."""
+    if count < 1:
+        raise ValueError("there is nobody to share with")
     base, extra = divmod(total, count)
     return [base + 1 if index < extra else base for index in range(count)]

@@ -111,8 +111,10 @@ def load(
 
 def _flatten(document: Mapping[str, Any], fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in document.items():
-        key = prefix + name
-        if isinstance(value, dict) and key not in fields:
+        # A dot within a quoted key is no table: '"serve.listen"' must not pass for listen in [serve].
+        key = prefix + (f'"{name}"' if "." in name else name)
+        is_table = isinstance(value, dict) and key not in fields
+        if is_table and (value or any(known.startswith(key + ".") for known in fields)):
             yield from _flatten(value, fields, key + ".")
         else:
             yield key, value
@@ -157,8 +159,9 @@ def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> 
 def _convert_scalar(value: Any, kind: Any) -> Any:
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        # NaN passes every limit, since it is neither less nor more than anything.
+        return float(value) if abs(value) <= sys.float_info.max else None
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     return None

@@ -20,6 +20,9 @@ class State(str, Enum):
     UNMEASURED = "unmeasured"
     DARK = "dark"
 
+    # A state equals its text, so it must hash as its text; Enum would hash its name, in Python and ten times slower.
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return self.value
 
@@ -60,6 +63,8 @@ class Uncovered(str, Enum):
     CALLS_FAILED = "calls_failed"
     """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
 
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return self.value
 
@@ -84,7 +89,9 @@ THETAS_PPM: tuple[int, ...] = (0, 10_000, 50_000, 100_000)
 
 
 def activity_bin(activity_ppm: int) -> int:
-    """Return the index of the bin that holds `activity_ppm` (0..1,000,000)."""
+    """Return the index of the bin that holds `activity_ppm` (0..1,000,000); raises ValueError outside that range."""
+    if activity_ppm < 0:
+        raise ValueError(f"activity of {activity_ppm} ppm is below 0 %")
     for index, edge_ppm in enumerate(ACTIVITY_EDGES_PPM):
         if activity_ppm <= edge_ppm:
             return index

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Around polling: what it asks of whoever takes answers in, so that it knows no storage, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gpuledger_collector.targets import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far an agent's journal was taken in: everything up to `sequence` of that journal is on disk here."""
+
+    journal: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one answer: readings logged, readings refused by reason, where to go on, whether more waits."""
+
+    accepted: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor | None = None
+    more: bool = False
+
+
+class Intake(Protocol):
+    """Takes answers in; called from one thread at a time."""
+
+    def cursor(self, target: Target) -> Cursor | None:
+        """Return how far the target was taken in by earlier runs, or None where it never answered."""
+        ...
+
+    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
+        """Verify and log the readings of one answer, a JSON object; `asked` is the cursor that was sent, if any.
+
+        Raises ReadingError or SealError where the answer as a whole is not valid, and StorageError where it could
+        not be stored; either way the cursor stays where it was.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollFigures:
+    """What polling did since the start; `up` has the targets polled so far, `troubles` a sentence for each one down."""
+
+    targets: int
+    up: Mapping[str, bool]
+    failures: Mapping[str, int]
+    accepted: int
+    refused: Mapping[str, int]
+    troubles: Mapping[str, str]

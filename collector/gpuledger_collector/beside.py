@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes with a batch and is not in the log: how far a journal was read, names in the clear, who was met where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpuledger_collector.indexing import Database
+
+Place = tuple[str, str, str]
+"""Site, cluster, pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """Who answered at a target when it was last reached."""
+
+    target: str
+    node_id: str
+    journal: str
+    node: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What comes with a batch and is not in the log; stored in the batch's transaction."""
+
+    cursor: tuple[str, str, int] | None = None
+    """Node id, journal, last sequence read."""
+    openings: Mapping[str, str] = field(default_factory=dict)
+    """Digest -> name."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Node -> where its target's group says that it stands."""
+    contact: Contact | None = None
+
+
+def put_beside(db: Database, beside: Beside) -> None:
+    """Store it, inside a transaction that somebody else holds."""
+    if beside.cursor is not None:
+        db.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", beside.cursor)
+    db.executemany(
+        "INSERT OR IGNORE INTO opening VALUES (?, ?)",
+        [(bytes.fromhex(digest), name) for digest, name in beside.openings.items()],
+    )
+    places = [(node, *place) for node, place in beside.places.items()]
+    db.executemany("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?)", places)
+    if beside.contact is not None:
+        contact = beside.contact
+        row = (contact.target, contact.node_id, contact.journal, contact.node, contact.at_ms)
+        db.execute("INSERT OR REPLACE INTO contact VALUES (?, ?, ?, ?, ?)", row)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector's settings: flags, GPULEDGER_COLLECTOR_* variables, a TOML file, defaults, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuledger import settings
+from gpuledger.errors import ConfigurationError
+from gpuledger.logs import LEVELS
+from gpuledger.settings import Loaded, setting
+
+PREFIX = "GPULEDGER_COLLECTOR"
+TARGETS_TABLE = "group"
+"""Tables [[group]] of the same file say which agents to poll; `targets` reads them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorConfig:
+    """Everything that can be set; see docs/configuration.md."""
+
+    listen: str = setting("listen", "HOST:PORT to serve page, API and metrics on.", "127.0.0.1:9401")
+    state_dir: Path = setting(
+        "state_dir", "Directory of the log, its index and the ledger; one collector each.", Path("/var/lib/gpuledger")
+    )
+    roster: Path | None = setting(
+        "roster", "Declared roster, TOML or CSV (docs/roster.md); without one GPUs are discovered.", None
+    )
+    poll_interval_seconds: float = setting(
+        "poll_interval_seconds", "Time between two polls of an agent.", 30.0, low=1, high=3600
+    )
+    settle_grace_seconds: float = setting(
+        "settle_grace_seconds", "How long after its end a cell waits for its readings.", 90.0, low=0, high=3600
+    )
+    refresh_interval_seconds: float = setting(
+        "refresh_interval_seconds", "Time between two refreshes of the ledger.", 30.0, low=1, high=3600
+    )
+    accept_simulated: bool = setting(
+        "accept_simulated", "Take in SIMULATED readings too; everything then says SIMULATED.", False
+    )
+    log_level: str = setting("log_level", "Least level of the log lines.", "info", choices=LEVELS)
+    poll_timeout_seconds: float = setting(
+        "limits.poll_timeout_seconds", "Time for one answer of an agent.", 10.0, low=0.1, high=600
+    )
+    concurrent_polls: int = setting("limits.concurrent_polls", "Agents asked at once.", 64, low=1, high=10_000)
+    answer_bytes: int = setting("limits.answer_bytes", "Size of one answer of an agent.", 8 << 20, low=1 << 17)
+    reading_age_days: int = setting(
+        "limits.reading_age_days", "Readings that ended longer ago are refused: a wrong clock.", 90, low=15, high=3650
+    )
+
+    @property
+    def settle_grace_ms(self) -> int:
+        return round(self.settle_grace_seconds * 1000)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return (host, port) of "HOST:PORT" or "[V6]:PORT"; raises ConfigurationError."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535 or not host:
+        raise ConfigurationError(f"listen: {text!r} is not HOST:PORT with a port from 0 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def load(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object | None]
+) -> Loaded[CollectorConfig]:
+    """Return the settings with their origins; raises ConfigurationError."""
+    loaded = settings.load(
+        CollectorConfig,
+        file=file,
+        environment=environment,
+        prefix=PREFIX,
+        flags=flags,
+        foreign_tables=frozenset({TARGETS_TABLE}),
+    )
+    parse_listen(loaded.value.listen)
+    return loaded

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How entries of the log become rows of the index: the one road, for new batches and for replays alike.
+
+Order-free where the ledger is: claims keep the least of what was ever claimed, readings count once by digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from gpuledger.cells import CELL_MS, ceil_to, floor_to
+from gpuledger_collector.entries import (
+    ClockEntry,
+    DeclarationEntry,
+    EnrolmentEntry,
+    LogEntry,
+    ReadingEntry,
+    RosterEntry,
+)
+from gpuledger_collector.roster import Claim, Entry
+
+EVER_MS = 2**62
+"""An end that is not known yet."""
+
+Claims = dict[tuple[str, str], Claim]
+Span = tuple[int, int]
+
+
+class _Result(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Database(Protocol):
+    """What is needed of a database connection, inside a transaction that somebody else holds."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> _Result: ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> _Result: ...
+
+
+def index_entries(db: Database, entries: Sequence[tuple[int, LogEntry]], claims: Claims) -> None:
+    """Index (offset, entry) pairs: whole batches, each with its clock entry last. `claims` is brought up to date."""
+    step = _Step(db, claims)
+    batch: list[tuple[int, LogEntry]] = []
+    for offset, entry in entries:
+        if isinstance(entry, ClockEntry):
+            for position, closed in batch:
+                step.take(position, closed, entry.at_ms)
+            batch = []
+            put_meta(db, "clock_ms", entry.at_ms)
+            db.executemany(
+                "INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?)",
+                [(found.at_ms, found.kind, found.subject, found.text) for found in entry.findings],
+            )
+        else:
+            batch.append((offset, entry))
+    if batch:
+        raise AssertionError("a batch is indexed without the clock entry that closes it")
+    step.finish()
+
+
+def mark_dirty(db: Database, spans: Iterable[Span]) -> None:
+    """Note that the ledger's rows of these spans are out of date."""
+    # REPLACE, so that a mark made again gets a new id: whoever clears older marks leaves it standing.
+    db.executemany("INSERT OR REPLACE INTO dirty (start_ms, end_ms) VALUES (?, ?)", spans)
+
+
+class _Step:
+    """One transaction's worth of entries; what many readings share is written once, by `finish`."""
+
+    def __init__(self, db: Database, claims: Claims) -> None:
+        self._db = db
+        self._claims = claims
+        self._changed: set[tuple[str, str]] = set()
+        self._dirty: set[Span] = set()
+        self._seen: dict[str, int] = {}
+        self._node_keys: dict[str, int] = {}
+        self._simulated = False
+
+    def take(self, offset: int, entry: LogEntry, at_ms: int) -> None:
+        match entry:
+            case ReadingEntry():
+                self._take_reading(offset, entry, at_ms)
+            case EnrolmentEntry():
+                self._db.execute(
+                    "INSERT OR IGNORE INTO node (node_id, public_key, name, how, at_ms) VALUES (?, ?, ?, ?, ?)",
+                    (entry.node_id, entry.public_key, entry.node, entry.how, entry.at_ms),
+                )
+            case RosterEntry():
+                self._take_roster(entry)
+            case DeclarationEntry():
+                self._take_declaration(entry)
+            case ClockEntry():
+                raise AssertionError("a clock entry closes a batch and is not in it")
+
+    def _take_reading(self, offset: int, entry: ReadingEntry, at_ms: int) -> None:
+        reading = entry.reading
+        node_key = self._node_key(reading.node_id)
+        inserted = self._db.execute(
+            "INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
+            " SET log_offset = excluded.log_offset, is_complete = 1 WHERE excluded.is_complete > is_complete",
+            (
+                node_key,
+                reading.sequence,
+                reading.session,
+                bytes.fromhex(entry.digest),
+                offset,
+                reading.cell_ms,
+                reading.start_ms,
+                reading.end_ms,
+                reading.node_name,
+                reading.simulated,
+                at_ms,
+                reading.workloads_digest is None or entry.workloads is not None,
+            ),
+        )
+        if inserted.rowcount == 0:
+            return
+        # Its own cell, and every other in which its name was used: two readings of one name are both void.
+        namesakes = "SELECT cell_ms FROM reading WHERE node_key = ? AND sequence = ? AND session = ?"
+        cells = {int(cell) for (cell,) in self._db.execute(namesakes, (node_key, reading.sequence, reading.session))}
+        self._dirty |= {(cell_ms, cell_ms + CELL_MS) for cell_ms in cells}
+        self._seen[reading.node_name] = max(reading.end_ms, self._seen.get(reading.node_name, 0))
+        self._simulated |= reading.simulated
+        for gpu in reading.gpus:
+            key = (gpu.uuid, reading.node_name)
+            claim = Claim(
+                gpu=gpu.uuid, node=reading.node_name, first_ms=reading.cell_ms, serial=gpu.serial, model=gpu.model
+            )
+            known = self._claims.get(key)
+            merged = claim if known is None else _least(known, claim)
+            if merged != known:
+                self._claims[key] = merged
+                self._changed.add(key)
+
+    def _node_key(self, node_id: str) -> int:
+        if node_id not in self._node_keys:
+            for (key,) in self._db.execute("SELECT id FROM node WHERE node_id = ?", (node_id,)):
+                self._node_keys[node_id] = key
+        return self._node_keys[node_id]
+
+    def _take_roster(self, entry: RosterEntry) -> None:
+        put_meta(self._db, "roster_declared", int(entry.is_declared))
+        self._db.executemany(
+            "DELETE FROM roster WHERE gpu = ? AND node = ? AND from_ms = ?",
+            [(old.gpu, old.node, old.from_ms) for old in entry.removed],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO roster VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (new.gpu, new.node, new.from_ms, new.to_ms, new.serial, new.site, new.cluster, new.pool, new.model)
+                for new in entry.added
+            ],
+        )
+        self._dirty |= {self._span_of(changed) for changed in (*entry.removed, *entry.added)}
+
+    def _span_of(self, entry: Entry) -> Span:
+        """Return what an entry coming or going may change: its own time, and where it was claimed before."""
+        start_ms = floor_to(entry.from_ms, CELL_MS)
+        sql = "SELECT MIN(first_ms) FROM claim WHERE gpu = ? OR serial = ?"
+        for (first_ms,) in self._db.execute(sql, (entry.gpu, entry.serial)):
+            start_ms = start_ms if first_ms is None else min(start_ms, first_ms)
+        return start_ms, EVER_MS
+
+    def _take_declaration(self, entry: DeclarationEntry) -> None:
+        window = entry.window
+        if entry.withdrawn_ms is None:
+            self._db.execute(
+                "INSERT INTO declaration (kind, start_ms, end_ms, declared_ms, node, gpu) VALUES (?, ?, ?, ?, ?, ?)",
+                (window.kind.value, window.start_ms, window.end_ms, window.declared_ms, window.node, window.gpu),
+            )
+        else:
+            self._db.execute(
+                "UPDATE declaration SET withdrawn_ms = ? WHERE withdrawn_ms IS NULL AND kind = ? AND start_ms = ?"
+                " AND end_ms = ? AND declared_ms = ? AND node IS ? AND gpu IS ?",
+                (
+                    entry.withdrawn_ms,
+                    window.kind.value,
+                    window.start_ms,
+                    window.end_ms,
+                    window.declared_ms,
+                    window.node,
+                    window.gpu,
+                ),
+            )
+        self._dirty.add((floor_to(window.start_ms, CELL_MS), ceil_to(window.end_ms, CELL_MS)))
+
+    def finish(self) -> None:
+        changed = [self._claims[key] for key in sorted(self._changed)]
+        self._db.executemany(
+            "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?)",
+            [(claim.gpu, claim.node, claim.first_ms, claim.serial, claim.model) for claim in changed],
+        )
+        self._db.executemany(
+            "INSERT INTO seen VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET end_ms = MAX(end_ms, excluded.end_ms)",
+            self._seen.items(),
+        )
+        mark_dirty(self._db, sorted(self._dirty))
+        if self._simulated:
+            put_meta(self._db, "simulated", 1)
+
+
+def _least(one: Claim, other: Claim) -> Claim:
+    """Return the claim that both make together, the same whichever came first."""
+    return Claim(
+        gpu=one.gpu,
+        node=one.node,
+        first_ms=min(one.first_ms, other.first_ms),
+        serial=_least_text(one.serial, other.serial),
+        model=_least_text(one.model, other.model),
+    )
+
+
+def _least_text(one: str | None, other: str | None) -> str | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def put_meta(db: Database, key: str, value: int) -> None:
+    """Set one of the store's named integers."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the ledger up to date: every installed hour up to the horizon has its rows, and those that changed are redone.
+
+The horizon is the end of the last cell that is settled: over for long enough (`settle_grace_ms`) that its readings
+should be here. A reading that comes later is not lost: its hour is redone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
+from gpuledger_collector.catalog import Catalog, read_accepted
+from gpuledger_collector.ledger import CellRow, build, cell_rows
+from gpuledger_collector.ledger_files import LedgerFiles
+from gpuledger_collector.roster import Roster
+from gpuledger_collector.roster_book import RosterBook
+
+logger = logging.getLogger(__name__)
+
+READINGS_MAX = 2_000
+"""Readings held in memory at once, unless a single hour has more."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """What a refresh did. `horizon_ms` is up to where the ledger accounts; None while nothing is installed."""
+
+    horizon_ms: int | None
+    hours: int
+    readings: int
+
+
+class Keeper:
+    """Brings the ledger's files up to date from the log, through the index; one refresh at a time."""
+
+    def __init__(self, catalog: Catalog, files: LedgerFiles, book: RosterBook, *, settle_grace_ms: int) -> None:
+        self._catalog = catalog
+        self._store = catalog.store
+        self._files = files
+        self._book = book
+        self._grace_ms = settle_grace_ms
+        self._mutex = threading.Lock()
+
+    def horizon_ms(self, now_ms: int) -> int:
+        """Return the end of the last cell that is settled at `now_ms`."""
+        return floor_to(now_ms - self._grace_ms, CELL_MS)
+
+    def refresh(self, now_ms: int) -> Refreshed:
+        """Bring roster and ledger up to date; raises StorageError where they cannot be stored, to be tried again."""
+        with self._mutex:
+            self._book.sync(now_ms)
+            return self._bring_up_to(self.horizon_ms(now_ms))
+
+    def rebuild(self) -> Refreshed:
+        """Forget index and ledger and make them again from the log alone, up to the same horizon."""
+        with self._mutex:
+            extent = self._files.extent()
+            self._files.clear()
+            self._catalog.reindex()
+            clock_ms = self._store.clock_ms()
+            if extent is not None:
+                return self._bring_up_to(extent[1])
+            if clock_ms is not None:
+                return self._bring_up_to(self.horizon_ms(clock_ms))
+            return Refreshed(horizon_ms=None, hours=0, readings=0)
+
+    def cell_rows(self, cell_ms: int) -> list[CellRow]:
+        """Return one row per GPU installed in the cell, from what is logged by now."""
+        indexed = self._store.readings(cell_ms, cell_ms + CELL_MS)
+        return cell_rows(read_accepted(self._catalog.log, indexed), self._store.roster(), cell_ms)
+
+    def _bring_up_to(self, wanted_ms: int) -> Refreshed:
+        roster = self._store.roster()
+        extent = self._files.extent()
+        if not roster.entries:
+            if extent is not None:
+                self._files.clear()
+            return Refreshed(horizon_ms=None, hours=0, readings=0)
+        # A clock that was set back takes nothing out of the ledger.
+        horizon_ms = wanted_ms if extent is None else max(wanted_ms, extent[1])
+        start_ms = floor_to(min(entry.from_ms for entry in roster.entries), CELL_MS)
+        if horizon_ms <= start_ms:
+            return Refreshed(horizon_ms=None, hours=0, readings=0)
+        dirty, mark = self._store.dirty()
+        built_to_ms = start_ms if extent is None else extent[1]
+        if built_to_ms < horizon_ms:
+            dirty.append((floor_to(built_to_ms, HOUR_MS), horizon_ms))
+        hours = readings = 0
+        for first_ms, last_ms in _runs(dirty, horizon_ms):
+            hours += (ceil_to(last_ms, HOUR_MS) - first_ms) // HOUR_MS
+            readings += self._rebuild_span(roster, first_ms, last_ms)
+        if extent != (start_ms, horizon_ms):
+            self._files.write_extent(start_ms, horizon_ms)
+        self._store.clear_dirty(mark)
+        if hours > 0:
+            logger.debug("ledger_refreshed", extra={"hours": hours, "readings": readings, "horizon_ms": horizon_ms})
+        return Refreshed(horizon_ms=horizon_ms, hours=hours, readings=readings)
+
+    def _rebuild_span(self, roster: Roster, start_ms: int, end_ms: int) -> int:
+        """Redo the hours of [start_ms, end_ms), which begins at an hour; return how many readings they have."""
+        indexed = self._store.readings(start_ms, end_ms)
+        middle_ms = floor_to((start_ms + end_ms) // 2, HOUR_MS)
+        if len(indexed) > READINGS_MAX and middle_ms > start_ms:
+            first = self._rebuild_span(roster, start_ms, middle_ms)
+            return first + self._rebuild_span(roster, middle_ms, end_ms)
+        ledger = build(read_accepted(self._catalog.log, indexed), roster, start_ms, end_ms)
+        self._files.write_hours(ledger, range(start_ms, end_ms, HOUR_MS))
+        return len(indexed)
+
+
+def _runs(spans: list[Span], horizon_ms: int) -> Iterator[Span]:
+    """Yield the whole hours that the spans touch before the horizon as runs within one UTC day, each hour once."""
+    run_start_ms = run_end_ms = -1
+    for first_ms, last_ms in _merge(spans, horizon_ms):
+        for hour_ms in range(first_ms, last_ms, HOUR_MS):
+            if hour_ms != run_end_ms or hour_ms % DAY_MS == 0:
+                if run_start_ms >= 0:
+                    yield run_start_ms, min(run_end_ms, horizon_ms)
+                run_start_ms = hour_ms
+            run_end_ms = hour_ms + HOUR_MS
+    if run_start_ms >= 0:
+        yield run_start_ms, min(run_end_ms, horizon_ms)
+
+
+def _merge(spans: list[Span], horizon_ms: int) -> list[Span]:
+    """Return the spans widened to whole hours, cut at the horizon's hour, and joined where they touch."""
+    merged: list[Span] = []
+    for start_ms, end_ms in sorted(spans):
+        first_ms, last_ms = floor_to(start_ms, HOUR_MS), ceil_to(min(end_ms, horizon_ms), HOUR_MS)
+        if first_ms >= horizon_ms:
+            continue
+        if merged and first_ms <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], last_ms)
+        else:
+            merged.append((first_ms, last_ms))
+    return merged

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger on disk: the only door to Parquet and DuckDB.
+
+`hours/`, `holders/` and `findings/` hold one Parquet file per UTC day, `extent.json` the span of cells accounted for.
+Files are replaced whole by rename, so a reader sees an old or a new day, never half of one, and never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
+from gpuledger.errors import StorageError
+from gpuledger_collector import columns
+from gpuledger_collector.columns import ColumnKind, Record
+from gpuledger_collector.figures import Group, Holding, Key
+from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
+from gpuledger_collector.store import Store
+
+_TYPES: dict[ColumnKind, Any] = {"integer": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
+_TABLES: dict[str, dict[str, ColumnKind]] = {
+    "hours": columns.HOURS,
+    "holders": columns.HOLDERS,
+    "findings": columns.FINDINGS,
+}
+_ORDER = {
+    "hours": ("hour_ms", "gpu", "node"),
+    "holders": ("hour_ms", "gpu", "workload", "user"),
+    "findings": ("at_ms", "kind", "subject", "text"),
+}
+_SCHEMAS = {
+    table: pa.schema(
+        [(name, _TYPES[kind]) for name, kind in kinds.items()],
+        metadata={"gpuledger_table": table, "gpuledger_schema": str(columns.SCHEMA)},
+    )
+    for table, kinds in _TABLES.items()
+}
+_SUMMED = (
+    *columns.STATES,
+    *columns.BINS,
+    "active_ns",
+    *columns.ENERGY,
+    "declared_uncovered_slice_ms",
+    "active_known_ms",
+    "hang_suspicion_ms",
+)
+_KEY_SQL: dict[Key, str] = {
+    "model": "coalesce(model, '')",
+    "day_ms": f"hour_ms - hour_ms % {DAY_MS}",
+}
+DIRECTORY = "ledger"
+"""Where the ledger lies below the state directory."""
+_ATTEMPTS = 3
+"""A day may be replaced between a query's plan and its reading: it is asked again."""
+
+
+class Annotations(Protocol):
+    """What stands beside the rows and is kept elsewhere."""
+
+    def names(self, digests: Iterable[str]) -> Mapping[str, str]: ...
+
+    def findings(self, start_ms: int, end_ms: int) -> list[Finding]: ...
+
+
+def open_reader(state_dir: Path) -> LedgerFiles:
+    """Return the ledger of a collector's state directory, read beside it; raises StorageError if there is none."""
+    return LedgerFiles(state_dir / DIRECTORY, Store(state_dir, read_only=True))
+
+
+class LedgerFiles:
+    """Reads (as figures.LedgerReader) and writes the ledger's files; one process writes, any number read."""
+
+    def __init__(self, directory: Path, annotations: Annotations) -> None:
+        self._directory = directory
+        self._annotations = annotations
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def write_hours(self, ledger: Ledger, hours: Collection[int]) -> None:
+        """Replace all rows and findings of the given hours (POSIX ms of their starts) with those of `ledger`.
+
+        Raises StorageError where the disk refuses; days not yet written then stand as before.
+        """
+        sites = {(row.hour_ms, row.gpu, row.node): row.site for row in ledger.hours}
+        records: dict[str, list[Record]] = {
+            "hours": [columns.hour_record(row) for row in ledger.hours],
+            "holders": [columns.holder_record(row, sites[row.hour_ms, row.gpu, row.node]) for row in ledger.holders],
+            "findings": [columns.finding_record(found, floor_to(found.at_ms, HOUR_MS)) for found in ledger.findings],
+        }
+        replaced = set(hours)
+        for table, found in records.items():
+            by_day: dict[int, list[Record]] = {floor_to(hour_ms, DAY_MS): [] for hour_ms in sorted(replaced)}
+            for record in found:
+                if record["hour_ms"] not in replaced:
+                    raise AssertionError(f"{table}: a row of hour {record['hour_ms']}, which is not being replaced")
+                by_day[floor_to(record["hour_ms"], DAY_MS)].append(record)
+            for day_ms, day_records in by_day.items():
+                self._replace_rows(table, day_ms, replaced, day_records)
+
+    def write_extent(self, start_ms: int, end_ms: int) -> None:
+        """Note which span of cells the rows account for."""
+        text = json.dumps({"schema": columns.SCHEMA, "start_ms": start_ms, "end_ms": end_ms}) + "\n"
+        self._replace_file(self._directory / "extent.json", lambda path: _write_text(path, text))
+
+    def clear(self) -> None:
+        """Remove every row, and the extent first: without it nothing is accounted for."""
+        try:
+            (self._directory / "extent.json").unlink(missing_ok=True)
+            for table in _TABLES:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self._directory / table)
+        except OSError as exc:
+            raise StorageError(f"{self._directory}: cannot be cleared: {exc.strerror}") from exc
+
+    def _replace_rows(self, table: str, day_ms: int, hours: Collection[int], records: Sequence[Record]) -> None:
+        path = self._path(table, day_ms)
+        schema = _SCHEMAS[table]
+        found = pa.Table.from_pydict(
+            {name: [record.get(name) for record in records] for name in schema.names}, schema=schema
+        )
+        if path.exists():
+            kept = self._read(path, schema)
+            outdated = pc.is_in(kept["hour_ms"], value_set=pa.array(sorted(hours), pa.int64()))
+            found = pa.concat_tables([kept.filter(pc.invert(outdated)), found])
+        elif not records:
+            return
+        found = found.sort_by([(name, "ascending") for name in _ORDER[table]]).replace_schema_metadata(schema.metadata)
+        self._replace_file(path, lambda beside: pq.write_table(found, beside, compression="zstd"))
+
+    def _replace_file(self, path: Path, write: Callable[[Path], None]) -> None:
+        beside = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(beside)
+            _sync(beside)
+            beside.replace(path)
+            _sync(path.parent)
+        except (OSError, pa.ArrowException) as exc:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+            raise StorageError(f"{path}: cannot be written: {reason}") from exc
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def extent(self) -> tuple[int, int] | None:
+        """Return the span of whole cells that the ledger accounts for, or None while it is empty."""
+        path = self._directory / "extent.json"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            start_ms, end_ms = int(value["start_ms"]), int(value["end_ms"])
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise StorageError(f"{path}: cannot be read: {exc.strerror}") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise StorageError(f"{path}: not an extent; run: gpuledger ledger rebuild") from exc
+        return start_ms, end_ms
+
+    def sum_by(self, keys: Sequence[Key], start_ms: int, end_ms: int) -> list[Group]:
+        """Return the sums by `keys` over [start_ms, end_ms), sorted by key; none where there are no rows."""
+        positions = range(len(keys))
+        selected = [f"{_KEY_SQL.get(key, key)} AS key_{position}" for position, key in enumerate(keys)]
+        selected += [f"sum({name}) AS {name}" for name in _SUMMED]
+        selected += [
+            "count(DISTINCT gpu) AS gpus",
+            "max(memory_used_bytes_max) AS memory_used_bytes_max",
+            "list(DISTINCT intervals_ms) AS intervals_ms",
+            "list(DISTINCT activity_sources) AS activity_sources",
+            "bool_or(simulated) AS simulated",
+        ]
+        grouped = ", ".join(str(position + 1) for position in positions)
+        clauses = [
+            "SELECT",
+            ", ".join(selected),
+            "FROM rows",
+            f"GROUP BY {grouped}" if keys else "",
+            "HAVING count(*) > 0",
+        ]
+        clauses.append(f"ORDER BY {grouped}" if keys else "")
+        records = self._query("hours", start_ms, end_ms, " ".join(clauses))
+        return [
+            Group(
+                key=tuple(record[f"key_{position}"] for position in positions),
+                account=columns.account_of(record),
+                gpus=record["gpus"],
+                active_known_ms=record["active_known_ms"],
+                hang_suspicion_ms=record["hang_suspicion_ms"],
+                memory_used_bytes_max=record["memory_used_bytes_max"],
+                intervals_ms=tuple(columns.merge_lists(record["intervals_ms"])),
+                activity_sources=tuple(columns.merge_lists(record["activity_sources"])),
+                simulated=record["simulated"],
+            )
+            for record in records
+        ]
+
+    def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
+        """Return every workload's time over [start_ms, end_ms), largest held time first."""
+        records = self._query(
+            "holders",
+            start_ms,
+            end_ms,
+            'SELECT node, site, workload, "user", count(DISTINCT gpu) AS gpus, sum(busy_slice_ms) AS busy_slice_ms,'
+            " sum(held_slice_ms) AS held_slice_ms, max(memory_bytes_max) AS memory_bytes_max,"
+            " min(hour_ms) AS first_hour_ms, max(hour_ms) AS last_hour_ms FROM rows"
+            ' GROUP BY node, site, workload, "user"'
+            ' ORDER BY held_slice_ms DESC, busy_slice_ms DESC, node, site, workload, "user" NULLS FIRST',
+        )
+        digests = {record[name] for record in records for name in ("workload", "user")} - {None}
+        names = self._annotations.names(digests)
+        return [
+            Holding(**record, workload_name=names.get(record["workload"]), user_name=names.get(record["user"]))
+            for record in records
+        ]
+
+    def findings(self, start_ms: int, end_ms: int) -> list[Finding]:
+        """Return what was found at intake and in the rows of [start_ms, end_ms), oldest first."""
+        records = self._query("findings", start_ms, end_ms, "SELECT * FROM rows")
+        found = {columns.finding_of(record) for record in records}
+        return sorted(found | set(self._annotations.findings(start_ms, end_ms)))
+
+    def rows(self, start_ms: int, end_ms: int) -> list[HourRow]:
+        """Return the hourly rows of [start_ms, end_ms), in canonical order (hour, GPU, node)."""
+        return [columns.hour_row(record) for record in self._records("hours", start_ms, end_ms)]
+
+    def holder_rows(self, start_ms: int, end_ms: int) -> list[HolderRow]:
+        """Return the workloads' rows of [start_ms, end_ms), in canonical order (hour, GPU, workload, user)."""
+        return [columns.holder_row(record) for record in self._records("holders", start_ms, end_ms)]
+
+    def digest(self, start_ms: int, end_ms: int) -> str:
+        """Return SHA-256 over the canonical rows of [start_ms, end_ms): a line of JSON each, absent values left out."""
+        hashed = hashlib.sha256()
+        for table in ("hours", "holders"):
+            for record in self._records(table, start_ms, end_ms):
+                present = {name: value for name, value in record.items() if value is not None}
+                line = json.dumps([table, present], sort_keys=True, separators=(",", ":"))
+                hashed.update(line.encode("ascii") + b"\n")
+        return hashed.hexdigest()
+
+    def _records(self, table: str, start_ms: int, end_ms: int) -> Iterator[Record]:
+        schema = _SCHEMAS[table]
+        for path in self._paths(table, start_ms, end_ms):
+            day = self._read(path, schema)
+            is_inside = pc.and_(pc.greater_equal(day["hour_ms"], start_ms), pc.less(day["hour_ms"], end_ms))
+            yield from day.filter(is_inside).to_pylist()
+
+    def _query(self, table: str, start_ms: int, end_ms: int, sql: str) -> list[Record]:
+        """Run `sql` over the view `rows`: the table's rows of [start_ms, end_ms)."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            paths = [str(path) for path in self._paths(table, start_ms, end_ms)]
+            if not paths:
+                return []
+            try:
+                with duckdb.connect(":memory:") as connection:
+                    rows = (
+                        "WITH rows AS (SELECT * FROM read_parquet($paths) WHERE hour_ms >= $start AND hour_ms < $end) "
+                    )
+                    values = {"paths": paths, "start": start_ms, "end": end_ms}
+                    answer = connection.execute(rows + sql, values)
+                    names = [column[0] for column in answer.description or ()]
+                    return [dict(zip(names, found, strict=True)) for found in answer.fetchall()]
+            except duckdb.Error as exc:
+                if attempt == _ATTEMPTS or not isinstance(exc, duckdb.IOException):
+                    raise StorageError(f"{self._directory / table}: cannot be read: {exc}") from exc
+        raise AssertionError("unreachable")
+
+    def _read(self, path: Path, schema: Any) -> Any:
+        try:
+            found = pq.read_table(path, partitioning=None)
+        except (OSError, pa.ArrowException) as exc:
+            raise StorageError(f"{path}: cannot be read ({exc}); run: gpuledger ledger rebuild") from exc
+        written = (found.schema.metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
+        if written != str(columns.SCHEMA):
+            raise StorageError(f"{path}: has columns of version {written}; run: gpuledger ledger rebuild")
+        return found.cast(schema)
+
+    def _path(self, table: str, day_ms: int) -> Path:
+        return self._directory / table / f"{datetime.fromtimestamp(day_ms / 1000, UTC):%Y-%m-%d}.parquet"
+
+    def _paths(self, table: str, start_ms: int, end_ms: int) -> list[Path]:
+        """Return the files of the days that [start_ms, end_ms) touches, oldest first."""
+        first, last = self._path(table, floor_to(start_ms, DAY_MS)).name, self._path(table, end_ms - 1).name
+        found = (self._directory / table).glob("????-??-??.parquet")
+        return sorted(path for path in found if first <= path.name <= last)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

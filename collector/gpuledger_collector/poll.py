@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only HTTP client: asks every agent for its sealed readings, page by page, and hands them to the intake.
+
+Each target is on its own: what it does wrong costs only itself, is counted by reason, and is logged once per change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+
+import aiohttp
+
+from gpuledger import __version__
+from gpuledger.clock import Clock
+from gpuledger.errors import GpuledgerError, StorageError
+from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
+from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.targets import Target
+
+PATH = "/v1/readings"
+PAGE_READINGS = 48
+"""Readings asked for at once: even the largest ones allowed then stay within the body limit."""
+KEEP_ALIVE_TARGETS_MAX = 500
+"""With more targets, idle connections would use up the file descriptors of an ordinary service."""
+WAKE_S = 1.0
+_ERROR_CHARACTERS_MAX = 200
+_DOUBLINGS_MAX = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Failure(str, Enum):
+    """Why a poll failed; the value is the metric label."""
+
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    DROPPED = "dropped"
+    """The connection ended, or what came over it was not HTTP."""
+    HTTP_STATUS = "http_status"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    REJECTED = "rejected"
+    """JSON, but as a whole not an answer that can be taken in."""
+    STUCK = "stuck"
+    """The agent says that more waits, and the next page leads no further."""
+    STORAGE = "storage"
+    """Our own disk: the agent is asked again, nothing is lost."""
+    INTERNAL = "internal"
+    """An error of ours that this answer brings out; it must not take the other targets down with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollLimits:
+    """How agents are polled; the defaults suit a site of some thousand nodes."""
+
+    interval_s: float = 15.0
+    timeout_s: float = 10.0
+    concurrency: int = 64
+    backoff_s_max: float = 300.0
+    body_bytes_max: int = 8 << 20
+    pages_per_round_max: int = 50
+
+
+class _PollError(Exception):
+    def __init__(self, failure: Failure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One target and how it is doing."""
+
+    target: Target
+    cursor: Cursor | None = None
+    is_begun: bool = False
+    limit: int = PAGE_READINGS
+    failures: int = 0
+    failure: Failure | None = None
+    trouble: str = ""
+
+
+class Poller:
+    """Polls `targets` for ever at its own pace; `figures` and `last_beat_ns` may be read from any thread."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        *,
+        intake: Intake,
+        board: LiveBoard,
+        clock: Clock,
+        limits: PollLimits,
+        chance: random.Random,
+    ) -> None:
+        self._watches = [_Watch(target=target) for target in targets]
+        self._intake, self._board, self._clock = intake, board, clock
+        self._limits, self._chance = limits, chance
+        self._failures: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._accepted = 0
+        self._polled: dict[str, _Watch] = {}
+        self._drained: set[str] = set()
+        # One thread, so that the intake's transactions follow each other and the event loop never waits for a disk.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
+        self._due: list[tuple[float, int, _Watch]] = []
+        self._order = itertools.count()
+        self._pushed = asyncio.Event()
+        self._beat_ns = clock.boottime_ns()
+
+    @property
+    def last_beat_ns(self) -> int:
+        """Return when polling last made progress (CLOCK_BOOTTIME)."""
+        return self._beat_ns
+
+    def is_stalled(self, now_ns: int) -> bool:
+        """Return whether nothing has moved for much longer than one request may take."""
+        return now_ns - self._beat_ns > (2 * self._limits.timeout_s + 60) * 1e9
+
+    @property
+    def has_asked_everyone(self) -> bool:
+        """Return whether each target has failed to answer, or had nothing left to give, once since the start."""
+        return len(self._drained) == len(self._watches)
+
+    def figures(self) -> PollFigures:
+        polled = dict(self._polled)
+        return PollFigures(
+            targets=len(self._watches),
+            up={url: watch.failure is None for url, watch in polled.items()},
+            failures=dict(self._failures),
+            accepted=self._accepted,
+            refused=dict(self._refused),
+            troubles={url: watch.trouble for url, watch in polled.items() if watch.failure is not None},
+        )
+
+    # ------------------------------------------------------------------------------------------ schedule
+
+    async def run(self) -> None:
+        """Poll until cancelled. What is being taken in at that moment is finished before this returns."""
+        loop = asyncio.get_running_loop()
+        for watch in self._watches:
+            self._push(loop.time() + self._chance.uniform(0, self._limits.interval_s), watch)
+        ready: asyncio.Queue[_Watch] = asyncio.Queue(maxsize=1)
+        try:
+            async with self._session() as session, asyncio.TaskGroup() as tasks:
+                for _ in range(min(self._limits.concurrency, len(self._watches))):
+                    tasks.create_task(self._work(session, ready))
+                tasks.create_task(self._hand_out(ready))
+        finally:
+            self._thread.shutdown(wait=True)
+
+    async def _hand_out(self, ready: asyncio.Queue[_Watch]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._beat()
+            wait_s = self._due[0][0] - loop.time() if self._due else WAKE_S
+            if wait_s > 0:
+                self._pushed.clear()
+                try:
+                    async with asyncio.timeout(min(wait_s, WAKE_S)):
+                        await self._pushed.wait()
+                except TimeoutError:
+                    pass
+                continue
+            await ready.put(heapq.heappop(self._due)[2])
+
+    async def _work(self, session: aiohttp.ClientSession, ready: asyncio.Queue[_Watch]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            watch = await ready.get()
+            delay_s = await self.poll(session, watch)
+            self._push(loop.time() + delay_s, watch)
+
+    def _push(self, due_s: float, watch: _Watch) -> None:
+        heapq.heappush(self._due, (due_s, next(self._order), watch))
+        self._pushed.set()
+
+    def _beat(self) -> None:
+        self._beat_ns = self._clock.boottime_ns()
+
+    def _session(self) -> aiohttp.ClientSession:
+        limits = self._limits
+        if len(self._watches) <= KEEP_ALIVE_TARGETS_MAX:
+            idle_s = limits.interval_s + limits.timeout_s
+            connector = aiohttp.TCPConnector(limit=limits.concurrency, keepalive_timeout=idle_s)
+        else:
+            connector = aiohttp.TCPConnector(limit=limits.concurrency, force_close=True)
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=limits.timeout_s),
+            # Without compression the body limit is a limit on memory too.
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": f"gpuledger/{__version__}",
+            },
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    # ------------------------------------------------------------------------------------------ one target
+
+    async def poll(self, session: aiohttp.ClientSession, watch: _Watch) -> float:
+        """Drain one target's journal, bounded, and return after how many seconds to ask it again."""
+        try:
+            more = await self._drain(session, watch)
+        except _PollError as exc:
+            delay_s = self._delay_after(watch.failures + 1)
+            self._note_failure(watch, exc, delay_s)
+            self._drained.add(watch.target.url)
+            return delay_s
+        self._note_success(watch)
+        if more:
+            return 0.0
+        self._drained.add(watch.target.url)
+        return self._limits.interval_s
+
+    def _delay_after(self, failures: int) -> float:
+        """Return the wait after so many failures in a row: doubling, capped, up to a quarter shorter by chance."""
+        limits = self._limits
+        delay_s: float = limits.interval_s * 2 ** min(failures - 1, _DOUBLINGS_MAX)
+        return min(delay_s, max(limits.backoff_s_max, limits.interval_s)) * self._chance.uniform(0.75, 1.0)
+
+    async def _drain(self, session: aiohttp.ClientSession, watch: _Watch) -> bool:
+        """Take in pages until nothing is left (False) or the round's bound is reached (True)."""
+        loop = asyncio.get_running_loop()
+        if not watch.is_begun:
+            watch.cursor = await loop.run_in_executor(self._thread, self._begin, watch.target)
+            watch.is_begun = True
+        for _ in range(self._limits.pages_per_round_max):
+            body = await self._fetch(session, watch)
+            outcome = await loop.run_in_executor(self._thread, self._take, body, watch)
+            self._beat()
+            self._accepted += outcome.accepted
+            self._refused.update(outcome.refused)
+            if not outcome.more:
+                watch.cursor = outcome.cursor
+                return False
+            if outcome.cursor == watch.cursor:
+                raise _PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
+            watch.cursor = outcome.cursor
+        return True
+
+    def _begin(self, target: Target) -> Cursor | None:
+        try:
+            return self._intake.cursor(target)
+        except StorageError as exc:
+            raise _PollError(Failure.STORAGE, str(exc)) from exc
+
+    def _take(self, body: bytes, watch: _Watch) -> Outcome:
+        """Runs in the intake's thread."""
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise _PollError(Failure.NOT_JSON, f"does not answer with JSON ({_shorten(exc)})") from exc
+        if not isinstance(document, dict):
+            raise _PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
+        now_ms = self._clock.wall_ns() // 1_000_000
+        try:
+            outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
+        except StorageError as exc:
+            raise _PollError(Failure.STORAGE, str(exc)) from exc
+        except GpuledgerError as exc:
+            raise _PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
+        except Exception as exc:
+            raise _PollError(
+                Failure.INTERNAL, f"gives an answer that this collector fails on: {_shorten(exc)}"
+            ) from exc
+        self._board.note(document, watch.target, now_ms)
+        return outcome
+
+    async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch) -> bytes:
+        query = {"after": "0", "limit": str(watch.limit)}
+        if watch.cursor is not None:
+            query |= {"journal": watch.cursor.journal, "after": str(watch.cursor.sequence)}
+        try:
+            async with session.get(watch.target.url + PATH, params=query, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise _PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
+                return await self._read(response, watch)
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            failure, text = _explain(exc, self._limits.timeout_s)
+            raise _PollError(failure, text) from exc
+
+    async def _read(self, response: aiohttp.ClientResponse, watch: _Watch) -> bytes:
+        most = self._limits.body_bytes_max
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > most:
+                asked = watch.limit
+                # A smaller page may fit; a single reading that does not will be refused for ever, and counted.
+                watch.limit = max(1, watch.limit // 2)
+                raise _PollError(Failure.TOO_LARGE, f"sends more than {most} bytes for {asked} readings")
+        return bytes(body)
+
+    # ------------------------------------------------------------------------------------------ bookkeeping
+
+    def _note_failure(self, watch: _Watch, error: _PollError, delay_s: float) -> None:
+        self._beat()
+        url, failure = watch.target.url, error.failure
+        self._failures[failure.value] += 1
+        watch.failures += 1
+        watch.trouble = f"{url} {error}"
+        if watch.failure is not failure:
+            facts = {"target": url, "reason": failure.value, "text": watch.trouble, "retry_s": round(delay_s)}
+            logger.warning("target_failed", extra=facts, exc_info=error if failure is Failure.INTERNAL else None)
+        watch.failure = failure
+        self._polled[watch.target.url] = watch
+
+    def _note_success(self, watch: _Watch) -> None:
+        self._beat()
+        if watch.failure is not None:
+            facts = {"target": watch.target.url, "failures": watch.failures}
+            logger.info("target_recovered", extra=facts)
+        watch.failures, watch.failure, watch.trouble = 0, None, ""
+        self._polled[watch.target.url] = watch
+
+
+def _shorten(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _ERROR_CHARACTERS_MAX else text[: _ERROR_CHARACTERS_MAX - 1] + "…"
+
+
+def _explain(error: Exception, timeout_s: float) -> tuple[Failure, str]:
+    """Return the reason for a failed request, and a sentence that goes on from the target's address."""
+    if isinstance(error, TimeoutError):
+        return Failure.TIMEOUT, f"did not answer within {timeout_s:g} s"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return Failure.TLS, f"cannot be trusted or does not speak TLS: {_shorten(error)}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ConnectionRefusedError):
+            return Failure.REFUSED, "refuses the connection: no agent listens there"
+        return Failure.UNREACHABLE, f"cannot be reached: {_shorten(error.os_error)}"
+    return Failure.DROPPED, f"broke off or does not speak HTTP: {_shorten(error)}"

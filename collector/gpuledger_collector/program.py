@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the collector together from its parts and runs it; the only place where they meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuledger import __version__
+from gpuledger.clock import Clock, SystemClock
+from gpuledger.errors import StorageError
+from gpuledger_collector.answers import Cursor, Outcome
+from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.http import Server, Shelf, open_listener
+from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.poll import Poller, PollLimits
+from gpuledger_collector.schedule import Schedule
+from gpuledger_collector.snapshot import Snapshot
+from gpuledger_collector.state import State, open_state
+from gpuledger_collector.targets import Target, load_targets
+
+PREPARE_S = 5.0
+PREPARE_SHARE_MAX = 0.1
+"""Preparing takes at most this share of the time, so that a large fleet is shown less often, not at all cost."""
+STALLED_AFTER_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: CollectorConfig, config_file: Path | None) -> int:
+    """Run the collector until SIGTERM or SIGINT and return 0; raises GpuledgerError where it cannot start."""
+    targets = () if config_file is None else load_targets(config_file)
+    clock = SystemClock()
+    with open_listener(config.listen) as listener, open_state(config, clock.wall_ns() // 1_000_000) as state:
+        asyncio.run(_Program(config, targets, state, clock).serve(listener))
+    return 0
+
+
+class AgentIntake:
+    """Fulfils answers.Intake with the intake and the cursors of a state directory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def cursor(self, target: Target) -> Cursor | None:
+        contact = self._state.store.contact(target.url)
+        if contact is None:
+            return None
+        return Cursor(journal=contact.journal, sequence=self._state.store.cursor(contact.node_id, contact.journal))
+
+    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
+        result = self._state.intake.accept_batch(
+            document,
+            now_ms=now_ms,
+            asked=None if asked is None else (asked.journal, asked.sequence),
+            target=target.url,
+            place=(target.site, target.cluster, target.pool),
+        )
+        return Outcome(
+            accepted=result.accepted,
+            refused={reason.value: number for reason, number in result.refused.items()},
+            cursor=Cursor(journal=str(document["journal"]), sequence=result.cursor),
+            more=result.has_more,
+        )
+
+
+class _Program:
+    """One run of the collector."""
+
+    def __init__(self, config: CollectorConfig, targets: Sequence[Target], state: State, clock: Clock) -> None:
+        self._config, self._targets, self._clock = config, targets, clock
+        self._board, self._shelf = LiveBoard(), Shelf()
+        self._poller = Poller(
+            targets,
+            intake=AgentIntake(state),
+            board=self._board,
+            clock=clock,
+            limits=PollLimits(
+                interval_s=config.poll_interval_seconds,
+                timeout_s=config.poll_timeout_seconds,
+                concurrency=config.concurrent_polls,
+                body_bytes_max=config.answer_bytes,
+            ),
+            chance=random.Random(),  # noqa: S311 - spreads requests, guards nothing
+        )
+        self._snapshot = Snapshot(
+            keeper=state.keeper,
+            counting=state.store,
+            reader=state.files,
+            polling=self._poller,
+            board=self._board,
+            clock=clock,
+        )
+        self._prepared_ns = self._next_ns = clock.boottime_ns()
+        self._prepare_error: str | None = None
+        self._refreshing, self._preparing = asyncio.Lock(), asyncio.Lock()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until a signal asks to stop; a bug in any part ends all of them and is raised here."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        server, schedule = Server(self._shelf, listener, self._trouble), Schedule()
+        await server.start()
+        facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}
+        logger.info("collector_started", extra=facts | {"state_dir": str(self._config.state_dir)})
+        if not self._targets:
+            logger.warning(
+                "no_targets", extra={"text": "no [[group]] of the configuration file names an agent to poll"}
+            )
+        schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
+        schedule.repeat(self._prepare, PREPARE_S)
+        schedule.start()
+        tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("first", self._begin()),
+                ("polling", self._poller.run()),
+                ("schedule", schedule.failure()),
+                ("stop", _wait(stop)),
+            )
+        ]
+        try:
+            await _first_to_end(tasks)
+        finally:
+            schedule.stop()
+            await server.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        logger.info("collector_stopped")
+
+    async def _begin(self) -> None:
+        """Show what is known already, then wait for ever: the schedule does the rest."""
+        await self._prepare()
+        await self._refresh()
+        await asyncio.Event().wait()
+
+    async def _refresh(self) -> None:
+        # The first one may take longer than the schedule's interval.
+        if not self._refreshing.locked():
+            async with self._refreshing:
+                await asyncio.to_thread(self._snapshot.refresh)
+
+    async def _prepare(self) -> None:
+        begun_ns = self._clock.boottime_ns()
+        if begun_ns < self._next_ns or self._preparing.locked():
+            return
+        async with self._preparing:
+            await self._prepare_now(begun_ns)
+
+    async def _prepare_now(self, begun_ns: int) -> None:
+        try:
+            self._shelf.prepared = await asyncio.to_thread(self._snapshot.prepare)
+        except StorageError as exc:
+            if self._prepare_error != str(exc):
+                logger.error("prepare_failed", extra={"why": str(exc)})  # noqa: TRY400 - the sentence says it all
+            self._prepare_error = str(exc)
+            return
+        self._prepare_error = None
+        self._prepared_ns = self._clock.boottime_ns()
+        self._next_ns = self._prepared_ns + round((self._prepared_ns - begun_ns) * (1 / PREPARE_SHARE_MAX - 1))
+
+    def _trouble(self) -> str | None:
+        """Return what is wrong right now in one sentence, or None."""
+        now_ns = self._clock.boottime_ns()
+        if self._poller.is_stalled(now_ns):
+            return f"polling has made no progress for {(now_ns - self._poller.last_beat_ns) / 1e9:.0f} s"
+        within_s = 3 * self._config.refresh_interval_seconds + STALLED_AFTER_S
+        if (trouble := self._snapshot.refresh_trouble(now_ns, within_s)) is not None:
+            return trouble
+        if now_ns - max(self._prepared_ns, self._next_ns) > STALLED_AFTER_S * 1e9:
+            why = "" if self._prepare_error is None else f": {self._prepare_error}"
+            return f"page and metrics were not prepared for {(now_ns - self._prepared_ns) / 1e9:.0f} s{why}"
+        return None
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+async def _first_to_end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until any of the tasks ends, and raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the store, as ordered named migrations: never edited once released, only added to.
+
+Times are POSIX milliseconds. `node.id` and `reading.node_key` are short stand-ins for the 64 characters of a node id.
+"""
+
+from __future__ import annotations
+
+FIRST = (
+    """CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE node (
+        id INTEGER PRIMARY KEY, node_id TEXT NOT NULL UNIQUE, public_key BLOB NOT NULL, name TEXT NOT NULL,
+        how TEXT NOT NULL, at_ms INTEGER NOT NULL)""",
+    """CREATE INDEX node_by_name ON node (name)""",
+    """CREATE TABLE reading (
+        node_key INTEGER NOT NULL REFERENCES node (id), sequence INTEGER NOT NULL, session TEXT NOT NULL,
+        digest BLOB NOT NULL UNIQUE, log_offset INTEGER NOT NULL, cell_ms INTEGER NOT NULL, start_ms INTEGER NOT NULL,
+        end_ms INTEGER NOT NULL, node_name TEXT NOT NULL, simulated INTEGER NOT NULL, accepted_ms INTEGER NOT NULL,
+        is_complete INTEGER NOT NULL)""",
+    """CREATE INDEX reading_by_cell ON reading (cell_ms)""",
+    """CREATE INDEX reading_by_sequence ON reading (node_key, sequence)""",
+    """CREATE TABLE claim (
+        gpu TEXT NOT NULL, node TEXT NOT NULL, first_ms INTEGER NOT NULL, serial TEXT, model TEXT,
+        PRIMARY KEY (gpu, node)) WITHOUT ROWID""",
+    """CREATE TABLE seen (node TEXT PRIMARY KEY, end_ms INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE roster (
+        gpu TEXT NOT NULL, node TEXT NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER, serial TEXT, site TEXT NOT NULL,
+        cluster TEXT NOT NULL, pool TEXT NOT NULL, model TEXT, PRIMARY KEY (gpu, node, from_ms)) WITHOUT ROWID""",
+    """CREATE TABLE declaration (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL,
+        declared_ms INTEGER NOT NULL, node TEXT, gpu TEXT, withdrawn_ms INTEGER)""",
+    """CREATE TABLE finding (
+        at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL,
+        PRIMARY KEY (kind, subject, text)) WITHOUT ROWID""",
+    """CREATE TABLE dirty (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL,
+        UNIQUE (start_ms, end_ms))""",
+    """CREATE TABLE cursor (
+        node_id TEXT NOT NULL, journal TEXT NOT NULL, last_sequence INTEGER NOT NULL,
+        PRIMARY KEY (node_id, journal)) WITHOUT ROWID""",
+    """CREATE TABLE opening (digest BLOB PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE place (
+        node TEXT PRIMARY KEY, site TEXT NOT NULL, cluster TEXT NOT NULL, pool TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE contact (
+        target TEXT PRIMARY KEY, node_id TEXT NOT NULL, journal TEXT NOT NULL, node TEXT NOT NULL,
+        at_ms INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE counter (
+        site TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL, slice_ms INTEGER NOT NULL,
+        PRIMARY KEY (site, model, state)) WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first", FIRST),)
+"""(name, statements) in order; each is applied in one transaction."""
+
+DERIVED = ("reading", "node", "claim", "seen", "roster", "declaration", "finding", "dirty")
+"""What the log can restore, in an order in which it may be emptied."""

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A collector's state directory, opened: log, index, ledger, and the parts that keep them.
+
+state_dir/log/entries.log   what was taken in, append-only: the source of everything below
+state_dir/collector.sqlite  index over the log, and cursors, openings and contacts
+state_dir/ledger/           hourly rows as Parquet files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuledger.errors import StorageError
+from gpuledger_collector.catalog import Catalog
+from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.intake import Intake
+from gpuledger_collector.keeper import Keeper
+from gpuledger_collector.ledger_files import DIRECTORY as LEDGER
+from gpuledger_collector.ledger_files import LedgerFiles
+from gpuledger_collector.log import LogReader, LogWriter
+from gpuledger_collector.roster_book import RosterBook
+from gpuledger_collector.store import Store
+
+LOG = "log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that writes to one state directory; `files` also answers as figures.LedgerReader."""
+
+    catalog: Catalog
+    store: Store
+    files: LedgerFiles
+    intake: Intake
+    book: RosterBook
+    keeper: Keeper
+
+
+@contextmanager
+def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
+    """Open the state directory for writing, and close it at the end.
+
+    Raises StorageError where it cannot be used, another collector uses it or the log is damaged, and
+    ConfigurationError where the roster file is wrong.
+    """
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(config.state_dir))
+        log = stack.enter_context(LogWriter(config.state_dir / LOG, known_end=store.log_end()))
+        catalog = Catalog(log, store, now_ms=now_ms)
+        files = LedgerFiles(config.state_dir / LEDGER, store)
+        book = RosterBook(catalog, config.roster)
+        yield State(
+            catalog=catalog,
+            store=store,
+            files=files,
+            intake=Intake(
+                catalog, accept_simulated=config.accept_simulated, reading_age_days_max=config.reading_age_days
+            ),
+            book=book,
+            keeper=Keeper(catalog, files, book, settle_grace_ms=config.settle_grace_ms),
+        )
+
+
+@contextmanager
+def open_log(state_dir: Path) -> Iterator[LogReader]:
+    """Open the log of a state directory for reading, beside a collector or without one."""
+    if not state_dir.is_dir():
+        raise StorageError(f"{state_dir}: no such state directory")
+    with LogReader(state_dir / LOG) as log:
+        yield log

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agents to poll: `[[group]]` tables of the collector's TOML file, one place and many addresses each.
+
+[[group]]
+site = "fra1"
+cluster = "train"
+pool = "h100"
+targets = ["http://node-001:9400", "http://node-002:9400"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gpuledger.errors import ConfigurationError
+from gpuledger.settings import read_toml
+from gpuledger_collector.roster import UNKNOWN_PLACE
+
+TABLE = "group"
+TARGETS_MAX = 100_000
+NAME_CHARACTERS_MAX = 128
+URL_CHARACTERS_MAX = 512
+_PLACES = ("site", "cluster", "pool")
+_KEYS = (*_PLACES, "targets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One agent: its address (scheme, host, port; no path) and where its GPUs are if no roster says otherwise."""
+
+    url: str
+    site: str = UNKNOWN_PLACE
+    cluster: str = UNKNOWN_PLACE
+    pool: str = UNKNOWN_PLACE
+
+
+def load_targets(file: Path) -> tuple[Target, ...]:
+    """Return the targets declared in `file`, in order; raises ConfigurationError naming file, table and key."""
+    return read_targets(read_toml(file).get(TABLE, []), file)
+
+
+def read_targets(tables: object, file: Path) -> tuple[Target, ...]:
+    """Return the targets of the `[[group]]` tables of `file`; each address may stand once in all of them."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigurationError(f"{file}: {TABLE} is not a list of tables; write [[{TABLE}]]")
+    found: dict[str, int] = {}
+    targets: list[Target] = []
+    for number, table in enumerate(tables, start=1):
+        where = f"{file}: {TABLE} {number}"
+        for target in _read_group(table, where):
+            if target.url in found:
+                raise ConfigurationError(
+                    f"{where}: targets: {target.url} stands in {TABLE} {found[target.url]} already"
+                )
+            if len(targets) == TARGETS_MAX:
+                raise ConfigurationError(f"{where}: targets: more than {TARGETS_MAX} targets in all")
+            found[target.url] = number
+            targets.append(target)
+    return tuple(targets)
+
+
+def _read_group(table: Mapping[str, Any], where: str) -> list[Target]:
+    for key in table:
+        if key not in _KEYS:
+            raise ConfigurationError(f"{where}: unknown key {key!r}; legal keys: {', '.join(_KEYS)}")
+    site, cluster, pool = (_read_place(table, key, where) for key in _PLACES)
+    urls = table.get("targets")
+    if urls is None:
+        raise ConfigurationError(f"{where}: targets is missing")
+    if not isinstance(urls, Sequence) or isinstance(urls, str):
+        raise ConfigurationError(f"{where}: targets: {urls!r} is not a list of addresses")
+    return [Target(url=_read_url(url, where), site=site, cluster=cluster, pool=pool) for url in urls]
+
+
+def _read_place(table: Mapping[str, Any], key: str, where: str) -> str:
+    value = table.get(key, UNKNOWN_PLACE)
+    if not isinstance(value, str) or not value.strip() or len(value) > NAME_CHARACTERS_MAX:
+        raise ConfigurationError(f"{where}: {key}: {value!r} is not a text of 1 to {NAME_CHARACTERS_MAX} characters")
+    return value
+
+
+def _read_url(value: object, where: str) -> str:
+    """Return scheme://host[:port]; a path, query or credentials would end up in logs and labels."""
+    if not isinstance(value, str) or len(value) > URL_CHARACTERS_MAX:
+        raise ConfigurationError(
+            f"{where}: targets: {value!r} is not an address of at most {URL_CHARACTERS_MAX} characters"
+        )
+    wanted = "http://HOST:PORT or https://HOST:PORT"
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise ConfigurationError(f"{where}: targets: {value!r} is not {wanted} ({exc})") from exc
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"{where}: targets: the address of {host} has a user name in it; write {wanted}")
+    is_plain = parts.path in {"", "/"} and not parts.query and not parts.fragment
+    if parts.scheme not in {"http", "https"} or host is None or not host.isascii() or port == 0 or not is_plain:
+        raise ConfigurationError(f"{where}: targets: {value!r} is not {wanted}")
+    if any(not 0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+        raise ConfigurationError(f"{where}: targets: {value!r} has no valid host name")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        raise ConfigurationError(f"{where}: targets: {value!r} has a space or control character in it")
+    return f"{parts.scheme}://{parts.netloc.lower()}"

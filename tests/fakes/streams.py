@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random streams of what an agent sees, tick by tick: jitter, gaps of every length, failures, falling counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gpuledger.cells import CELL_MS
+from gpuledger.states import Uncovered
+from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
+
+EDGE_MS = 1_795_446_000_000
+
+ACTIVITIES_PPM = (None, 0, 0, 1, 10_000, 10_001, 49_999, 50_000, 50_001, 100_000, 500_000, 700_000, 700_001, 1_000_000)
+HOLDERS = (
+    Holder(workload="alpha", user="ada", memory_bytes=5),
+    Holder(workload="beta", user=None, memory_bytes=None),
+    Holder(workload="burn", user="root", memory_bytes=0, is_operator=True),
+    Holder(workload="gamma", user="ada", memory_bytes=2**36),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlan:
+    """What kind of stream to make; each flag lets one kind of trouble in."""
+
+    seed: int
+    interval_ms: int = 1000
+    ticks: int = 2
+    gpus: int = 1
+    has_gaps: bool = False
+    has_unknowns: bool = False
+    has_failures: bool = False
+    has_absences: bool = False
+    has_falls: bool = False
+    is_steady: bool = False
+    """What is seen seldom changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Ticks of one session: (edge in POSIX ms, snapshots by UUID)."""
+
+    interval_ms: int
+    ticks: tuple[tuple[int, dict[str, GpuSnapshot]], ...]
+
+
+@dataclass(slots=True)
+class _Board:
+    """One GPU between ticks."""
+
+    snapshot: GpuSnapshot
+    odometer_mj: int
+    is_present: bool = True
+
+
+@dataclass(slots=True)
+class _Maker:
+    plan: StreamPlan
+    rng: Random
+    boards: dict[str, _Board] = field(default_factory=dict)
+
+    def step_ms(self) -> int:
+        interval_ms, rng = self.plan.interval_ms, self.rng
+        if not self.plan.has_gaps or rng.random() < 0.7:
+            return max(1, interval_ms + rng.choice((0, 0, 0, 1, -1, rng.randint(-interval_ms // 2, interval_ms // 2))))
+        steps = (0, 2, 2, 3, 7, 29, 30, 30, 31, 100, 700)
+        return max(0, rng.choice(steps) * interval_ms + rng.choice((-1, 0, 0, 1)))
+
+    def see(self, uuid: str) -> GpuSnapshot | None:
+        """Return what one tick sees of a GPU; None where the caller does not speak of it."""
+        plan, rng = self.plan, self.rng
+        board = self.boards.setdefault(uuid, _Board(self.look(), rng.randint(0, 10**9)))
+        if plan.has_absences and rng.random() < 0.15:
+            return None
+        if not plan.is_steady or rng.random() < 0.1:
+            board.snapshot = self.look()
+        board.odometer_mj += rng.choice((0, 1, 7, 70_000, 700_000, rng.randint(0, 10**6)))
+        if plan.has_falls and rng.random() < 0.1:
+            board.odometer_mj = rng.choice((0, board.odometer_mj // 2))
+        if plan.has_failures and rng.random() < 0.15:
+            return GpuSnapshot(uncovered=rng.choice(list(Uncovered)))
+        is_known = not plan.has_unknowns or rng.random() < 0.8
+        return replace(board.snapshot, energy_mj=board.odometer_mj if is_known else None)
+
+    def look(self) -> GpuSnapshot:
+        plan, rng = self.plan, self.rng
+        holders = tuple(holder for holder in HOLDERS if rng.random() < 0.3)
+        health: Health | None = Health.CLEAN if rng.random() < 0.9 else rng.choice(list(Health))
+        activity_ppm = rng.choice(ACTIVITIES_PPM)
+        memory_bytes: int | None = rng.choice((0, 1, 2**36))
+        snapshot = GpuSnapshot(
+            activity_ppm=activity_ppm if plan.has_unknowns or activity_ppm is not None else 0,
+            activity_source=rng.choice(("gpm", "polled")),
+            sm_active_ppm=rng.choice((0, 9_999, 10_000, 500_000)),
+            holders=holders,
+            is_allocated=rng.choice((None, True, False)),
+            health=health,
+            memory_used_bytes=memory_bytes,
+            rejected_values=rng.choice((0, 0, 1)),
+        )
+        if plan.has_unknowns and rng.random() < 0.4:
+            unknown: dict[str, Any] = {
+                rng.choice(("activity_ppm", "holders", "health", "memory_used_bytes", "sm_active_ppm")): None
+            }
+            snapshot = replace(snapshot, **unknown)
+        return snapshot
+
+
+def make(plan: StreamPlan) -> Stream:
+    """Return the stream of the plan."""
+    rng = Random(plan.seed)
+    maker = _Maker(plan=plan, rng=rng)
+    edge_ms = EDGE_MS - rng.choice((0, 1, plan.interval_ms, rng.randint(0, plan.ticks) * plan.interval_ms))
+    ticks = []
+    for _ in range(plan.ticks):
+        views = {f"GPU-{index}": maker.see(f"GPU-{index}") for index in range(plan.gpus)}
+        ticks.append((edge_ms, {uuid: seen for uuid, seen in views.items() if seen is not None}))
+        edge_ms += maker.step_ms()
+    return Stream(interval_ms=plan.interval_ms, ticks=tuple(ticks))
+
+
+def streams(**fixed: object) -> st.SearchStrategy[Stream]:
+    """Return streams of every kind, with the given attributes of their plans fixed."""
+    free: dict[str, st.SearchStrategy[object]] = {
+        "seed": st.integers(0, 2**32 - 1),
+        "interval_ms": st.sampled_from([1000, 1000, 500, 5000, 60_000, CELL_MS]),
+        "ticks": st.integers(1, 40),
+        "gpus": st.integers(1, 3),
+    }
+    for name in StreamPlan.__dataclass_fields__:
+        if name.startswith(("has_", "is_")):
+            free[name] = st.booleans()
+    return st.builds(StreamPlan, **free | {name: st.just(value) for name, value in fixed.items()}).map(make)

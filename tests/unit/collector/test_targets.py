@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `[[group]]` tables: what is read, and one clear sentence for what cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from gpuledger.errors import ConfigurationError
+from gpuledger_collector import targets
+from gpuledger_collector.targets import Target, load_targets
+
+FILE = "collector.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / FILE
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_groups_give_their_place_to_each_of_their_targets_in_order(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+        [[group]]
+        site = "fra1"
+        cluster = "train"
+        pool = "h100"
+        targets = ["http://Node-1:9400", "http://node-2:9400/"]
+        [[group]]
+        targets = ["https://[::1]:9400"]
+        """,
+    )
+    assert load_targets(file) == (
+        Target(url="http://node-1:9400", site="fra1", cluster="train", pool="h100"),
+        Target(url="http://node-2:9400", site="fra1", cluster="train", pool="h100"),
+        Target(url="https://[::1]:9400", site="unknown", cluster="unknown", pool="unknown"),
+    )
+
+
+def test_a_file_without_groups_has_no_targets(tmp_path: Path) -> None:
+    assert load_targets(write(tmp_path, "")) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("group = 3", "group is not a list of tables; write [[group]]"),
+        ("[group]\ntargets = []", "group is not a list of tables; write [[group]]"),
+        ("[[group]]\nsite = 'a'", "group 1: targets is missing"),
+        ("[[group]]\ntargets = []\n[[group]]\ntarget = []", "group 2: unknown key 'target'; legal keys: site, cluster"),
+        ("[[group]]\ntargets = 'http://a:1'", "group 1: targets: 'http://a:1' is not a list of addresses"),
+        ("[[group]]\nsite = ''\ntargets = []", "group 1: site: '' is not a text of 1 to 128 characters"),
+        ("[[group]]\npool = 7\ntargets = []", "group 1: pool: 7 is not a text"),
+        ("[[group]]\ntargets = [9400]", "group 1: targets: 9400 is not an address"),
+        ("[[group]]\ntargets = ['node-1:9400']", "'node-1:9400' is not http://HOST:PORT or https://HOST:PORT"),
+        ("[[group]]\ntargets = ['ftp://node-1']", "'ftp://node-1' is not http://HOST:PORT"),
+        ("[[group]]\ntargets = ['http://node-1:99999']", "'http://node-1:99999' is not http://HOST:PORT"),
+        ("[[group]]\ntargets = ['http://node-1:9400/metrics']", "is not http://HOST:PORT"),
+        ("[[group]]\ntargets = ['http://node-1:9400?a=b']", "is not http://HOST:PORT"),
+        ("[[group]]\ntargets = ['http://me:secret@node-1']", "the address of node-1 has a user name in it"),
+        ("[[group]]\ntargets = ['http://a..b:1']", "'http://a..b:1' has no valid host name"),
+        ("[[group]]\ntargets = ['http://a b:1']", "has a space or control character in it"),
+        (
+            "[[group]]\ntargets = ['http://a:1', 'http://A:1/']",
+            "group 1: targets: http://a:1 stands in group 1 already",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_group_is_said_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_targets(write(tmp_path, text))
+    sentence = str(caught.value)
+    assert said in sentence
+    assert FILE in sentence
+    assert "\n" not in sentence
+    assert "secret" not in sentence
+
+
+def test_more_targets_than_allowed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "TARGETS_MAX", 2)
+    file = write(tmp_path, "[[group]]\ntargets = ['http://a', 'http://b', 'http://c']")
+    with pytest.raises(ConfigurationError, match="group 1: targets: more than 2 targets in all"):
+        load_targets(file)
