@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,8 @@ PART_GPUS_MAX = 32
 """GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 200
 """Entries of one workloads blob, likewise."""
+SEAL_BATCH_MAX = 24
+"""Spans that share one fsync after the disk was full."""
 PENDING_MAX = 2016
 """Finished spans kept in memory while the disk is full: a week of cells."""
 
@@ -132,18 +134,20 @@ class Sealer:
     def seal_pending(self) -> None:
         """Seal and store what is queued, in order; a failure is counted and the rest waits for the next tick."""
         while self._pending:
+            batch = [self._pending[i] for i in range(min(len(self._pending), SEAL_BATCH_MAX))]
             try:
-                self._seal(self._pending[0])
+                self._seal([draft for drafts in batch for draft in drafts])
             except StorageError as exc:
                 self._fail("seal_failed", exc)
                 return
-            self._pending.popleft()
+            for _ in batch:
+                self._pending.popleft()
         if self._is_failing:
             self._is_failing = False
             _log.info("seal_recovered")
 
-    def _seal(self, drafts: tuple[Draft, ...]) -> None:
-        """Sign all parts of a span and store them with one fsync."""
+    def _seal(self, drafts: Sequence[Draft]) -> None:
+        """Sign spans, all parts of each, and store them with one fsync."""
         last = self._journal.last
         sequence, previous = last.sequence, last.hash
         records: list[dict[str, object]] = []

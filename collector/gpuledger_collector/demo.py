@@ -30,8 +30,8 @@ from gpuledger.errors import GpuledgerError
 
 COLLECTOR_PORT = 9401
 AGENT_PORT = 9400
-SIMULATED_INTERVAL_S = 150
-"""A whole part of a cell, and coarse enough that weeks pass in seconds; sealed and printed as what it is."""
+SIMULATED_INTERVAL_S = 300
+"""One cell: as coarse as it may be, so that weeks pass in seconds; sealed and printed as what it is."""
 PAST_WEEKS = 2
 READY_SECONDS_MAX = 300
 _WEEK_MS = 7 * DAY_MS
