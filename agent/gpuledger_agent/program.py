@@ -103,6 +103,8 @@ def lock_state_dir(directory: Path) -> int:
     Raises StorageError where it cannot be used, others may write to it, or another agent has it.
     """
     try:
+        if directory.exists() and not directory.is_dir():
+            raise StorageError(f"{directory}: the state directory is not a directory")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = stat.S_IMODE(directory.stat().st_mode)
         if mode & 0o022:
@@ -112,9 +114,12 @@ def lock_state_dir(directory: Path) -> int:
         raise StorageError(f"{exc.filename or directory}: cannot use the state directory: {exc.strerror}") from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except BlockingIOError as exc:
         os.close(descriptor)
         raise StorageError(f"{directory}: another gpuledger agent is running on this state directory") from exc
+    except OSError as exc:
+        os.close(descriptor)
+        raise StorageError(f"{directory}: cannot lock the state directory: {exc.strerror}") from exc
     return descriptor
 
 
