@@ -14,7 +14,6 @@ from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
 from gpuledger.reading import UNATTRIBUTED, GpuTime, Reading, WorkloadTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
-
 from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
 
 

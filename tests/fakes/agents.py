@@ -91,6 +91,6 @@ def sealed(directory: Path, public_key: bytes) -> list[Reading]:
 def spans(readings: list[Reading]) -> list[tuple[int, int]]:
     """Return the spans that readings account for, each once, having checked that none reaches into another."""
     found = sorted({(reading.start_ms, reading.end_ms) for reading in readings})
-    for (_, end_ms), (start_ms, _) in zip(found, found[1:], strict=False):
+    for (_, end_ms), (start_ms, _) in pairwise(found):
         assert end_ms <= start_ms, f"[.., {end_ms}) and [{start_ms}, ..) overlap"
     return found

@@ -60,7 +60,9 @@ class FakeGpu:
 
 def gpus(count: int) -> list[FakeGpu]:
     """Return so many GPUs that nobody uses."""
-    return [FakeGpu(f"GPU-{index:08x}-0000-4000-8000-000000000000", serial=f"16502{index:08d}") for index in range(count)]
+    return [
+        FakeGpu(f"GPU-{index:08x}-0000-4000-8000-000000000000", serial=f"16502{index:08d}") for index in range(count)
+    ]
 
 
 class FakeNvml:

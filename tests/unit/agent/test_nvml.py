@@ -45,7 +45,9 @@ def test_another_package_that_calls_itself_pynvml_is_one_sentence_that_names_its
     (impostor / "__init__.py").write_text("def nvmlInit(): pass\nclass NVMLError(Exception): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
-    with pytest.raises(BindingUnusable, match=f"^{impostor}/__init__.py: .*it has no NVMLLibraryMismatchError.*nvidia-"):
+    with pytest.raises(
+        BindingUnusable, match=f"^{impostor}/__init__.py: .*it has no NVMLLibraryMismatchError.*nvidia-"
+    ):
         Nvml()
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
 
