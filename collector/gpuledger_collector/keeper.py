@@ -73,7 +73,7 @@ class Keeper:
     def cell_rows(self, cell_ms: int) -> list[CellRow]:
         """Return one row per GPU installed in the cell, from what is logged by now."""
         indexed = self._store.readings(cell_ms, cell_ms + CELL_MS)
-        return cell_rows(read_accepted(self._catalog.log, indexed), self._store.roster(), cell_ms)
+        return cell_rows(read_accepted(self._catalog.log, indexed, self._catalog.recent), self._store.roster(), cell_ms)
 
     def _bring_up_to(self, wanted_ms: int) -> Refreshed:
         roster = self._store.roster()
@@ -109,7 +109,7 @@ class Keeper:
         if len(indexed) > READINGS_MAX and middle_ms > start_ms:
             first = self._rebuild_span(roster, start_ms, middle_ms)
             return first + self._rebuild_span(roster, middle_ms, end_ms)
-        ledger = build(read_accepted(self._catalog.log, indexed), roster, start_ms, end_ms)
+        ledger = build(read_accepted(self._catalog.log, indexed, self._catalog.recent), roster, start_ms, end_ms)
         self._files.write_hours(ledger, range(start_ms, end_ms, HOUR_MS))
         return len(indexed)
 
