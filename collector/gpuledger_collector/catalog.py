@@ -78,8 +78,9 @@ class Catalog:
     ) -> None:
         """Log the entries, closed by a clock entry, then index them and store what stands beside them.
 
-        `decoded` are the readings among them, ready for the ledger. When it returns, the entries are on disk. Raises StorageError; where the log refused, nothing was stored, and
-        where only the index failed, the next commit or start catches up.
+        `decoded` are the readings among them, ready for the ledger. When it returns, the entries are on disk.
+        Raises StorageError; where the log refused, nothing was stored, and where only the index failed, the next
+        commit or start catches up.
         """
         closing = ClockEntry(at_ms=now_ms, findings=tuple(findings))
         batch = [*entries, closing]

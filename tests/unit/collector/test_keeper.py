@@ -254,7 +254,7 @@ def test_spans_larger_than_memory_allows_are_built_in_parts(storage: Storage, mo
     assert_up_to_date(storage)
 
 
-def test_the_readings_accepted_last_are_kept_decoded_within_a_bound_and_equal_those_of_the_log(
+def test_the_readings_accepted_last_are_kept_decoded_and_equal_those_of_the_log(
     storage: Storage,
 ) -> None:
     node = FakeNode(gpus=2)
