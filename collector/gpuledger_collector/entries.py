@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import Reading, WorkloadTime, decode_known, decode_workloads, digest
+from gpuledger.reading import Reading, WorkloadTime, decode_known, decode_known_workloads, digest
 from gpuledger.sealing import open_envelope
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Frame, Kind
@@ -126,7 +126,7 @@ def accepted_of(frame: Frame, envelope_digest: str) -> Accepted:
 
 def workloads_of(blob: bytes | None, reading: Reading) -> tuple[WorkloadTime, ...]:
     """Return the workloads of a reading; none where it came without the blob. Raises ReadingError on a mismatch."""
-    return () if blob is None else decode_workloads(blob, reading)
+    return () if blob is None else decode_known_workloads(blob, reading)
 
 
 def _decode_reading(payload: bytes) -> ReadingEntry:

@@ -10,7 +10,7 @@ import pytest
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
-from gpuledger_collector.catalog import read_accepted
+from gpuledger_collector.catalog import Recent, read_accepted
 from gpuledger_collector.ledger import Ledger, build
 from tests.fakes.readings import MONDAY_MS, FakeNode
 from tests.fakes.storage import Storage
@@ -22,7 +22,7 @@ def built_at_once(storage: Storage) -> Ledger:
     indexed = storage.store.readings(0, 2**62)
     extent = storage.files.extent()
     assert extent is not None
-    return build(read_accepted(storage.catalog.log, indexed), storage.store.roster(), *extent)
+    return build(read_accepted(storage.catalog.log, indexed, Recent()), storage.store.roster(), *extent)
 
 
 def assert_up_to_date(storage: Storage) -> None:
@@ -252,3 +252,17 @@ def test_spans_larger_than_memory_allows_are_built_in_parts(storage: Storage, mo
     done = storage.refresh()
     assert (done.hours, done.readings) == (6, 60)
     assert_up_to_date(storage)
+
+
+def test_the_readings_accepted_last_are_kept_decoded_and_equal_those_of_the_log(
+    storage: Storage,
+) -> None:
+    node = FakeNode(gpus=2)
+    node.seal_cells(MONDAY_MS, 6, BUSY)
+    storage.take(node)
+    recent = Recent(gpus_max=5)
+    from_log = list(read_accepted(storage.catalog.log, storage.store.readings(0, 2**62), Recent()))
+    assert [storage.catalog.recent.get(sealed.digest) for sealed in node.sealed] == from_log
+    for accepted in (*from_log, from_log[-1]):
+        recent.add(accepted)
+    assert [recent.get(accepted.digest) is not None for accepted in from_log] == [False] * 4 + [True] * 2
