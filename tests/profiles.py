@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, max_examples=60)
 settings.register_profile(
-    "deep", deadline=None, print_blob=True, max_examples=3000, suppress_health_check=[HealthCheck.too_slow]
+    "deep", deadline=None, print_blob=True, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

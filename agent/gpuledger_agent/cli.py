@@ -58,7 +58,8 @@ def run(
     logs.configure(config.log_level)
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+        # From a thread of its own: a handler runs on top of the loop, which may be inside of the event's lock.
+        signal.signal(name, lambda *_: threading.Thread(target=stop.set).start())
     if simulate is None:
         if simulate_from is not None or simulate_until is not None:
             raise ConfigurationError("--simulate-from and --simulate-until need --simulate")

@@ -11,7 +11,7 @@ from pathlib import Path
 from gpuledger import settings
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
-from gpuledger.reading import digest
+from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
 from gpuledger.settings import Loaded, setting
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
@@ -30,7 +30,9 @@ class AgentConfig:
         Path("/var/lib/gpuledger-agent"),
     )
     node_name: str | None = setting("node_name", "Name of this node; its host name if not given.", None)
-    interval_seconds: float = setting("interval_seconds", "Time between two samples.", 1.0, low=0.5, high=300)
+    interval_seconds: float = setting(
+        "interval_seconds", "Time between two samples.", 1.0, low=0.5, high=300, flag="--interval"
+    )
     journal_days: float = setting("journal.days", "How long sealed readings are kept.", 14.0, low=1, high=400)
     journal_bytes: int = setting(
         "journal.bytes", "How much disk sealed readings may take; the oldest go first.", 512 << 20, low=16 << 20
@@ -62,14 +64,25 @@ class AgentConfig:
 
 def parse_listen(text: str) -> tuple[str, int]:
     """Return (host, port) of "HOST:PORT" or "[V6]:PORT"; raises ConfigurationError."""
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not is_port or not host or not host.isprintable() or any(character in host for character in "[] /"):
         raise ConfigurationError(f"listen: {text!r} is not HOST:PORT with a port from 0 to 65535")
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _check_node_name(name: str | None) -> None:
+    if name is not None and not (0 < len(name) <= TEXT_CHARACTERS_MAX and name.isprintable()):
+        raise ConfigurationError(
+            f"node_name: {name[:40]!r} is not a printable text of 1 to {TEXT_CHARACTERS_MAX} characters"
+        )
 
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object | None]) -> Loaded[AgentConfig]:
     """Return the settings with their origins; raises ConfigurationError."""
     loaded = settings.load(AgentConfig, file=file, environment=environment, prefix=PREFIX, flags=flags)
     parse_listen(loaded.value.listen)
+    _check_node_name(loaded.value.node_name)
     return loaded

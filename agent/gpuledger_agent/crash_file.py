@@ -43,7 +43,7 @@ class CrashFile:
                 continue
             magic, counter, length, checksum = _HEADER.unpack(head)
             body = data[offset + _HEADER.size : offset + _HEADER.size + length]
-            if magic == _MAGIC and len(body) == length and zlib.crc32(body) == checksum:
+            if magic == _MAGIC and len(body) == length and _checksum(counter, body) == checksum:
                 found.append((counter, body))
         if not found:
             return None
@@ -61,7 +61,7 @@ class CrashFile:
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            data = _HEADER.pack(_MAGIC, counter, len(body), zlib.crc32(body)) + body
+            data = _HEADER.pack(_MAGIC, counter, len(body), _checksum(counter, body)) + body
             written = os.pwrite(self._descriptor, data, counter % 2 * SLOT_BYTES)
             if written < len(data):
                 raise StorageError(f"{self._path}: only {written} of {len(data)} bytes could be written")
@@ -74,3 +74,8 @@ class CrashFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _checksum(counter: int, body: bytes) -> int:
+    # Over the counter too: a new counter in front of the slot's old document would make it the newest.
+    return zlib.crc32(body, zlib.crc32(counter.to_bytes(8, "big")))

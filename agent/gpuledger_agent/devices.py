@@ -42,15 +42,22 @@ class Inventory:
         """Return whether every GPU has a handle or has departed; otherwise each tick has to ask again."""
         return all(d.handle is not None or d.uncovered is Uncovered.NOT_ENUMERATED for d in self._devices.values())
 
+    def forget_handles(self) -> None:
+        """Drop what belongs to an attachment to the driver that is over: its handles must not be used again."""
+        for uuid, device in self._devices.items():
+            if device.uncovered is not Uncovered.NOT_ENUMERATED:
+                self._devices[uuid] = Device(identity=device.identity, handle=None, uncovered=Uncovered.LIBRARY)
+
     @property
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._devices.values())
 
-    def refresh(self) -> None:
-        """Enumerate again; a GPU that fails costs only itself.
+    def refresh(self) -> list[str]:
+        """Enumerate again; a GPU that fails costs only itself. Returns the errors of such GPUs.
 
         Raises DriverUnavailable, or CallFailed where the GPUs could not even be counted.
         """
+        errors: list[str] = []
         found: dict[str, Device] = {}
         failed: list[tuple[int, Health | None, Uncovered | None]] = []
         for index in range(self._nvml.device_count()):
@@ -63,10 +70,13 @@ class Inventory:
                 else:
                     found[uuid] = Device(identity=self._nvml.identity(handle, index), handle=handle)
             except GpuLost:
+                errors.append("gpu_is_lost")
                 failed.append((index, Health.LOST, None))
             except ResetRequired:
+                errors.append("reset_required")
                 failed.append((index, Health.RESET_REQUIRED, None))
             except CallFailed as exc:
+                errors.append(exc.error)
                 is_permission = exc.error == "no_permission"
                 failed.append((index, None, Uncovered.PERMISSION if is_permission else Uncovered.CALLS_FAILED))
         self.unidentified = sum(not self._keep(found, *failure) for failure in failed)
@@ -75,10 +85,13 @@ class Inventory:
                 found[uuid] = Device(identity=device.identity, handle=None, uncovered=Uncovered.NOT_ENUMERATED)
         self._tell(found)
         self._devices = found
+        return errors
 
     def _keep(self, found: dict[str, Device], index: int, health: Health | None, uncovered: Uncovered | None) -> bool:
         """Put the known GPU that was at `index` among the found ones; return False where there is none."""
-        for uuid, device in self._devices.items():
+        # One that departed may have left its index to another.
+        known = sorted(self._devices.items(), key=lambda item: item[1].uncovered is Uncovered.NOT_ENUMERATED)
+        for uuid, device in known:
             if device.identity.index == index and uuid not in found:
                 if health is None and device.handle is not None:
                     # One failed call of an enumeration: indexes do not change while the driver stays attached, so

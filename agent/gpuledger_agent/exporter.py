@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """/metrics: the last View as Prometheus families, built only from the contract, on a registry of our own.
 
-A GPU or value that is not there has no series. Nothing here reads hardware.
+A GPU or value that is not there has no series. A family that cannot be built costs only itself, and is counted. Nothing
+here reads hardware.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry
@@ -96,6 +98,8 @@ class AgentCollector(Collector):
         self, view: Callable[[], View], node_id: str, node_name: str, interval_s: float, simulated: bool
     ) -> None:
         self._view = view
+        self._lock = threading.Lock()
+        self._failures: dict[str, int] = {}
         who = (node_id, node_name, __version__, "true" if simulated else "false")
         self._samples: dict[str, Callable[[View], Samples]] = {
             "gpuledger_gpu_info": _info,
@@ -116,6 +120,10 @@ class AgentCollector(Collector):
             "gpuledger_agent_driver_failures_total": lambda view: [
                 ((reason,), float(count)) for reason, count in view.driver_failures.items()
             ],
+            "gpuledger_agent_gpus_unidentified": lambda view: (
+                # Not known, and so absent, until the driver was asked.
+                [] if not view.is_attached else [((), float(view.unidentified))]
+            ),
             "gpuledger_agent_tick_timestamp_seconds": lambda view: (
                 [] if view.edge_ms is None else [((), view.edge_ms / 1000)]
             ),
@@ -134,10 +142,13 @@ class AgentCollector(Collector):
             "gpuledger_agent_seals_total": lambda view: [((), float(view.sealed))],
             "gpuledger_agent_seal_failures_total": lambda view: [((), float(view.seal_failures))],
             "gpuledger_agent_seals_pending": lambda view: [((), float(view.seals_pending))],
+            "gpuledger_agent_seals_dropped_total": lambda view: [((), float(view.seals_dropped))],
+            "gpuledger_agent_crash_file_failures_total": lambda view: [((), float(view.crash_file_failures))],
             "gpuledger_agent_journal_last_sequence": lambda view: (
                 [] if view.last_sequence == 0 else [((), float(view.last_sequence))]
             ),
             "gpuledger_agent_journal_size_bytes": lambda view: [((), float(view.journal_bytes))],
+            "gpuledger_agent_exposition_failures_total": lambda view: self._exposition_failures(),
         }
 
     def describe(self) -> list[Metric]:
@@ -146,12 +157,28 @@ class AgentCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         view = self._view()
         for family in AGENT:
-            if family.kind is Kind.HISTOGRAM:
-                metric: Metric | None = _activity_histogram(family, view)
-            else:
-                metric = _flat(family, self._samples[family.name](view))
+            try:
+                metric = self._build(family, view)
+            except Exception:  # noqa: BLE001 - the other families are what is needed to see that one is broken
+                self._fail(family)
+                continue
             if metric is not None:
                 yield metric
+
+    def _build(self, family: Family, view: View) -> Metric | None:
+        if family.kind is Kind.HISTOGRAM:
+            return _activity_histogram(family, view)
+        return _flat(family, self._samples[family.name](view))
+
+    def _fail(self, family: Family) -> None:
+        with self._lock:
+            count = self._failures[family.name] = self._failures.get(family.name, 0) + 1
+        if count == 1:
+            _log.exception("family_failed", extra={"family": family.name})
+
+    def _exposition_failures(self) -> Samples:
+        with self._lock:
+            return [((name,), float(count)) for name, count in self._failures.items()]
 
 
 def _flat(family: Family, samples: Samples) -> Metric | None:

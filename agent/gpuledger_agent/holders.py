@@ -17,6 +17,7 @@ IGNORABLE = frozenset({"nvidia-persistenced", "nvidia-persiste", "nvidia-cuda-mp
 time between held and free, so it is part of the configuration digest."""
 
 _NAMES_KEPT_MAX = 4096
+_PROCESS_NAME_CHARACTERS_MAX = 200
 
 
 class Holders:
@@ -64,7 +65,9 @@ class Holders:
         if facts is None:
             workload, user = f"process {process.pid} (not visible)", None
         else:
-            workload = f"{facts.name} (pid {process.pid}, started {int(facts.started_s)})"
+            # A long name must not push out what tells its processes apart.
+            name = facts.name[:_PROCESS_NAME_CHARACTERS_MAX]
+            workload = f"{name} (pid {process.pid}, started {int(facts.started_s)})"
             user = facts.user
         is_operator = facts is not None and (
             facts.user in self._operator_users or facts.name in self._operator_executables

@@ -11,9 +11,10 @@ import base64
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -65,8 +66,18 @@ class Service:
         self._metrics = make_wsgi_app(registry)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answer(start_response, "405 Method Not Allowed", "this service is read-only")
+        method = environ["REQUEST_METHOD"]
+        if method == "HEAD":
+            # The same answer as to GET, with the length of a body that is not sent.
+            list(self._get({**environ, "REQUEST_METHOD": "GET"}, start_response))
+            return []
+        if method != "GET":
+            return _answer(
+                start_response, "405 Method Not Allowed", "this service is read-only", ("Allow", "GET, HEAD")
+            )
+        return self._get(environ, start_response)
+
+    def _get(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             body: Iterable[bytes] = self._metrics(environ, start_response)
@@ -79,7 +90,7 @@ class Service:
 
     def _readings(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
-            query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+            query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=8)
             after = _integer(query, "after", 0, 0, 2**63 - 1)
             limit = _integer(query, "limit", READINGS_DEFAULT, 1, READINGS_MAX)
         except ValueError as exc:
@@ -128,7 +139,7 @@ def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
                 "activity_ppm": gpu.seen.activity_ppm,
                 "memory_used_bytes": gpu.seen.memory_used_bytes,
                 "power_mw": None if gpu.power_mw is None else round(gpu.power_mw),
-                "holders": [holder.workload for holder in gpu.seen.holders or ()],
+                "holders": None if gpu.seen.holders is None else [holder.workload for holder in gpu.seen.holders],
             }
             for gpu in view.gpus
         ],
@@ -137,14 +148,15 @@ def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
 
 def _integer(query: dict[str, list[str]], name: str, default: int, low: int, high: int) -> int:
     text = query.get(name, [str(default)])[0]
-    if not text.isdigit() or not low <= int(text) <= high:
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
         raise ValueError(f"{name}={text[:40]!r} is not an integer from {low} to {high}")
     return int(text)
 
 
-def _answer(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+def _answer(start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
     body = text.encode("utf-8") + b"\n"
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    start_response(status, [kind, ("Content-Length", str(len(body))), *headers])
     return [body]
 
 
@@ -152,6 +164,21 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 64
+
+    def server_bind(self) -> None:
+        # Without the base class's look-up of the host's name, which can take long where name service is broken.
+        TCPServer.server_bind(self)
+        self.server_name = str(self.server_address[0])
+        self.server_port = self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Note a request that broke off: slow and departing clients are everyday life, anything else is a bug."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            _log.debug("request_broken_off", extra={"client": client_address[0], "why": error})
+        else:
+            _log.exception("request_failed", extra={"client": client_address[0]})
 
 
 class _ServerV6(_Server):
@@ -182,7 +209,7 @@ def serve(host: str, port: int, service: Service) -> WSGIServer:
     """Bind and serve in a thread of its own; raises ConfigurationError naming the address where that fails."""
     try:
         server = make_server(host, port, service, _ServerV6 if ":" in host else _Server, _Handler)
-    except (OSError, OverflowError) as exc:
+    except (OSError, OverflowError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror is not None else str(exc)
         raise ConfigurationError(f"listen: cannot serve on {host}:{port}: {reason}") from exc
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal: sealed readings on disk, append-only, fsynced one by one, served by sequence number.
 
-Segments of JSON lines under one directory, the oldest dropped first by age and size. A line that a crash cut short was
-never served, and is cut off on opening. `journal.id` names the journal: one that was lost begins anew under a new name.
+Segments of JSON lines under one directory, the oldest dropped first by age and size. What a crash cut short at the end
+was never served, and is cut off on opening; a line damaged before the end is left as it is, passed over and said.
+`journal.id` names the journal: one that was lost begins anew under a new name.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import json
 import logging
 import os
+import re
 import threading
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from gpuledger.reading import GENESIS, digest
 _log = logging.getLogger(__name__)
 
 SEGMENT_BYTES_MAX = 4 << 20
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,14 @@ class _Entry:
     segment: Path
     offset: int
     length: int
-    end_ms: int
+
+
+@dataclass(slots=True)
+class _Segment:
+    """One file: its size in whole lines, and the newest end of a reading in it (None: it holds none)."""
+
+    size_bytes: int = 0
+    end_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +62,21 @@ class Journal:
         self._age_ms_max = age_ms_max
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._entries: deque[_Entry] = deque()
-        self._sizes: dict[Path, int] = {}
-        self._ends_ms: dict[Path, int] = {}
+        self._entries: list[_Entry] = []
+        self._segments: dict[Path, _Segment] = {}
         self.last = Last()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self.id = self._load_id()
-            for segment in sorted(directory.glob("*.jsonl")):
-                self._scan(segment)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            paths = sorted(directory.glob("*.jsonl"))
+            self.id = self._load_id(is_new=not paths)
+            for path in paths:
+                self._scan(path, is_last=path == paths[-1])
         except OSError as exc:
             raise StorageError(f"{exc.filename or directory}: cannot use the journal: {exc.strerror}") from exc
 
     @property
     def size_bytes(self) -> int:
-        return sum(self._sizes.values())
+        return sum(segment.size_bytes for segment in self._segments.values())
 
     @property
     def first_sequence(self) -> int | None:
@@ -74,44 +84,37 @@ class Journal:
             return self._entries[0].sequence if self._entries else None
 
     def append(self, records: Sequence[dict[str, Any]]) -> None:
-        """Write records ("sequence", "end_ms", "envelope", ...) with one fsync; raises StorageError, keeping none."""
-        lines = [json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n" for record in records]
+        """Write records ("sequence", "end_ms", "envelope", ...) with one fsync; raises StorageError, keeping none.
+
+        All but the last are marked `"more": true`, so that a group that a crash cut short is not taken for whole.
+        """
+        last = len(records) - 1
+        marked = [record if index == last else {**record, "more": True} for index, record in enumerate(records)]
+        lines = [json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n" for record in marked]
         data = b"".join(lines)
-        segment = self._segment_for(len(data))
-        offset = self._sizes.get(segment, 0)
-        is_new = segment not in self._sizes
+        path = self._path_for(len(data))
+        is_new = path not in self._segments
+        offset = 0 if is_new else self._segments[path].size_bytes
         try:
-            with segment.open("r+b" if not is_new else "w+b") as file:
-                file.seek(offset)
-                try:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        file.truncate(offset)
-                    raise
+            _write_at(path, offset, data)
             if is_new:
                 _sync_directory(self._directory)
         except OSError as exc:
-            raise StorageError(f"{segment}: cannot write a sealed reading: {exc.strerror}") from exc
+            raise StorageError(f"{path}: cannot write a sealed reading: {exc.strerror}") from exc
         for record, line in zip(records, lines, strict=True):
-            self._take(record, segment, offset, len(line))
+            self._take(record, path, offset, len(line))
             offset += len(line)
         self._prune()
 
     def read(self, after: int, count_max: int, bytes_max: int) -> list[bytes]:
         """Return the records after sequence `after`, oldest first, as JSON bytes; at least one if there is any."""
         with self._lock:
-            if not self._entries or after >= self._entries[-1].sequence:
-                return []
-            first = max(0, after - self._entries[0].sequence + 1)
-            wanted = [self._entries[i] for i in range(first, min(len(self._entries), first + count_max))]
+            first = bisect_right(self._entries, after, key=lambda entry: entry.sequence)
+            wanted = self._entries[first : first + count_max]
         lines: list[bytes] = []
         size = 0
         for entry in wanted:
-            size += entry.length
-            if lines and size > bytes_max:
+            if lines and size + entry.length > bytes_max:
                 break
             try:
                 with entry.segment.open("rb") as file:
@@ -119,72 +122,130 @@ class Journal:
                     lines.append(file.read(entry.length).rstrip(b"\n"))
             except FileNotFoundError:
                 continue  # pruned in the meantime
+            size += entry.length
         return lines
 
     # ------------------------------------------------------------------------------------------ files
 
-    def _load_id(self) -> str:
+    def _load_id(self, *, is_new: bool) -> str:
         path = self._directory / "journal.id"
-        has_segments = any(self._directory.glob("*.jsonl"))
-        if path.exists() and has_segments:
-            return path.read_text(encoding="ascii").strip()
+        if not is_new:
+            with contextlib.suppress(FileNotFoundError):
+                found = path.read_bytes().decode("ascii", "replace").strip()
+                if _ID.fullmatch(found):
+                    return found
         name = os.urandom(8).hex()
         beside = path.with_suffix(".new")
-        beside.write_text(name + "\n", encoding="ascii")
+        _write_at(beside, 0, name.encode("ascii") + b"\n")
         beside.rename(path)
         _sync_directory(self._directory)
         return name
 
-    def _segment_for(self, length: int) -> Path:
-        current = max(self._sizes, default=None)
-        if current is not None and self._sizes[current] + length <= SEGMENT_BYTES_MAX:
-            return current
+    def _path_for(self, length: int) -> Path:
+        newest = max(self._segments, default=None)
+        if newest is not None and self._segments[newest].size_bytes + length <= SEGMENT_BYTES_MAX:
+            return newest
         return self._directory / f"{self.last.sequence + 1:012d}.jsonl"
 
-    def _scan(self, segment: Path) -> None:
-        data = segment.read_bytes()
+    def _scan(self, path: Path, *, is_last: bool) -> None:
+        """Take in one segment; cut off what a crash left unfinished at the end of the last one."""
+        data = path.read_bytes()
+        good_bytes = 0
+        group: list[tuple[dict[str, Any], int, int]] = []
+        damaged = 0
         offset = 0
         while offset < len(data):
-            end = data.find(b"\n", offset)
-            record = None
-            if end >= 0:
-                with contextlib.suppress(ValueError):
-                    record = json.loads(data[offset:end])
-            if not isinstance(record, dict):
-                # Only the tail can be torn by a crash; it was never acknowledged.
-                _log.warning("journal_tail_cut", extra={"file": segment, "offset": offset, "bytes": len(data) - offset})
-                with segment.open("r+b") as file:
-                    file.truncate(offset)
-                    os.fsync(file.fileno())
-                break
-            self._sizes.setdefault(segment, 0)
-            self._take(record, segment, offset, end + 1 - offset)
-            offset = end + 1
-        if offset == 0:
-            segment.unlink()
+            end = data.find(b"\n", offset) + 1
+            length = (end if end > 0 else len(data)) - offset
+            record = _parse(data[offset : offset + length]) if end > 0 else None
+            newest = group[-1][0]["sequence"] if group else self.last.sequence
+            if record is None or record["sequence"] <= newest:
+                damaged += 1
+            else:
+                group.append((record, offset, length))
+                if "more" not in record:
+                    for whole in group:
+                        self._take(whole[0], path, whole[1], whole[2])
+                    group.clear()
+                    good_bytes = offset + length
+                    passed_over, damaged = damaged, 0
+                    if passed_over > 0:
+                        _log.error("journal_damaged", extra={"file": path, "lines": passed_over})
+            offset += length
+        if good_bytes < len(data):
+            self._cut(path, good_bytes, len(data), is_last=is_last)
 
-    def _take(self, record: dict[str, Any], segment: Path, offset: int, length: int) -> None:
-        entry = _Entry(record["sequence"], segment, offset, length, record["end_ms"])
+    def _cut(self, path: Path, good_bytes: int, size_bytes: int, *, is_last: bool) -> None:
+        if not is_last:
+            # Readings were sealed after this, so it is no crash's doing: it stays as evidence.
+            _log.error("journal_damaged", extra={"file": path, "bytes": size_bytes - good_bytes})
+            self._segments.setdefault(path, _Segment()).size_bytes = size_bytes
+            return
+        _log.warning("journal_tail_cut", extra={"file": path, "offset": good_bytes, "bytes": size_bytes - good_bytes})
+        with path.open("r+b") as file:
+            file.truncate(good_bytes)
+            os.fsync(file.fileno())
+        if good_bytes == 0:
+            path.unlink()
+
+    def _take(self, record: dict[str, Any], path: Path, offset: int, length: int) -> None:
+        entry = _Entry(record["sequence"], path, offset, length)
+        end_ms: int = record["end_ms"]
         with self._lock:
             self._entries.append(entry)
-            self._sizes[segment] = offset + length
-            self._ends_ms[segment] = entry.end_ms
-        self.last = Last(sequence=entry.sequence, end_ms=entry.end_ms, hash=digest(record["envelope"].encode("ascii")))
+            segment = self._segments.setdefault(path, _Segment())
+            segment.size_bytes = offset + length
+            segment.end_ms = end_ms
+        self.last = Last(sequence=entry.sequence, end_ms=end_ms, hash=digest(record["envelope"].encode("ascii")))
 
     def _prune(self) -> None:
         """Drop whole segments, oldest first, while the journal is over its age or size; the newest always stays."""
-        while len(self._sizes) > 1:
-            oldest = min(self._sizes)
-            last_ms = self.last.end_ms
-            is_old = last_ms is not None and last_ms - self._ends_ms[oldest] > self._age_ms_max
+        while len(self._segments) > 1:
+            oldest = min(self._segments)
+            # A segment that holds no reading any more is as old as the one after it.
+            ends_ms = (self._segments[path].end_ms for path in sorted(self._segments))
+            end_ms, last_ms = next(end_ms for end_ms in ends_ms if end_ms is not None), self.last.end_ms
+            is_old = last_ms is not None and last_ms - end_ms > self._age_ms_max
             if not is_old and self.size_bytes <= self._bytes_max:
                 return
+            try:
+                oldest.unlink(missing_ok=True)
+            except OSError as exc:
+                _log.warning("journal_not_pruned", extra={"file": oldest, "why": exc.strerror})
+                return
             with self._lock:
-                while self._entries and self._entries[0].segment == oldest:
-                    self._entries.popleft()
-                del self._sizes[oldest]
-                del self._ends_ms[oldest]
-            oldest.unlink(missing_ok=True)
+                self._entries = [entry for entry in self._entries if entry.segment != oldest]
+                del self._segments[oldest]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line, or None where there is none that was ever sealed."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        record["envelope"].encode("ascii")
+        is_whole = isinstance(record["sequence"], int) and isinstance(record["end_ms"], int)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return record if is_whole else None
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    """Make `data` the durable end of the file at `offset`; where that fails nothing stays behind `offset`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # What an earlier failure may have left; unbuffered, so that nothing is written after the failure.
+        os.ftruncate(descriptor, offset)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, data[written:], offset + written)
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, offset)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

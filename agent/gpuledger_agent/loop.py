@@ -16,7 +16,7 @@ from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.decision import Floors
-from gpuledger_agent.devices import Inventory
+from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter, Tally
@@ -28,6 +28,7 @@ from gpuledger_agent.snapshot import GpuSnapshot
 _log = logging.getLogger(__name__)
 
 CLOCK_STEP_MS_MAX = 1_000
+CATCH_UP_SPANS = 12
 ATTACH_RETRY_MS_FIRST = 1_000
 ATTACH_RETRY_MS_MAX = 60_000
 _NS = 1_000_000
@@ -57,9 +58,12 @@ class View:
     sources: Mapping[str, SourceReport]
     is_attached: bool = False
     driver_version: str | None = None
+    unidentified: int = 0
     driver_failures: Mapping[str, int]
     sealed: int = 0
     seal_failures: int = 0
+    seals_dropped: int = 0
+    crash_file_failures: int = 0
     seals_pending: int = 0
     last_sequence: int = 0
     journal_bytes: int = 0
@@ -74,6 +78,7 @@ class _Session:
     boot_start_ns: int
     not_before_ms: int
     meter: Meter
+    is_waiting_said: bool = False
 
     def time_ms(self, boottime_ns: int) -> int:
         return (self.wall_start_ns + boottime_ns - self.boot_start_ns + _NS // 2) // _NS
@@ -97,6 +102,7 @@ class Agent:
         journal: Journal,
         sealer: Sealer,
         entropy: Callable[[int], bytes] = os.urandom,
+        is_catching_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -107,6 +113,7 @@ class Agent:
         self._journal = journal
         self._sealer = sealer
         self._entropy = entropy
+        self._is_catching_up = is_catching_up
         self._floors: dict[str, Floors] = {}
         self._totals: dict[str, Tally] = {}
         self._origin = Origin(
@@ -119,9 +126,12 @@ class Agent:
             wall_offset_ms=0,
         )
         self._is_attached = False
+        self._is_driver_read = False
         self._driver_version: str | None = None
         self._driver_failures: dict[str, int] = {}
-        self._driver_reason: DriverUnavailable | None = None
+        self._driver_reason: str | None = None
+        """Why NVML cannot be used, until a tick has been read from it again: said once per reason."""
+        self._driver_uncovered = Uncovered.LIBRARY
         self._retry_at_ns: int | None = None
         self._retry_ms = ATTACH_RETRY_MS_FIRST
         self._sessions: dict[str, int] = {}
@@ -163,11 +173,14 @@ class Agent:
         seen = self._sample(edge_ms, boottime_ns)
         self._ticks += 1
         meter = self._session.meter
-        if edge_ms >= self._session.not_before_ms:
+        if edge_ms < self._session.not_before_ms:
+            self._say_waiting(edge_ms)
+        else:
             identities = self._identities()
             for span in meter.tick(edge_ms, seen):
                 self._sealer.add(self._sealer.draft(span, self._origin, identities, self._holders))
-            self._sealer.seal_pending()
+            if self._sealer.pending >= CATCH_UP_SPANS or not self._is_catching_up():
+                self._sealer.seal_pending()
             self._save_open()
         self._publish(edge_ms, boottime_ns, seen)
 
@@ -185,7 +198,7 @@ class Agent:
         name = self._entropy(8).hex()
         self._origin = replace(self._origin, session=name)
         self._sampler.forget()
-        last_ms = self._journal.last.end_ms
+        last_ms = self._sealer.last_end_ms
         return _Session(
             name=name,
             wall_start_ns=self._clock.wall_ns(),
@@ -193,6 +206,12 @@ class Agent:
             not_before_ms=0 if last_ms is None else last_ms,
             meter=Meter(self._config.interval_ms, self._floors, self._totals),
         )
+
+    def _say_waiting(self, edge_ms: int) -> None:
+        if not self._session.is_waiting_said:
+            self._session.is_waiting_said = True
+            wait_s = (self._session.not_before_ms - edge_ms) / 1000
+            _log.warning("clock_behind_last_seal", extra={"uncovered_for_s": wait_s})
 
     def _end_session(self) -> None:
         span = self._session.meter.close()
@@ -216,37 +235,51 @@ class Agent:
 
     def _sample(self, edge_ms: int, boottime_ns: int) -> dict[str, GpuSnapshot]:
         """Return a snapshot of every known GPU; without a usable library all are uncovered, with the reason."""
-        try:
-            if not self._is_attached:
-                self._attach(boottime_ns)
-            return self._sampler.sample(edge_ms)
-        except DriverUnavailable as exc:
-            self._lose_driver(exc, boottime_ns)
-            reason = exc.uncovered
-            return {device.identity.uuid: GpuSnapshot(uncovered=reason) for device in self._inventory.devices}
+        if self._is_attached or self._retry_at_ns is None or boottime_ns >= self._retry_at_ns:
+            try:
+                if not self._is_attached:
+                    self._attach()
+                seen = self._sampler.sample(edge_ms)
+            except DriverUnavailable as exc:
+                self._lose_driver(exc, boottime_ns)
+            else:
+                self._have_driver()
+                return seen
+        return {device.identity.uuid: self._unseen(device) for device in self._inventory.devices}
 
-    def _attach(self, boottime_ns: int) -> None:
-        if self._driver_reason is not None and self._retry_at_ns is not None and boottime_ns < self._retry_at_ns:
-            raise self._driver_reason
+    def _unseen(self, device: Device) -> GpuSnapshot:
+        is_departed = device.uncovered is Uncovered.NOT_ENUMERATED
+        return GpuSnapshot(uncovered=Uncovered.NOT_ENUMERATED if is_departed else self._driver_uncovered)
+
+    def _attach(self) -> None:
         self._nvml.attach()
         self._is_attached = True
+        self._inventory.forget_handles()
         self._sampler.forget()
         self._driver_version = self._nvml.driver_version()
-        _log.info("driver_attached", extra={"version": self._driver_version, "simulated": self._nvml.is_simulated})
+
+    def _have_driver(self) -> None:
+        """Note that a whole tick was read: only that ends the back-off, or NVML could be initialised every second."""
+        if self._is_driver_read:
+            return
+        facts = {"version": self._driver_version, "simulated": self._nvml.is_simulated}
+        _log.info("driver_attached", extra=facts)
+        self._is_driver_read = True
         self._driver_reason = None
+        self._retry_at_ns = None
         self._retry_ms = ATTACH_RETRY_MS_FIRST
 
     def _lose_driver(self, error: DriverUnavailable, boottime_ns: int) -> None:
-        is_waiting = error is self._driver_reason
-        if is_waiting:
-            return
         if self._is_attached:
             self._nvml.detach()
             self._is_attached = False
+        self._is_driver_read = False
+        self._driver_version = None
         self._driver_failures[error.reason] = self._driver_failures.get(error.reason, 0) + 1
-        if self._driver_reason is None or self._driver_reason.reason != error.reason:
+        if self._driver_reason != error.reason:
             _log.error("driver_unavailable", extra={"why": str(error)})
-        self._driver_reason = error
+        self._driver_reason = error.reason
+        self._driver_uncovered = error.uncovered
         self._retry_at_ns = boottime_ns + self._retry_ms * _NS
         self._retry_ms = min(2 * self._retry_ms, ATTACH_RETRY_MS_MAX)
 
@@ -277,12 +310,15 @@ class Agent:
             tick_boottime_ns=boottime_ns,
             ticks=self._ticks,
             sessions=dict(self._sessions),
-            sources=dict(self._sampler.sources),
+            sources=self._sampler.sources,
+            unidentified=self._inventory.unidentified,
             is_attached=self._is_attached,
             driver_version=self._driver_version,
             driver_failures=dict(self._driver_failures),
             sealed=self._sealer.sealed,
             seal_failures=self._sealer.failures,
+            seals_dropped=self._sealer.dropped,
+            crash_file_failures=self._sealer.crash_file_failures,
             seals_pending=self._sealer.pending,
             last_sequence=self._journal.last.sequence,
             journal_bytes=self._journal.size_bytes,

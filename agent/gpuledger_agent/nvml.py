@@ -2,6 +2,7 @@
 """The only door to NVML: base units out, our errors out, None for what is not offered.
 
     NvmlError
+    ├── BindingUnusable     the Python binding is missing or is not nvidia-ml-py
     ├── DriverUnavailable   the library as a whole cannot be used; `reason` says why
     ├── GpuLost             the GPU fell off the bus (NVML_ERROR_GPU_IS_LOST)
     ├── ResetRequired       the GPU wants a reset (NVML_ERROR_RESET_REQUIRED)
@@ -16,6 +17,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from gpuledger.errors import GpuledgerError
@@ -69,6 +71,10 @@ FI_RECOVERY_ACTION = 230
 
 class NvmlError(GpuledgerError):
     """Base of what the door raises."""
+
+
+class BindingUnusable(NvmlError):
+    """The module `pynvml` is missing, or is not the one of nvidia-ml-py."""
 
 
 class DriverUnavailable(NvmlError):
@@ -127,12 +133,53 @@ class GpuProcess:
 
 Handle = Any
 
+_NAMES_USED = (
+    "NVMLError",
+    "NVMLLibraryMismatchError",
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetCount",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetGraphicsRunningProcesses",
+    "nvmlDeviceGetHandleByIndex",
+    "nvmlDeviceGetMPSComputeRunningProcesses",
+    "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetName",
+    "nvmlDeviceGetPciInfo",
+    "nvmlDeviceGetRemappedRows",
+    "nvmlDeviceGetSerial",
+    "nvmlDeviceGetTotalEnergyConsumption",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlInit",
+    "nvmlMemory_v2",
+    "nvmlShutdown",
+    "nvmlSystemGetDriverVersion",
+)
+
+
+def load_binding() -> ModuleType:
+    """Import nvidia-ml-py's module `pynvml`; raises BindingUnusable where it is missing or somebody else's."""
+    try:
+        binding = importlib.import_module("pynvml")
+    except ImportError as exc:
+        raise BindingUnusable(
+            "the Python package nvidia-ml-py is not installed; install it with: pip install 'gpuledger[agent]'"
+        ) from exc
+    missing = [name for name in _NAMES_USED if not hasattr(binding, name)]
+    if missing:
+        raise BindingUnusable(
+            f"{binding.__file__}: this module pynvml is not the one of nvidia-ml-py 12.560 or newer "
+            f"(it has no {missing[0]}); uninstall the package that brought it and install nvidia-ml-py"
+        )
+    return binding
+
 
 class Nvml:
     """NVML through a pynvml-shaped module (the real nvidia-ml-py, or the simulator)."""
 
     def __init__(self, binding: Any | None = None) -> None:
-        self._binding: Any = importlib.import_module("pynvml") if binding is None else binding
+        self._binding: Any = load_binding() if binding is None else binding
         self.is_simulated = bool(getattr(self._binding, "IS_SIMULATED", False))
 
     # ------------------------------------------------------------------------------------------ life cycle
@@ -140,9 +187,9 @@ class Nvml:
     def attach(self) -> None:
         """Initialise NVML (nvmlInit); raises DriverUnavailable."""
         try:
-            self._call(self._binding.nvmlInit)
-        except (CallFailed, _NotOffered) as exc:
-            raise DriverUnavailable(exc.error if isinstance(exc, CallFailed) else "function_not_found") from exc
+            self._of_node(self._binding.nvmlInit)
+        except CallFailed as exc:
+            raise DriverUnavailable(exc.error) from exc
 
     def detach(self) -> None:
         """Let go of the driver (nvmlShutdown); a library that is gone already is let go of."""
@@ -152,21 +199,21 @@ class Nvml:
             return
 
     def driver_version(self) -> str | None:
-        """Return the driver's version (nvmlSystemGetDriverVersion); None where it does not tell."""
-        version: str | None = self._tried(self._offered, self._binding.nvmlSystemGetDriverVersion)
+        """Return the driver's version, None where it does not tell; raises DriverUnavailable only."""
+        version: str | None = self._tried(self._of_node, self._binding.nvmlSystemGetDriverVersion)
         return version
 
     def device_count(self) -> int:
-        """Return how many GPUs the driver lists (nvmlDeviceGetCount), lost ones included."""
-        count: int = self._call(self._binding.nvmlDeviceGetCount)
+        """Return how many GPUs the driver lists (nvmlDeviceGetCount), lost ones included; raises CallFailed."""
+        count: int = self._of_node(self._binding.nvmlDeviceGetCount)
         return count
 
     def handle(self, index: int) -> Handle:
         """Return the handle at `index`; a lost GPU can make the look-up itself raise GpuLost."""
-        return self._call(self._binding.nvmlDeviceGetHandleByIndex, index)
+        return self._required(self._binding.nvmlDeviceGetHandleByIndex, index)
 
     def uuid(self, handle: Handle) -> str:
-        uuid: str = self._call(self._binding.nvmlDeviceGetUUID, handle)
+        uuid: str = self._required(self._binding.nvmlDeviceGetUUID, handle)
         return uuid
 
     def identity(self, handle: Handle, index: int) -> Identity:
@@ -250,7 +297,9 @@ class Nvml:
                 self._raise(value.nvmlReturn, "nvmlDeviceGetFieldValues")
             except _NotOffered:
                 return None
-        members = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+        members = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+        if value.valueType not in members:
+            raise CallFailed("nvmlDeviceGetFieldValues", "unexpected_value_type")
         return int(getattr(value.value, members[value.valueType]))
 
     # ------------------------------------------------------------------------------------------ errors
@@ -263,6 +312,9 @@ class Nvml:
             self._raise(exc.value, function.__name__, exc)
         except self._binding.NVMLLibraryMismatchError as exc:
             raise _NotOffered(f"{function.__name__} is not in this driver") from exc
+        except UnicodeDecodeError as exc:
+            # The binding decodes what the board says of itself, and a damaged InfoROM says anything.
+            raise CallFailed(function.__name__, "not_text") from exc
 
     def _raise(self, code: int, function: str, cause: BaseException | None = None) -> None:
         if code in (_NOT_SUPPORTED, _FUNCTION_NOT_FOUND):
@@ -276,6 +328,22 @@ class Nvml:
             raise DriverUnavailable(name) from cause
         raise CallFailed(function, name) from cause
 
+    def _required(self, function: Any, *args: Any) -> Any:
+        """Call what every driver offers; where one does not, that is a failure like any other."""
+        try:
+            return self._call(function, *args)
+        except _NotOffered as exc:
+            raise CallFailed(function.__name__, "not_supported") from exc
+
+    def _of_node(self, function: Any) -> Any:
+        """Call what concerns the whole node, so that no one GPU can be what failed."""
+        try:
+            return self._required(function)
+        except GpuLost as exc:
+            raise CallFailed(function.__name__, "gpu_is_lost") from exc
+        except ResetRequired as exc:
+            raise CallFailed(function.__name__, "reset_required") from exc
+
     def _offered(self, function: Any, *args: Any) -> Any:
         """Call, and return None where the driver does not offer it."""
         try:
@@ -285,7 +353,7 @@ class Nvml:
 
     @staticmethod
     def _tried(function: Any, *args: Any) -> Any:
-        """Call, and return None where it fails for this GPU only: for facts that nothing is counted from."""
+        """Call, and return None where it fails: for facts that nothing is counted from."""
         try:
             return function(*args)
         except CallFailed:

@@ -41,4 +41,9 @@ class SystemProcessTable:
                     user = None
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None
-        return ProcessFacts(name=name, user=user, started_s=started_s)
+        return ProcessFacts(name=_text(name), user=None if user is None else _text(user), started_s=started_s)
+
+
+def _text(name: str) -> str:
+    # A process may name itself in any bytes; psutil hands on those that are not UTF-8 as lone surrogates.
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Parts:
     nvml: Nvml
     processes: ProcessTable
     stop: threading.Event
+    is_catching_up: Callable[[], bool] = lambda: False
+    """Whether a simulated past is being played: then an hour of sealed cells shares one fsync."""
 
 
 def run(config: AgentConfig, parts: Parts) -> None:
@@ -65,6 +68,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
             holders=holders,
             journal=journal,
             sealer=sealer,
+            is_catching_up=parts.is_catching_up,
         )
         collector = AgentCollector(
             lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
@@ -99,6 +103,8 @@ def lock_state_dir(directory: Path) -> int:
     Raises StorageError where it cannot be used, others may write to it, or another agent has it.
     """
     try:
+        if directory.exists() and not directory.is_dir():
+            raise StorageError(f"{directory}: the state directory is not a directory")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = stat.S_IMODE(directory.stat().st_mode)
         if mode & 0o022:
@@ -108,9 +114,12 @@ def lock_state_dir(directory: Path) -> int:
         raise StorageError(f"{exc.filename or directory}: cannot use the state directory: {exc.strerror}") from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except BlockingIOError as exc:
         os.close(descriptor)
         raise StorageError(f"{directory}: another gpuledger agent is running on this state directory") from exc
+    except OSError as exc:
+        os.close(descriptor)
+        raise StorageError(f"{directory}: cannot lock the state directory: {exc.strerror}") from exc
     return descriptor
 
 

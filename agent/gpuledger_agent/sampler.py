@@ -15,7 +15,7 @@ from gpuledger.clock import monotonic_ns
 from gpuledger.states import Uncovered
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
-from gpuledger_agent.nvml import CallFailed, GpuLost, Handle, Nvml, ResetRequired
+from gpuledger_agent.nvml import CallFailed, DriverUnavailable, GpuLost, Handle, Nvml, ResetRequired
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
 
 T = TypeVar("T")
@@ -86,17 +86,22 @@ class Sampler:
     def sample(self, edge_ms: int) -> dict[str, GpuSnapshot]:
         """Return a snapshot per UUID; raises DriverUnavailable."""
         ran: dict[str, SourceReport] = {}
-        is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS
-        if is_due or not self._inventory.is_settled:
-            report = self._report("inventory", ran)
-            self._enumerated_ms = edge_ms if self._read(report, self._refresh) else None
-        snapshots = {d.identity.uuid: self._sample_device(d, edge_ms, ran) for d in self._inventory.devices}
-        self.sources.update(ran)
-        return snapshots
+        try:
+            self._enumerate(edge_ms, ran)
+            return {d.identity.uuid: self._sample_device(d, edge_ms, ran) for d in self._inventory.devices}
+        finally:
+            # Whoever holds the reports of a tick (a View) keeps them: they are replaced, and never changed.
+            self.sources = {**self.sources, **ran}
 
-    def _refresh(self) -> bool:
-        self._inventory.refresh()
-        return True
+    def _enumerate(self, edge_ms: int, ran: dict[str, SourceReport]) -> None:
+        is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS
+        if not is_due and self._inventory.is_settled:
+            return
+        report = self._report("inventory", ran)
+        errors = self._read(report, self._inventory.refresh)
+        self._enumerated_ms = None if errors is None else edge_ms
+        for error in errors or ():
+            report.count(error)
 
     def _sample_device(self, device: Device, edge_ms: int, ran: dict[str, SourceReport]) -> GpuSnapshot:
         if device.handle is None:
@@ -136,7 +141,7 @@ class Sampler:
         if report is None:
             report = ran[source] = SourceReport()
             if source in self.sources:
-                report.failures = self.sources[source].failures
+                report.failures = dict(self.sources[source].failures)
         return report
 
     def _ask(self, source: str, read: Callable[[Handle], T | None], handle: Handle, tick: _Tick) -> T | None:
@@ -152,7 +157,7 @@ class Sampler:
 
     @staticmethod
     def _read(report: SourceReport, read: Callable[..., T | None], *arguments: Handle) -> T | None:
-        """Call a read; a failure for one GPU is counted and gives None, a loss is counted and goes on up."""
+        """Call a read; a failure for one GPU is counted and gives None, any other is counted and goes on up."""
         began_ns = monotonic_ns()
         try:
             return read(*arguments)
@@ -161,6 +166,9 @@ class Sampler:
             return None
         except (GpuLost, ResetRequired) as exc:
             report.count("gpu_is_lost" if isinstance(exc, GpuLost) else "reset_required")
+            raise
+        except DriverUnavailable as exc:
+            report.count(exc.reason)
             raise
         finally:
             report.duration_ns += monotonic_ns() - began_ns

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,8 @@ PART_GPUS_MAX = 32
 """GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 200
 """Entries of one workloads blob, likewise."""
+SEAL_BATCH_MAX = 24
+"""Spans that share one fsync after the disk was full."""
 PENDING_MAX = 2016
 """Finished spans kept in memory while the disk is full: a week of cells."""
 
@@ -80,13 +82,23 @@ class Sealer:
         self._journal = journal
         self._crash_file = crash_file
         self._pending: deque[tuple[Draft, ...]] = deque()
+        self._is_failing = False
+        self._is_crash_file_failing = False
         self.sealed = 0
         self.failures = 0
-        self._is_failing = False
+        self.dropped = 0
+        self.crash_file_failures = 0
 
     @property
     def pending(self) -> int:
         return len(self._pending)
+
+    @property
+    def last_end_ms(self) -> int | None:
+        """Return the end of the newest time accounted for, on disk or waiting for it; None where there is none."""
+        if self._pending:
+            return self._pending[-1][0].reading.end_ms
+        return self._journal.last.end_ms
 
     def draft(
         self, span: Span, origin: Origin, identities: Mapping[str, Identity], holders: Holders
@@ -124,26 +136,35 @@ class Sealer:
         """Queue a finished span for sealing."""
         if len(self._pending) >= PENDING_MAX:
             dropped = self._pending.popleft()
+            self.dropped += len(dropped)
             _log.error(
                 "reading_dropped", extra={"start_ms": dropped[0].reading.start_ms, "why": "disk full for too long"}
             )
         self._pending.append(drafts)
 
     def seal_pending(self) -> None:
-        """Seal and store what is queued, in order; a failure is counted and the rest waits for the next tick."""
+        """Seal and store what is queued, in order.
+
+        A failure is counted, and said once until it works again; what is left waits for the next tick.
+        """
         while self._pending:
+            batch = [self._pending[i] for i in range(min(len(self._pending), SEAL_BATCH_MAX))]
             try:
-                self._seal(self._pending[0])
+                self._seal([draft for drafts in batch for draft in drafts])
             except StorageError as exc:
-                self._fail("seal_failed", exc)
+                self.failures += 1
+                if not self._is_failing:
+                    self._is_failing = True
+                    _log.error("seal_failed", extra={"why": str(exc), "pending": len(self._pending)})
                 return
-            self._pending.popleft()
+            for _ in batch:
+                self._pending.popleft()
         if self._is_failing:
             self._is_failing = False
             _log.info("seal_recovered")
 
-    def _seal(self, drafts: tuple[Draft, ...]) -> None:
-        """Sign all parts of a span and store them with one fsync."""
+    def _seal(self, drafts: Sequence[Draft]) -> None:
+        """Sign spans, all parts of each, and store them with one fsync."""
         last = self._journal.last
         sequence, previous = last.sequence, last.hash
         records: list[dict[str, object]] = []
@@ -173,7 +194,7 @@ class Sealer:
     # ------------------------------------------------------------------------------------------ crash file
 
     def save_open(self, drafts: tuple[Draft, ...]) -> None:
-        """Keep the open span (or nothing) for the next start to find; a failure is counted."""
+        """Keep the open span (or nothing) for the next start to find; a failure is counted, and said once."""
         parts = [
             {
                 "core": sketch(draft.reading).decode("ascii"),
@@ -185,7 +206,12 @@ class Sealer:
         try:
             self._crash_file.write(json.dumps(parts).encode("ascii") if parts else None)
         except StorageError as exc:
-            self._fail("crash_file_failed", exc)
+            self.crash_file_failures += 1
+            if not self._is_crash_file_failing:
+                self._is_crash_file_failing = True
+                _log.error("crash_file_failed", extra={"why": str(exc)})
+            return
+        self._is_crash_file_failing = False
 
     def recover(self) -> None:
         """Seal what a killed agent left open, unless the journal already holds that time."""
@@ -194,22 +220,17 @@ class Sealer:
             return
         try:
             drafts = tuple(_decode_draft(part) for part in json.loads(data))
-        except (ReadingError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            reading = drafts[0].reading
+        except (ReadingError, ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
             _log.warning("open_span_lost", extra={"why": f"not readable: {exc}"})
             return
         last_ms = self._journal.last.end_ms
-        reading = drafts[0].reading
-        if reading.node_id == self._key.node_id and (last_ms is None or reading.start_ms >= last_ms):
+        if reading.node_id != self._key.node_id:
+            _log.warning("open_span_lost", extra={"why": "it was written under another signing key"})
+        elif last_ms is None or reading.start_ms >= last_ms:
             _log.info("open_span_recovered", extra={"start_ms": reading.start_ms, "end_ms": reading.end_ms})
             self.add(drafts)
             self.seal_pending()
-
-    def _fail(self, event: str, error: StorageError) -> None:
-        """Count a failed write, and say so once until writing works again."""
-        self.failures += 1
-        if not self._is_failing:
-            self._is_failing = True
-            _log.error(event, extra={"why": str(error)})
 
 
 def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:

@@ -8,6 +8,7 @@ and the report command. In the simulated fleet only the clock and the NVML answe
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -30,9 +31,11 @@ from gpuledger.errors import GpuledgerError
 
 COLLECTOR_PORT = 9401
 AGENT_PORT = 9400
-SIMULATED_INTERVAL_S = 150
-"""A whole part of a cell, and coarse enough that weeks pass in seconds; sealed and printed as what it is."""
+SIMULATED_INTERVAL_S = 300
+"""One cell: as coarse as it may be, so that weeks pass in seconds; sealed and printed as what it is."""
 PAST_WEEKS = 2
+_ENVIRONMENT = {"GPULEDGER_AGENT_JOURNAL_DAYS": "60"}
+"""A node that lives through weeks in seconds must not drop what the collector could not have fetched yet."""
 READY_SECONDS_MAX = 300
 _WEEK_MS = 7 * DAY_MS
 _MONDAY_MS = 4 * DAY_MS
@@ -78,6 +81,7 @@ class _Programs:
                 stderr=log,
                 # A Ctrl-C reaches this process alone, which then ends the others in order.
                 start_new_session=True,
+                env=os.environ | _ENVIRONMENT,
             )
 
     def check(self) -> None:

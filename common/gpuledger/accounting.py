@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures and their bounds: quotients of sums of slice-milliseconds, never averages of percentages (accounting.md, 3)."""
+"""Figures and their bounds: quotients of sums of slice-milliseconds, never averaged percentages (accounting.md, 3)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ GpuledgerError              one clear sentence, safe to show
 ├── ReadingError            bytes that are not a valid reading
 ├── SealError               a signature, key or hash does not hold
 └── StorageError            a file or directory of ours cannot be used
+
+The text of each says what is wrong and where.
 """
 
 from __future__ import annotations

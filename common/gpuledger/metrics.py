@@ -37,6 +37,10 @@ def _family(name: str, kind: Kind, labels: str, help: str, absent: str, bound: s
     return Family(name=name, kind=kind, labels=tuple(labels.split()), help=help, absent=absent, bound=bound)
 
 
+def _single(name: str, kind: Kind, help: str, absent: str = "never") -> Family:
+    return _family(name, kind, "", help, absent, "1")
+
+
 _GPU = "GPUs"
 
 AGENT: tuple[Family, ...] = (
@@ -144,14 +148,7 @@ AGENT: tuple[Family, ...] = (
         "never; driver_version is empty while the driver is not attached",
         "1",
     ),
-    _family(
-        "gpuledger_agent_driver_attached",
-        Kind.GAUGE,
-        "",
-        "1 while NVML is initialised, 0 while the agent retries.",
-        "never",
-        "1",
-    ),
+    _single("gpuledger_agent_driver_attached", Kind.GAUGE, "1 while NVML is initialised, 0 while the agent retries."),
     _family(
         "gpuledger_agent_driver_failures_total",
         Kind.COUNTER,
@@ -160,30 +157,20 @@ AGENT: tuple[Family, ...] = (
         "there was no such failure",
         "about 10 reasons",
     ),
-    _family(
+    _single(
+        "gpuledger_agent_gpus_unidentified",
+        Kind.GAUGE,
+        "GPUs the driver lists that could not be told apart: lost before this agent knew them; in no other family.",
+        "the driver is not attached",
+    ),
+    _single(
         "gpuledger_agent_tick_timestamp_seconds",
         Kind.GAUGE,
-        "",
         "Start of the last tick, POSIX time.",
         "before the first tick",
-        "1",
     ),
-    _family(
-        "gpuledger_agent_tick_interval_seconds",
-        Kind.GAUGE,
-        "",
-        "Configured sampling interval.",
-        "never",
-        "1",
-    ),
-    _family(
-        "gpuledger_agent_ticks_total",
-        Kind.COUNTER,
-        "",
-        "Ticks made.",
-        "never",
-        "1",
-    ),
+    _single("gpuledger_agent_tick_interval_seconds", Kind.GAUGE, "Configured sampling interval."),
+    _single("gpuledger_agent_ticks_total", Kind.COUNTER, "Ticks made."),
     _family(
         "gpuledger_agent_sessions_total",
         Kind.COUNTER,
@@ -216,45 +203,37 @@ AGENT: tuple[Family, ...] = (
         "there was no such failure",
         "sources x NVML errors",
     ),
-    _family(
-        "gpuledger_agent_seals_total",
-        Kind.COUNTER,
-        "",
-        "Readings sealed and on disk.",
-        "never",
-        "1",
-    ),
-    _family(
+    _single("gpuledger_agent_seals_total", Kind.COUNTER, "Readings sealed and on disk."),
+    _single(
         "gpuledger_agent_seal_failures_total",
         Kind.COUNTER,
-        "",
         "Attempts to write a sealed reading that failed; each is retried at every tick.",
-        "never",
-        "1",
     ),
-    _family(
-        "gpuledger_agent_seals_pending",
-        Kind.GAUGE,
-        "",
-        "Finished cells that are not on disk yet.",
-        "never",
-        "1",
+    _single("gpuledger_agent_seals_pending", Kind.GAUGE, "Finished cells that are not on disk yet."),
+    _single(
+        "gpuledger_agent_seals_dropped_total",
+        Kind.COUNTER,
+        "Readings given up because a week of them could not be written: their time is dark.",
     ),
-    _family(
+    _single(
+        "gpuledger_agent_crash_file_failures_total",
+        Kind.COUNTER,
+        "Ticks whose open cell could not be written to the crash file: kill -9 would darken it.",
+    ),
+    _single(
         "gpuledger_agent_journal_last_sequence",
         Kind.GAUGE,
-        "",
         "Sequence number of the newest sealed reading.",
         "nothing was sealed yet",
-        "1",
     ),
+    _single("gpuledger_agent_journal_size_bytes", Kind.GAUGE, "Size of the journal on disk."),
     _family(
-        "gpuledger_agent_journal_size_bytes",
-        Kind.GAUGE,
-        "",
-        "Size of the journal on disk.",
-        "never",
-        "1",
+        "gpuledger_agent_exposition_failures_total",
+        Kind.COUNTER,
+        "family",
+        "Scrapes that lack a family because it could not be built: a bug, logged with its traceback.",
+        "every family could be built",
+        "families",
     ),
 )
 """What an agent exposes."""

@@ -36,9 +36,13 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    flag: str | None = None,
 ) -> Any:
-    """Declare one setting: its TOML key (dots for tables), what it means, its default and its legal values."""
-    metadata = {"key": key, "text": text, "low": low, "high": high, "choices": choices}
+    """Declare one setting: its TOML key (dots for tables), what it means, its default and its legal values.
+
+    `flag` is what the command line calls it, where that is not the field's name with hyphens.
+    """
+    metadata = {"key": key, "text": text, "low": low, "high": high, "choices": choices, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -104,7 +108,8 @@ def load(
             values[found.name] = _convert(value, hints[found.name], found.metadata, name)
             origins[found.name] = f"environment {name}"
         if flags.get(found.name) is not None:
-            values[found.name] = _convert(flags[found.name], hints[found.name], found.metadata, f"--{found.name}")
+            flag = found.metadata["flag"] or f"--{found.name.replace('_', '-')}"
+            values[found.name] = _convert(flags[found.name], hints[found.name], found.metadata, flag)
             origins[found.name] = "flag"
     return Loaded(value=cls(**values), origins=origins)
 

@@ -195,7 +195,7 @@ def test_any_value_is_taken_in_its_kind_and_limits_or_refused_with_a_sentence(fi
         found, _ = fill(**{field: value})
     except ConfigurationError as exc:
         refused = str(exc)
-    assert refused == "" or refused.startswith(f"--{field}: ")
+    assert refused == "" or refused.startswith(f"--{field.replace('_', '-')}: ")
     assert 0.1 <= found.interval_seconds <= 60
     assert type(found.count) is int
     assert 1 <= found.count <= 10

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pynvml-shaped module that answers what a test sets: codes to fail with, values, GPUs that come and go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from gpuledger_agent.nvml import FI_RECOVERY_ACTION
+from tests.fakes.clock import MS_NS, FakeClock
+
+NOT_SUPPORTED, NO_PERMISSION, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 9, 15, 16, 999
+UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
+
+
+class FakeNvmlError(Exception):
+    """Shaped like pynvml.NVMLError: compared but not hashed, the code in `value`."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.value == other.value)  # type: ignore[attr-defined]
+
+
+class FakeMismatchError(Exception):
+    """Shaped like pynvml.NVMLLibraryMismatchError, which is no NVMLError."""
+
+
+@dataclass(slots=True)
+class FakeGpu:
+    """One GPU; `fails` maps a function's name (or "*") to the code it fails with for this GPU."""
+
+    uuid: str
+    serial: str = "1650222012345"
+    name: str = "NVIDIA H100 80GB HBM3"
+    pci_bus_id: str | bytes = b"00000000:1B:00.0"
+    percent: int = 0
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 85_520_809_984
+    power_mw: int = 70_000
+    energy_base_mj: int = 0
+    processes: list[tuple[int, int | None]] = field(default_factory=list)
+    recovery_action: int = 0
+    is_row_remap_failed: bool = False
+    fails: dict[str, int] = field(default_factory=dict)
+
+    def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
+        """Let processes hold the GPU and keep it busy."""
+        self.percent, self.power_mw = percent, power_mw
+        self.processes = [(pid, 8 << 30) for pid in pids]
+        self.memory_used_bytes = (8 << 30) * len(pids)
+        return self
+
+
+def gpus(count: int) -> list[FakeGpu]:
+    """Return so many GPUs that nobody uses."""
+    return [FakeGpu(f"GPU-{index:08x}-0000-4000-8000-000000000000", serial=f"16502{index:08d}") for index in range(count)]
+
+
+class FakeNvml:
+    """`fails` maps functions about the whole node to codes; `calls` counts every call by name."""
+
+    NVMLError = FakeNvmlError
+    NVMLLibraryMismatchError = FakeMismatchError
+    nvmlMemory_v2 = 0x02000028
+
+    def __init__(self, clock: FakeClock, devices: list[FakeGpu]) -> None:
+        self._clock = clock
+        self.gpus = devices
+        self.fails: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
+        self.attached = 0
+        self.generation = 0
+
+    def _of_node(self, function: str) -> None:
+        self.calls[function] += 1
+        if function in self.fails:
+            raise FakeNvmlError(self.fails[function])
+        if self.attached == 0 and function != "nvmlInit":
+            raise FakeNvmlError(UNINITIALIZED)
+
+    def _of_gpu(self, function: str, handle: tuple[int, FakeGpu]) -> FakeGpu:
+        generation, gpu = handle
+        self._of_node(function)
+        assert generation == self.generation, f"{function}: a handle of an attachment that is over crashes the driver"
+        self._raise(function, gpu)
+        return gpu
+
+    @staticmethod
+    def _raise(function: str, gpu: FakeGpu) -> None:
+        code = gpu.fails.get(function, gpu.fails.get("*"))
+        if code is not None:
+            raise FakeNvmlError(code)
+
+    def nvmlInit(self) -> None:
+        self._of_node("nvmlInit")
+        self.attached += 1
+        self.generation += 1
+
+    def nvmlShutdown(self) -> None:
+        self._of_node("nvmlShutdown")
+        self.attached -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        self._of_node("nvmlSystemGetDriverVersion")
+        return "570.124.06"
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._of_node("nvmlDeviceGetCount")
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> tuple[int, FakeGpu]:
+        self._of_node("nvmlDeviceGetHandleByIndex")
+        self._raise("nvmlDeviceGetHandleByIndex", self.gpus[index])
+        return self.generation, self.gpus[index]
+
+    def nvmlDeviceGetUUID(self, handle: tuple[int, FakeGpu]) -> str:
+        return self._of_gpu("nvmlDeviceGetUUID", handle).uuid
+
+    def nvmlDeviceGetSerial(self, handle: tuple[int, FakeGpu]) -> str:
+        return self._of_gpu("nvmlDeviceGetSerial", handle).serial
+
+    def nvmlDeviceGetName(self, handle: tuple[int, FakeGpu]) -> str:
+        return self._of_gpu("nvmlDeviceGetName", handle).name
+
+    def nvmlDeviceGetPciInfo(self, handle: tuple[int, FakeGpu]) -> Any:
+        return SimpleNamespace(busId=self._of_gpu("nvmlDeviceGetPciInfo", handle).pci_bus_id)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: tuple[int, FakeGpu]) -> int:
+        self._of_gpu("nvmlDeviceGetEnforcedPowerLimit", handle)
+        return 700_000
+
+    def nvmlDeviceGetUtilizationRates(self, handle: tuple[int, FakeGpu]) -> Any:
+        return SimpleNamespace(gpu=self._of_gpu("nvmlDeviceGetUtilizationRates", handle).percent)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: tuple[int, FakeGpu], version: int | None = None) -> Any:
+        gpu = self._of_gpu("nvmlDeviceGetMemoryInfo", handle)
+        return SimpleNamespace(used=gpu.memory_used_bytes, total=gpu.memory_total_bytes)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: tuple[int, FakeGpu]) -> int:
+        """Constant power since the machine started: tests that change it change the odometer too."""
+        gpu = self._of_gpu("nvmlDeviceGetTotalEnergyConsumption", handle)
+        return gpu.energy_base_mj + gpu.power_mw * (self._clock.boottime_ns() // MS_NS) // 1000
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
+        gpu = self._of_gpu("nvmlDeviceGetComputeRunningProcesses", handle)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in gpu.processes]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
+        self._of_gpu("nvmlDeviceGetGraphicsRunningProcesses", handle)
+        return []
+
+    def nvmlDeviceGetMPSComputeRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
+        self._of_gpu("nvmlDeviceGetMPSComputeRunningProcesses", handle)
+        raise FakeMismatchError
+
+    def nvmlDeviceGetFieldValues(self, handle: tuple[int, FakeGpu], fields: list[int]) -> list[Any]:
+        gpu = self._of_gpu("nvmlDeviceGetFieldValues", handle)
+        values = {FI_RECOVERY_ACTION: gpu.recovery_action}
+        return [
+            SimpleNamespace(
+                nvmlReturn=0 if field_id in values else NOT_SUPPORTED,
+                valueType=1,
+                value=SimpleNamespace(uiVal=values.get(field_id)),
+            )
+            for field_id in fields
+        ]
+
+    def nvmlDeviceGetRemappedRows(self, handle: tuple[int, FakeGpu]) -> tuple[int, int, int, int]:
+        return 0, 0, 0, int(self._of_gpu("nvmlDeviceGetRemappedRows", handle).is_row_remap_failed)
