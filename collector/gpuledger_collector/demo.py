@@ -202,6 +202,13 @@ def _ledger_end_ms(collector_url: str) -> int:
     return end_ms if isinstance(end_ms, int) else 0
 
 
+def _settled_ms(collector_url: str) -> int:
+    """Return the end of the last settled cell: the collector settles none before what agents kept is accounted for."""
+    fleet = _get_json(f"{collector_url}/api/v1/fleet") or {}
+    end_ms = (fleet.get("settled_cell") or {}).get("end_ms")
+    return end_ms if isinstance(end_ms, int) else 0
+
+
 def _report(config: Path, out: Path, week: str | None = None) -> str:
     """Run the report command as cron would; return what it printed."""
     command = [sys.executable, "-m", "gpuledger", "report", "weekly", "--config", str(config), "--out", str(out)]
@@ -254,6 +261,12 @@ def _play(directory: Path, seconds: float | None, waiter: _Waiter) -> None:
             return
         for name in ends_ms:
             programs.kill(name)
+        for _ in waiter.turns(READY_SECONDS_MAX, "accounting for the past"):
+            programs.check()
+            if _settled_ms(collector_url) >= waiter.now_ms() - slack_ms:
+                break
+        else:
+            return
         printed = _report(config, root / "reports")
         took_s = (waiter.now_ms() - began_ms) / 1000
         click.echo(f"SIMULATED: the past took {took_s:.0f} s. All figures below are SIMULATED.")

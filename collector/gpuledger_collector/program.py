@@ -25,7 +25,7 @@ from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
 from gpuledger_collector.targets import Target, load_targets
 
-PREPARE_S = 5.0
+PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
 REFRESH_SHARE_MAX = 0.5
 """What may be spent on it of the time: a large fleet is shown, and a backlog accounted for, in larger steps."""
