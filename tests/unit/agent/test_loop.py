@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_a_driver_is_tried_again_after_one_second_then_twice_as_long_up_to_a_min
         rig.tick()
         if rig.nvml.calls["nvmlInit"] > before:
             attempts.append(second)
-    pauses = [after - before for before, after in zip(attempts, attempts[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert pauses[:6] == [1, 2, 4, 8, 16, 32]
     assert set(pauses[6:]) == {60}
     del rig.nvml.fails["nvmlInit"]
