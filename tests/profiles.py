@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How hard property tests try: "ci" always tries the same moderate number of cases, "deep" many new ones.
+"""How hard property tests try.
 
-`pytest --hypothesis-profile=deep` is for a person who waits. No test judges a duration.
+"ci" always tries the same moderate number of cases; "deep" tries many new ones (`pytest --hypothesis-profile=deep`, for
+a person who waits); "mutation" is "ci" without looking for the smallest case that fails. No test judges a duration.
 """
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, max_examples=60)
 settings.register_profile(
-    "deep", deadline=None, print_blob=True, max_examples=3000, suppress_health_check=[HealthCheck.too_slow]
+    "deep", deadline=None, print_blob=True, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "mutation", settings.get_profile("ci"), print_blob=False, phases=(Phase.explicit, Phase.generate)
 )
 
 

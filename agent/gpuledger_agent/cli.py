@@ -95,7 +95,10 @@ def probe() -> None:
 @_interval_option
 @_node_name_option
 def show_config(config_file: Path | None, **flags: Any) -> None:
-    """Print each setting with where it comes from."""
+    """Print each setting with where it comes from.
+
+    Exit codes: 0 printed, 2 usage or configuration.
+    """
     loaded = agent_config.load(config_file, os.environ, flags)
     for key, value, origin in describe(loaded):
         click.echo(f"{key} = {value!s}  # {origin}")

@@ -28,6 +28,7 @@ from gpuledger_agent.snapshot import GpuSnapshot
 _log = logging.getLogger(__name__)
 
 CLOCK_STEP_MS_MAX = 1_000
+CATCH_UP_SPANS = 12
 ATTACH_RETRY_MS_FIRST = 1_000
 ATTACH_RETRY_MS_MAX = 60_000
 _NS = 1_000_000
@@ -101,6 +102,7 @@ class Agent:
         journal: Journal,
         sealer: Sealer,
         entropy: Callable[[int], bytes] = os.urandom,
+        is_catching_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -111,6 +113,7 @@ class Agent:
         self._journal = journal
         self._sealer = sealer
         self._entropy = entropy
+        self._is_catching_up = is_catching_up
         self._floors: dict[str, Floors] = {}
         self._totals: dict[str, Tally] = {}
         self._origin = Origin(
@@ -176,7 +179,8 @@ class Agent:
             identities = self._identities()
             for span in meter.tick(edge_ms, seen):
                 self._sealer.add(self._sealer.draft(span, self._origin, identities, self._holders))
-            self._sealer.seal_pending()
+            if self._sealer.pending >= CATCH_UP_SPANS or not self._is_catching_up():
+                self._sealer.seal_pending()
             self._save_open()
         self._publish(edge_ms, boottime_ns, seen)
 

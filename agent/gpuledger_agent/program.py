@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Parts:
     nvml: Nvml
     processes: ProcessTable
     stop: threading.Event
+    is_catching_up: Callable[[], bool] = lambda: False
+    """Whether a simulated past is being played: then an hour of sealed cells shares one fsync."""
 
 
 def run(config: AgentConfig, parts: Parts) -> None:
@@ -65,6 +68,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
             holders=holders,
             journal=journal,
             sealer=sealer,
+            is_catching_up=parts.is_catching_up,
         )
         collector = AgentCollector(
             lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from gpuledger.reading import (
     digest,
     encode,
     encode_workloads,
+    sketch,
+    sketch_workloads,
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
@@ -43,6 +45,8 @@ PART_GPUS_MAX = 32
 """GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 200
 """Entries of one workloads blob, likewise."""
+SEAL_BATCH_MAX = 24
+"""Spans that share one fsync after the disk was full."""
 PENDING_MAX = 2016
 """Finished spans kept in memory while the disk is full: a week of cells."""
 
@@ -144,21 +148,23 @@ class Sealer:
         A failure is counted, and said once until it works again; what is left waits for the next tick.
         """
         while self._pending:
+            batch = [self._pending[i] for i in range(min(len(self._pending), SEAL_BATCH_MAX))]
             try:
-                self._seal(self._pending[0])
+                self._seal([draft for drafts in batch for draft in drafts])
             except StorageError as exc:
                 self.failures += 1
                 if not self._is_failing:
                     self._is_failing = True
                     _log.error("seal_failed", extra={"why": str(exc), "pending": len(self._pending)})
                 return
-            self._pending.popleft()
+            for _ in batch:
+                self._pending.popleft()
         if self._is_failing:
             self._is_failing = False
             _log.info("seal_recovered")
 
-    def _seal(self, drafts: tuple[Draft, ...]) -> None:
-        """Sign all parts of a span and store them with one fsync."""
+    def _seal(self, drafts: Sequence[Draft]) -> None:
+        """Sign spans, all parts of each, and store them with one fsync."""
         last = self._journal.last
         sequence, previous = last.sequence, last.hash
         records: list[dict[str, object]] = []
@@ -191,8 +197,8 @@ class Sealer:
         """Keep the open span (or nothing) for the next start to find; a failure is counted, and said once."""
         parts = [
             {
-                "core": encode(draft.reading).decode("ascii"),
-                "workloads": encode_workloads(draft.workloads).decode("ascii"),
+                "core": sketch(draft.reading).decode("ascii"),
+                "workloads": sketch_workloads(draft.workloads).decode("ascii"),
                 "openings": {name: list(opening) for name, opening in draft.openings.items()},
             }
             for draft in drafts

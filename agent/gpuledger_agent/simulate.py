@@ -31,6 +31,7 @@ FULL_W = 690
 _GIB = 1 << 30
 _MINUTE_S = 60
 _DAY_S = 86_400
+_HOUR_NS = 3_600 * 10**9
 _MONDAY_S = 4 * _DAY_S
 """1970-01-05, the first Monday of POSIX time."""
 
@@ -257,6 +258,11 @@ class CatchUpClock:
         self._until_ns = until_ns
         self._stop = stop
 
+    def is_catching_up(self) -> bool:
+        """Return whether there is more than an hour of past left to play."""
+        left_ns = self._lag_ns if self._until_ns is None else self._until_ns - self.wall_ns()
+        return min(left_ns, self._lag_ns) > _HOUR_NS
+
     def wall_ns(self) -> int:
         return self._real.wall_ns() - self._lag_ns
 
@@ -283,4 +289,10 @@ def parts(scenario: str, from_s: int | None, until_s: int | None, stop: threadin
         None if until_s is None else until_s * 10**9,
         stop,
     )
-    return Parts(clock=clock, nvml=Nvml(SimulatedNvml(scenario, clock)), processes=SimulatedProcesses(), stop=stop)
+    return Parts(
+        clock=clock,
+        nvml=Nvml(SimulatedNvml(scenario, clock)),
+        processes=SimulatedProcesses(),
+        stop=stop,
+        is_catching_up=clock.is_catching_up,
+    )

@@ -40,7 +40,14 @@ def render(view: Overview) -> bytes:
         "nodes": [_node(node) for node in view.nodes[:NODES_MAX]],
         "nodes_left_off": max(0, len(view.nodes) - NODES_MAX),
         "free_whole_nodes": [
-            {"node": free.node, "site": free.site, "pool": free.pool, "gpus": free.gpus, "since_ms": free.since_ms}
+            {
+                "node": free.node,
+                "site": free.site,
+                "pool": free.pool,
+                "gpus": free.gpus,
+                "since_ms": free.since_ms,
+                "since_is_exact": free.is_since_exact,
+            }
             for free in view.free_nodes[:NODES_MAX]
         ],
         "agents": {"configured": view.targets, "up": view.targets_up, "troubles": view.troubles},

@@ -22,10 +22,38 @@ logger = logging.getLogger(__name__)
 _ENTRIES_PER_TRANSACTION = 5_000
 
 
-def read_accepted(log: LogReader, indexed: Sequence[Indexed]) -> Iterator[Accepted]:
+RECENT_GPUS_MAX = 16_384
+"""Parts of readings kept decoded: some 40 MB, and two hours of a site of eighty nodes."""
+
+
+class Recent:
+    """The readings accepted last, decoded: the ledger asks for most of them soon, and for the current hour's again.
+
+    One thread adds, any may ask.
+    """
+
+    def __init__(self, gpus_max: int = RECENT_GPUS_MAX) -> None:
+        self._gpus_max = gpus_max
+        self._gpus = 0
+        self._readings: dict[str, Accepted] = {}
+
+    def add(self, accepted: Accepted) -> None:
+        old = self._readings.pop(accepted.digest, None)
+        self._gpus += len(accepted.reading.gpus) - (0 if old is None else len(old.reading.gpus))
+        self._readings[accepted.digest] = accepted
+        while self._gpus > self._gpus_max:
+            oldest = self._readings.pop(next(iter(self._readings)))
+            self._gpus -= len(oldest.reading.gpus)
+
+    def get(self, digest: str) -> Accepted | None:
+        return self._readings.get(digest)
+
+
+def read_accepted(log: LogReader, indexed: Sequence[Indexed], recent: Recent) -> Iterator[Accepted]:
     """Yield the readings that lie at the given places of the log, decoded; their seals were checked at intake."""
     for item in indexed:
-        yield accepted_of(log.read(item.offset), item.digest)
+        known = recent.get(item.digest)
+        yield accepted_of(log.read(item.offset), item.digest) if known is None else known
 
 
 class Catalog:
@@ -34,6 +62,7 @@ class Catalog:
     def __init__(self, log: LogWriter, store: Store, *, now_ms: int) -> None:
         self.log = log
         self.store = store
+        self.recent = Recent()
         self._mutex = threading.Lock()
         self._close_open_batch(now_ms)
         self._catch_up()
@@ -45,11 +74,13 @@ class Catalog:
         now_ms: int,
         findings: Sequence[Finding] = (),
         beside: Beside | None = None,
+        decoded: Sequence[Accepted] = (),
     ) -> None:
         """Log the entries, closed by a clock entry, then index them and store what stands beside them.
 
-        When it returns, the entries are on disk. Raises StorageError; where the log refused, nothing was stored, and
-        where only the index failed, the next commit or start catches up.
+        `decoded` are the readings among them, ready for the ledger. When it returns, the entries are on disk.
+        Raises StorageError; where the log refused, nothing was stored, and where only the index failed, the next
+        commit or start catches up.
         """
         closing = ClockEntry(at_ms=now_ms, findings=tuple(findings))
         batch = [*entries, closing]
@@ -57,6 +88,8 @@ class Catalog:
             self._catch_up()
             offsets = self.log.append([encode(entry) for entry in batch])
             self.store.index(list(zip(offsets, batch, strict=True)), self.log.end, beside)
+            for accepted in decoded:
+                self.recent.add(accepted)
 
     def reindex(self) -> None:
         """Forget the index and read it again from the whole log."""

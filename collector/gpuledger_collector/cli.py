@@ -81,7 +81,10 @@ def run(config_file: Path | None, **flags: Any) -> None:
 @collector.command("config")
 @_run_options
 def show_config(config_file: Path | None, **flags: Any) -> None:
-    """Print each setting with where it comes from."""
+    """Print each setting with where it comes from.
+
+    Exit codes: 0 printed, 2 usage or configuration.
+    """
     for key, value, origin in describe(collector_config.load(config_file, os.environ, flags)):
         click.echo(f"{key} = {value!s}  # {origin}")
 

@@ -8,6 +8,7 @@ and the report command. In the simulated fleet only the clock and the NVML answe
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -30,9 +31,11 @@ from gpuledger.errors import GpuledgerError
 
 COLLECTOR_PORT = 9401
 AGENT_PORT = 9400
-SIMULATED_INTERVAL_S = 150
-"""A whole part of a cell, and coarse enough that weeks pass in seconds; sealed and printed as what it is."""
+SIMULATED_INTERVAL_S = 300
+"""One cell: as coarse as it may be, so that weeks pass in seconds; sealed and printed as what it is."""
 PAST_WEEKS = 2
+_ENVIRONMENT = {"GPULEDGER_AGENT_JOURNAL_DAYS": "60"}
+"""A node that lives through weeks in seconds must not drop what the collector could not have fetched yet."""
 READY_SECONDS_MAX = 300
 _WEEK_MS = 7 * DAY_MS
 _MONDAY_MS = 4 * DAY_MS
@@ -78,6 +81,7 @@ class _Programs:
                 stderr=log,
                 # A Ctrl-C reaches this process alone, which then ends the others in order.
                 start_new_session=True,
+                env=os.environ | _ENVIRONMENT,
             )
 
     def check(self) -> None:
@@ -198,6 +202,13 @@ def _ledger_end_ms(collector_url: str) -> int:
     return end_ms if isinstance(end_ms, int) else 0
 
 
+def _settled_ms(collector_url: str) -> int:
+    """Return the end of the last settled cell: the collector settles none before what agents kept is accounted for."""
+    fleet = _get_json(f"{collector_url}/api/v1/fleet") or {}
+    end_ms = (fleet.get("settled_cell") or {}).get("end_ms")
+    return end_ms if isinstance(end_ms, int) else 0
+
+
 def _report(config: Path, out: Path, week: str | None = None) -> str:
     """Run the report command as cron would; return what it printed."""
     command = [sys.executable, "-m", "gpuledger", "report", "weekly", "--config", str(config), "--out", str(out)]
@@ -250,6 +261,12 @@ def _play(directory: Path, seconds: float | None, waiter: _Waiter) -> None:
             return
         for name in ends_ms:
             programs.kill(name)
+        for _ in waiter.turns(READY_SECONDS_MAX, "accounting for the past"):
+            programs.check()
+            if _settled_ms(collector_url) >= waiter.now_ms() - slack_ms:
+                break
+        else:
+            return
         printed = _report(config, root / "reports")
         took_s = (waiter.now_ms() - began_ms) / 1000
         click.echo(f"SIMULATED: the past took {took_s:.0f} s. All figures below are SIMULATED.")

@@ -7,13 +7,12 @@ Names in the clear never go to the log, which cannot forget: openings stay in th
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import Reading, WorkloadTime, decode, decode_workloads, digest
+from gpuledger.reading import Reading, WorkloadTime, decode_known, decode_known_workloads, digest
 from gpuledger.sealing import open_envelope
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Frame, Kind
@@ -22,7 +21,7 @@ from gpuledger_collector.roster import Entry, Window, WindowKind
 FIRST_SIGHT = "first sight"
 """How a node's key came to count when nobody listed it beforehand."""
 
-_LENGTH = struct.Struct(">I")
+_LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ def encode(entry: LogEntry) -> tuple[Kind, bytes]:
     match entry:
         case ReadingEntry():
             blob = b"" if entry.workloads is None else entry.workloads
-            return Kind.READING, _LENGTH.pack(len(entry.envelope)) + entry.envelope + blob
+            return Kind.READING, len(entry.envelope).to_bytes(_LENGTH_BYTES, "big") + entry.envelope + blob
         case EnrolmentEntry():
             return Kind.ENROLMENT, _dump(asdict(entry) | {"public_key": entry.public_key.hex()})
         case RosterEntry():
@@ -99,17 +98,17 @@ def decode_entry(frame: Frame) -> LogEntry:
         if frame.kind is Kind.READING:
             return _decode_reading(frame.payload)
         return _decode_document(frame.kind, json.loads(frame.payload))
-    except (ReadingError, SealError, ValueError, KeyError, TypeError, struct.error) as exc:
+    except (ReadingError, SealError, ValueError, KeyError, TypeError) as exc:
         raise StorageError(f"log: the {frame.kind.name.lower()} entry at {frame.offset} is not legible: {exc}") from exc
 
 
 def split_reading(payload: bytes) -> tuple[bytes, bytes | None]:
-    """Return (envelope, workloads blob or None) of a reading entry's payload."""
-    (length,) = _LENGTH.unpack_from(payload)
-    envelope = payload[_LENGTH.size : _LENGTH.size + length]
-    if len(envelope) != length:
+    """Return (envelope, workloads blob or None) of a reading entry's payload; raises ValueError where it is short."""
+    length = int.from_bytes(payload[:_LENGTH_BYTES], "big")
+    envelope = payload[_LENGTH_BYTES : _LENGTH_BYTES + length]
+    if len(envelope) != length or length == 0:
         raise ValueError(f"an envelope of {len(envelope)} bytes, and {length} are announced")
-    blob = payload[_LENGTH.size + length :]
+    blob = payload[_LENGTH_BYTES + length :]
     return envelope, blob or None
 
 
@@ -120,18 +119,20 @@ def accepted_of(frame: Frame, envelope_digest: str) -> Accepted:
             f"log: the entry at {frame.offset} is not a reading, and the index says so: rebuild the ledger"
         )
     envelope, blob = split_reading(frame.payload)
-    reading = decode(open_envelope(envelope).payload)
+    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+    reading = decode_known(open_envelope(envelope).payload)
     return Accepted(digest=envelope_digest, reading=reading, workloads=workloads_of(blob, reading))
 
 
 def workloads_of(blob: bytes | None, reading: Reading) -> tuple[WorkloadTime, ...]:
     """Return the workloads of a reading; none where it came without the blob. Raises ReadingError on a mismatch."""
-    return () if blob is None else decode_workloads(blob, reading)
+    return () if blob is None else decode_known_workloads(blob, reading)
 
 
 def _decode_reading(payload: bytes) -> ReadingEntry:
     envelope, blob = split_reading(payload)
-    reading = decode(open_envelope(envelope).payload)
+    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+    reading = decode_known(open_envelope(envelope).payload)
     return ReadingEntry(envelope=envelope, workloads=blob, digest=digest(envelope), reading=reading)
 
 

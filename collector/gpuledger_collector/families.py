@@ -45,7 +45,7 @@ class Exposed:
     """End of the newest accepted reading by (site, node)."""
     findings: Mapping[str, int] = field(default_factory=dict)
     refreshed_ms: int | None = None
-    refresh_duration_ms: int | None = None
+    refresh_duration_ns: int | None = None
 
 
 Source = Callable[[Exposed], Iterable[Sample]]
@@ -97,9 +97,9 @@ def _by_reason(counts: Mapping[str, int]) -> Iterator[Sample]:
     return (((reason,), count) for reason, count in sorted(counts.items()))
 
 
-def _optional_ms(value_ms: int | None) -> Iterator[Sample]:
-    if value_ms is not None:
-        yield (), value_ms / 1000
+def _optional(value: int | None, per_second: float) -> Iterator[Sample]:
+    if value is not None:
+        yield (), value / per_second
 
 
 SOURCES: Mapping[str, Source] = {
@@ -119,8 +119,8 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_collector_readings_accepted_total": lambda exposed: [((), exposed.poll.accepted)],
     "gpuledger_collector_readings_refused_total": lambda exposed: _by_reason(exposed.poll.refused),
     "gpuledger_collector_findings": lambda exposed: _by_reason(exposed.findings),
-    "gpuledger_collector_ledger_refresh_timestamp_seconds": lambda exposed: _optional_ms(exposed.refreshed_ms),
-    "gpuledger_collector_ledger_refresh_duration_seconds": lambda exposed: _optional_ms(exposed.refresh_duration_ms),
+    "gpuledger_collector_ledger_refresh_timestamp_seconds": lambda exposed: _optional(exposed.refreshed_ms, 1e3),
+    "gpuledger_collector_ledger_refresh_duration_seconds": lambda exposed: _optional(exposed.refresh_duration_ns, 1e9),
 }
 """How each family of the contract is read."""
 

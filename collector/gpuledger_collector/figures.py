@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from gpuledger.accounting import Account
-
 from gpuledger_collector.ledger import Finding
 
 Key = Literal["site", "cluster", "pool", "node", "gpu", "model", "hour_ms", "day_ms"]

@@ -73,12 +73,21 @@ class Fleet:
     slice_ms: Mapping[Place, Mapping[State, int]] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     free_since_ms: Mapping[str, int] = field(default_factory=dict)
+    looked_back_to_ms: int | None = None
+    """Before this nobody looked: what is free since then may be free for longer."""
 
 
-def settle(fleet: Fleet, cell_ms: int, rows: Sequence[CellRow], earlier_free_ms: Mapping[str, int]) -> Fleet:
+def settle(
+    fleet: Fleet,
+    cell_ms: int,
+    rows: Sequence[CellRow],
+    earlier_free_ms: Mapping[str, int],
+    looked_back_to_ms: int | None = None,
+) -> Fleet:
     """Return the fleet after one more settled cell; a cell that is not newer than the last changes nothing.
 
-    `earlier_free_ms` tells, for the first cell only, since when a node had been free by then (see free_since).
+    `earlier_free_ms` tells, for the first cell only, since when a node had been free by then (see free_since), as far
+    as somebody looked back.
     """
     if fleet.cell is not None and cell_ms <= fleet.cell.cell_ms:
         return fleet
@@ -95,7 +104,14 @@ def settle(fleet: Fleet, cell_ms: int, rows: Sequence[CellRow], earlier_free_ms:
     before = fleet.free_since_ms if is_next else ({} if fleet.cell is not None else earlier_free_ms)
     free = {node: min(before.get(node, cell_ms), cell_ms) for node in free_whole_nodes(cell)}
     counted_to_ms = fleet.counted_to_ms if is_counted else cell_ms + CELL_MS
-    return Fleet(cell=cell, counted_to_ms=counted_to_ms, slice_ms=counts, models=models, free_since_ms=free)
+    return Fleet(
+        cell=cell,
+        counted_to_ms=counted_to_ms,
+        slice_ms=counts,
+        models=models,
+        free_since_ms=free,
+        looked_back_to_ms=(looked_back_to_ms if fleet.cell is None else fleet.looked_back_to_ms),
+    )
 
 
 def added(before: Fleet, after: Fleet) -> dict[tuple[str, str, str], int]:

@@ -22,6 +22,7 @@ from gpuledger.reading import (
     PAYLOAD_TYPE,
     WORKLOADS_BYTES_MAX,
     Reading,
+    WorkloadTime,
     decode,
     decode_workloads,
     digest,
@@ -30,7 +31,7 @@ from gpuledger.sealing import digest_name, node_id_of, open_envelope, verify_env
 from gpuledger_collector.beside import Beside, Contact, Place
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, LogEntry, ReadingEntry
-from gpuledger_collector.ledger import Finding
+from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.served import Answer, Item, parse_answer
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class _Batch:
     now_ms: int
     cursor: int
     entries: list[LogEntry] = field(default_factory=list)
+    decoded: list[Accepted] = field(default_factory=list)
     digests: dict[str, int] = field(default_factory=dict)
     """Digest -> sequence, of the readings accepted in this batch."""
     findings: list[Finding] = field(default_factory=list)
@@ -173,14 +175,14 @@ class Intake:
                 batch.duplicates += 1
             else:
                 try:
-                    entry = self._verify(item, known, batch)
+                    accepted = self._verify(item, known, batch)
                 except _RefusedError as exc:
                     refusal = exc.reason
                     batch.refused.setdefault(refusal, []).append(item.sequence)
                     batch.refusal_texts.setdefault(refusal, str(exc))
                 else:
-                    self._accept(entry, batch)
-                    at_ms = entry.reading.start_ms
+                    self._accept(item, accepted, batch)
+                    at_ms = accepted.reading.start_ms
             if refusal is None:
                 self._open_names(item, batch)
             # The cursor stops before the first reading that may yet become valid; what follows is taken in.
@@ -197,8 +199,8 @@ class Intake:
             self._find(batch, "sequence_gap", node, at_ms, text)
         batch.cursor = max(batch.cursor, sequence)
 
-    def _verify(self, item: Item, known: str, batch: _Batch) -> ReadingEntry:
-        """Return the item's reading; raises _RefusedError where it is not genuine, not whole or not wanted."""
+    def _verify(self, item: Item, known: str, batch: _Batch) -> Accepted:
+        """Return the item's reading, decoded; raises _RefusedError where it is not genuine, not whole or not wanted."""
         if len(item.envelope) > LEAF_BYTES_MAX or (item.workloads and len(item.workloads) > WORKLOADS_BYTES_MAX):
             raise _RefusedError(
                 Refusal.OVERSIZE, f"an envelope of {len(item.envelope)} bytes or its workloads are too large"
@@ -216,9 +218,10 @@ class Intake:
             raise _RefusedError(
                 Refusal.TAMPERED, "the sealed node id or sequence is not the one that it is served under"
             )
+        workloads: tuple[WorkloadTime, ...] = ()
         if item.workloads is not None:
             try:
-                decode_workloads(item.workloads, reading)
+                workloads = decode_workloads(item.workloads, reading)
             except ReadingError as exc:
                 raise _RefusedError(Refusal.TAMPERED, str(exc)) from exc
         if reading.end_ms > batch.now_ms + FUTURE_MS_MAX:
@@ -229,15 +232,18 @@ class Intake:
             raise _RefusedError(Refusal.TOO_OLD, f"it ends {(batch.now_ms - reading.end_ms) // DAY_MS} days ago")
         if reading.simulated and not self._accept_simulated:
             raise _RefusedError(Refusal.SIMULATED, "simulated readings are not accepted (accept_simulated)")
-        return ReadingEntry(envelope=item.envelope, workloads=item.workloads, digest=known, reading=reading)
+        return Accepted(digest=known, reading=reading, workloads=workloads)
 
-    def _accept(self, entry: ReadingEntry, batch: _Batch) -> None:
-        reading = entry.reading
+    def _accept(self, item: Item, accepted: Accepted, batch: _Batch) -> None:
+        reading, known = accepted.reading, accepted.digest
         self._enrol(reading, batch)
         batch.node = reading.node_name
         self._check_chain(reading, batch)
-        batch.entries.append(entry)
-        batch.digests[entry.digest] = reading.sequence
+        batch.entries.append(
+            ReadingEntry(envelope=item.envelope, workloads=item.workloads, digest=known, reading=reading)
+        )
+        batch.decoded.append(accepted)
+        batch.digests[known] = reading.sequence
 
     def _enrol(self, reading: Reading, batch: _Batch) -> None:
         """Make the key count on first sight, and note when a name changes keys or a key changes its name."""
@@ -267,7 +273,8 @@ class Intake:
         """Compare the reading's hash of its predecessor with the predecessors that are held."""
         node = reading.node_name
         if reading.previous == GENESIS:
-            if batch.digests or self._store.has_readings(reading.node_id):
+            # Of an earlier time: the journal's own later readings may have come first.
+            if self._store.has_readings(reading.node_id, before_ms=reading.start_ms):
                 text = f"the journal of {node} starts anew with reading {reading.sequence} of session {reading.session}"
                 self._find(batch, "journal_restarted", node, reading.start_ms, text)
             return
@@ -329,7 +336,9 @@ class Intake:
             contact=contact,
         )
         if batch.entries or batch.findings:
-            self._catalog.commit(batch.entries, now_ms=batch.now_ms, findings=batch.findings, beside=beside)
+            self._catalog.commit(
+                batch.entries, now_ms=batch.now_ms, findings=batch.findings, beside=beside, decoded=batch.decoded
+            )
         else:
             self._store.put_beside(beside)
 
@@ -368,5 +377,3 @@ def _check_addable(reading: Reading) -> None:
         for key, amount in gpu.energy_mj.items():
             if amount > ENERGY_MJ_MAX:
                 raise ReadingError(f"reading: {gpu.uuid}: energy_mj.{key} of {amount} is more than any board draws")
-        if gpu.hang_suspicion_ms > reading.end_ms - reading.start_ms:
-            raise ReadingError(f"reading: {gpu.uuid}: hang_suspicion_ms is longer than the span")

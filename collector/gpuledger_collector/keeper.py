@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger_collector.catalog import Catalog, read_accepted
@@ -73,7 +73,7 @@ class Keeper:
     def cell_rows(self, cell_ms: int) -> list[CellRow]:
         """Return one row per GPU installed in the cell, from what is logged by now."""
         indexed = self._store.readings(cell_ms, cell_ms + CELL_MS)
-        return cell_rows(read_accepted(self._catalog.log, indexed), self._store.roster(), cell_ms)
+        return cell_rows(read_accepted(self._catalog.log, indexed, self._catalog.recent), self._store.roster(), cell_ms)
 
     def _bring_up_to(self, wanted_ms: int) -> Refreshed:
         roster = self._store.roster()
@@ -109,9 +109,16 @@ class Keeper:
         if len(indexed) > READINGS_MAX and middle_ms > start_ms:
             first = self._rebuild_span(roster, start_ms, middle_ms)
             return first + self._rebuild_span(roster, middle_ms, end_ms)
-        ledger = build(read_accepted(self._catalog.log, indexed), roster, start_ms, end_ms)
+        readings = read_accepted(self._catalog.log, indexed, self._catalog.recent)
+        ledger = build(readings, _with_windows_of(roster, start_ms, end_ms), start_ms, end_ms)
         self._files.write_hours(ledger, range(start_ms, end_ms, HOUR_MS))
         return len(indexed)
+
+
+def _with_windows_of(roster: Roster, start_ms: int, end_ms: int) -> Roster:
+    """Return the roster with the windows that reach into the span only: those of years ago would slow every cell."""
+    windows = tuple(window for window in roster.windows if window.start_ms < end_ms and window.end_ms > start_ms)
+    return replace(roster, windows=windows)
 
 
 def _runs(spans: list[Span], horizon_ms: int) -> Iterator[Span]:

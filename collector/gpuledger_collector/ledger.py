@@ -14,7 +14,6 @@ from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
 from gpuledger.reading import UNATTRIBUTED, GpuTime, Reading, WorkloadTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
-
 from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
 
 
@@ -133,6 +132,8 @@ def cell_rows(readings: Iterable[Accepted], roster: Roster, cell_ms: int) -> lis
 
 
 _Part = tuple[Accepted, GpuTime]
+_STATES = tuple(State)
+"""In order; iterating over the Enum itself is slow, and this is done for every cell of every GPU."""
 
 
 def _index(
@@ -203,6 +204,8 @@ def _settle(
     parts: Sequence[_Part], equivocal: frozenset[str], entry: Entry, cell_ms: int
 ) -> tuple[list[_Part], list[Finding]]:
     """Return the parts of one GPU and cell that count, in order of time, and findings about the others."""
+    if len(parts) == 1 and parts[0][0].reading.node_name == entry.node and parts[0][0].digest not in equivocal:
+        return [parts[0]], []  # as what follows would, and nearly every cell is like this
     findings: list[Finding] = []
     own: list[_Part] = []
     hour_ms = floor_to(cell_ms, HOUR_MS)
@@ -267,7 +270,7 @@ def _account_cell(cell_ms: int, entry: Entry, parts: Sequence[_Part], windows: S
         if moved > 0:
             states[State.MAINTENANCE] = states.get(State.MAINTENANCE, 0) + moved
     account = Account(
-        state_slice_ms={state: states[state] for state in State if states.get(state, 0) > 0},
+        state_slice_ms={state: states[state] for state in _STATES if states.get(state, 0) > 0},
         bin_slice_ms=tuple(bins),
         active_ns=active_ns,
         energy_mj=energy,

@@ -292,9 +292,12 @@ class LedgerFiles:
 
     def _paths(self, table: str, start_ms: int, end_ms: int) -> list[Path]:
         """Return the files of the days that [start_ms, end_ms) touches, oldest first."""
-        first, last = self._path(table, floor_to(start_ms, DAY_MS)).name, self._path(table, end_ms - 1).name
-        found = (self._directory / table).glob("????-??-??.parquet")
-        return sorted(path for path in found if first <= path.name <= last)
+        found = sorted((self._directory / table).glob("????-??-??.parquet"))
+        return [path for path in found if start_ms - DAY_MS < _day_of(path) < end_ms]
+
+
+def _day_of(path: Path) -> int:
+    return round(datetime.fromisoformat(path.stem).replace(tzinfo=UTC).timestamp()) * 1000
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -21,6 +21,9 @@ STALLED_AFTER_MS = 120_000
 STALLED_AFTER_INTERVALS = 3
 """An open cell whose edge has not moved for so long (the longer of both) is of an agent that does not measure."""
 
+BEHIND_MS_MAX = 900_000
+"""An open cell further from the collector's clock than this (a wrong clock, a simulated past) is not about now."""
+
 _OBSERVED_NAMES = {state.value: state for state in OBSERVED}
 
 
@@ -58,8 +61,15 @@ class LiveNode:
     gpus: tuple[LiveGpu, ...]
     """Empty while the agent serves no open cell (driver not attached, first tick)."""
 
+    @property
+    def behind_ms(self) -> int:
+        """Return how far the open cell's edge was behind the collector's clock; 0 where there is none."""
+        return 0 if self.edge_ms is None else self.edge_moved_ms - self.edge_ms
+
     def is_measuring(self, now_ms: int) -> bool:
-        """Return whether the open cell has been growing lately, by the collector's clock alone."""
+        """Return whether the open cell is about now and has been growing lately."""
+        if abs(self.behind_ms) > BEHIND_MS_MAX:
+            return False
         allowed_ms = max(STALLED_AFTER_MS, STALLED_AFTER_INTERVALS * self.interval_ms)
         return self.edge_ms is not None and now_ms - self.edge_moved_ms <= allowed_ms
 

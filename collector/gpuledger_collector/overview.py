@@ -81,16 +81,17 @@ def read_ledger(reader: LedgerReader) -> LedgerFigures:
     )
 
 
-def read_free_since(reader: LedgerReader) -> dict[str, int]:
-    """Return since when nodes have been free up to the end of the ledger, to the hour and at most a week back.
+def read_free_since(reader: LedgerReader) -> tuple[dict[str, int], int | None]:
+    """Return since when nodes have been free up to the end of the ledger, to the hour, and how far was looked back.
 
     Asked once at the start; from then on the settled cells tell.
     """
     extent = reader.extent()
     if extent is None:
-        return {}
+        return {}, None
     edge_ms = ceil_to(extent[1], HOUR_MS)
-    return free_since(reader.sum_by(("node", "hour_ms"), edge_ms - FREE_LOOKBACK_MS, edge_ms), extent[1])
+    first_ms = max(edge_ms - FREE_LOOKBACK_MS, floor_to(extent[0], HOUR_MS))
+    return free_since(reader.sum_by(("node", "hour_ms"), first_ms, edge_ms), extent[1]), first_ms
 
 
 class Origin(str, Enum):
@@ -119,14 +120,20 @@ class GpuView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """One node at this moment; `answered_ms` is its agent's last answer, `sealed_ms` the end of its newest reading."""
+    """One node at this moment.
+
+    `answers` tells whether its agent answered when last asked, `answered_ms` when it last did, `behind_ms` how far its
+    clock was behind ours then, and `sealed_ms` is the end of its newest reading.
+    """
 
     node: str
     site: str
     cluster: str
     pool: str
     gpus: tuple[GpuView, ...]
+    answers: bool
     answered_ms: int | None
+    behind_ms: int
     sealed_ms: int | None
     target: str | None
     trouble: str | None
@@ -141,6 +148,8 @@ class FreeNode:
     pool: str
     gpus: int
     since_ms: int
+    is_since_exact: bool
+    """False where nobody looked further back: it may be free for longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +242,8 @@ def _nodes(
 def _node(
     name: str, cells: Sequence[GpuCell], found: LiveNode | None, now_ms: int, sealed_ms: int | None, trouble: str | None
 ) -> NodeView:
-    speaks = found is not None and now_ms - found.seen_ms <= SILENT_AFTER_MS and found.is_measuring(now_ms)
+    answers = found is not None and trouble is None and now_ms - found.seen_ms <= SILENT_AFTER_MS
+    speaks = answers and found is not None and found.is_measuring(now_ms)
     said = {gpu.uuid: gpu for gpu in found.gpus} if found is not None and speaks else {}
     order = {uuid: position for position, uuid in enumerate(said)}
     gpus = [_gpu(cell, said.get(cell.uuid or "")) for cell in cells]
@@ -249,7 +259,9 @@ def _node(
         cluster="" if place is None else place.cluster,
         pool="" if place is None else place.pool,
         gpus=tuple(gpus),
+        answers=answers,
         answered_ms=None if found is None else found.seen_ms,
+        behind_ms=0 if found is None else found.behind_ms,
         sealed_ms=sealed_ms,
         target=None if found is None else found.target.url,
         trouble=trouble,
@@ -282,7 +294,14 @@ def _free_nodes(fleet: Fleet) -> tuple[FreeNode, ...]:
     counts = Counter(gpu.entry.node for gpu in fleet.cell.gpus)
     entries = {gpu.entry.node: gpu.entry for gpu in fleet.cell.gpus}
     nodes = [
-        FreeNode(node=node, site=entries[node].site, pool=entries[node].pool, gpus=counts[node], since_ms=since_ms)
+        FreeNode(
+            node=node,
+            site=entries[node].site,
+            pool=entries[node].pool,
+            gpus=counts[node],
+            since_ms=since_ms,
+            is_since_exact=fleet.looked_back_to_ms is not None and since_ms > fleet.looked_back_to_ms,
+        )
         for node, since_ms in fleet.free_since_ms.items()
     ]
     return tuple(sorted(nodes, key=lambda free: (free.since_ms, free.site, natural(free.node))))

@@ -22,7 +22,8 @@ from gpuledger import __version__
 from gpuledger.cells import CELL_MS
 from gpuledger.states import State
 from gpuledger_collector import wording
-from gpuledger_collector.overview import SILENT_AFTER_MS, GpuView, NodeView, Origin, Overview, Sums
+from gpuledger_collector.live import BEHIND_MS_MAX
+from gpuledger_collector.overview import GpuView, NodeView, Origin, Overview, Sums
 from gpuledger_collector.palette import Look
 from gpuledger_collector.report.names import cleaned, opened_or_digest, shown
 
@@ -243,8 +244,11 @@ def _note(node: NodeView, now_ms: int) -> str:
         return "never answered"
     if any(gpu.origin is Origin.LIVE for gpu in node.gpus):
         return ""
-    silent = wording.duration(now_ms - node.answered_ms)
-    return f"silent for {silent}" if now_ms - node.answered_ms > SILENT_AFTER_MS else "not measuring"
+    if not node.answers:
+        return f"silent for {wording.duration(now_ms - node.answered_ms)}"
+    if abs(node.behind_ms) > BEHIND_MS_MAX:
+        return f"its time is {wording.duration(abs(node.behind_ms))} {'behind' if node.behind_ms > 0 else 'ahead'}"
+    return "not measuring"
 
 
 def _cell(gpu: GpuView, node: NodeView, look: Look, now_ms: int) -> GridCell:

@@ -8,7 +8,7 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
 from gpuledger_collector.targets import Target, load_targets
 
-PREPARE_S = 5.0
+PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
-"""Preparing takes at most this share of the time, so that a large fleet is shown less often, not at all cost."""
+REFRESH_SHARE_MAX = 0.5
+"""What may be spent on it of the time: a large fleet is shown, and a backlog accounted for, in larger steps."""
 STALLED_AFTER_S = 60.0
 
 logger = logging.getLogger(__name__)
@@ -97,9 +98,10 @@ class _Program:
             board=self._board,
             clock=clock,
         )
-        self._prepared_ns = self._next_ns = clock.boottime_ns()
+        self._refresh = _Paced(self._snapshot.refresh, clock, REFRESH_SHARE_MAX)
+        self._prepare = _Paced(self._prepare_now, clock, PREPARE_SHARE_MAX)
+        self._prepared_ns = clock.boottime_ns()
         self._prepare_error: str | None = None
-        self._refreshing, self._preparing = asyncio.Lock(), asyncio.Lock()
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until a signal asks to stop; a bug in any part ends all of them and is raised here."""
@@ -141,24 +143,13 @@ class _Program:
         """Show what is known already, then wait for ever: the schedule does the rest."""
         await self._prepare()
         await self._refresh()
+        await self._prepare()
         await asyncio.Event().wait()
 
-    async def _refresh(self) -> None:
-        # The first one may take longer than the schedule's interval.
-        if not self._refreshing.locked():
-            async with self._refreshing:
-                await asyncio.to_thread(self._snapshot.refresh)
-
-    async def _prepare(self) -> None:
-        begun_ns = self._clock.boottime_ns()
-        if begun_ns < self._next_ns or self._preparing.locked():
-            return
-        async with self._preparing:
-            await self._prepare_now(begun_ns)
-
-    async def _prepare_now(self, begun_ns: int) -> None:
+    def _prepare_now(self) -> None:
+        """Runs in a thread of its own."""
         try:
-            self._shelf.prepared = await asyncio.to_thread(self._snapshot.prepare)
+            self._shelf.prepared = self._snapshot.prepare()
         except StorageError as exc:
             if self._prepare_error != str(exc):
                 logger.error("prepare_failed", extra={"why": str(exc)})  # noqa: TRY400 - the sentence says it all
@@ -166,20 +157,43 @@ class _Program:
             return
         self._prepare_error = None
         self._prepared_ns = self._clock.boottime_ns()
-        self._next_ns = self._prepared_ns + round((self._prepared_ns - begun_ns) * (1 / PREPARE_SHARE_MAX - 1))
 
     def _trouble(self) -> str | None:
         """Return what is wrong right now in one sentence, or None."""
         now_ns = self._clock.boottime_ns()
         if self._poller.is_stalled(now_ns):
             return f"polling has made no progress for {(now_ns - self._poller.last_beat_ns) / 1e9:.0f} s"
-        within_s = 3 * self._config.refresh_interval_seconds + STALLED_AFTER_S
-        if (trouble := self._snapshot.refresh_trouble(now_ns, within_s)) is not None:
+        refresh_s = STALLED_AFTER_S + 3 * max(self._config.refresh_interval_seconds, self._refresh.cycle_s)
+        if (trouble := self._snapshot.refresh_trouble(now_ns, refresh_s)) is not None:
             return trouble
-        if now_ns - max(self._prepared_ns, self._next_ns) > STALLED_AFTER_S * 1e9:
+        prepared_s = (now_ns - self._prepared_ns) / 1e9
+        if prepared_s > STALLED_AFTER_S + 3 * self._prepare.cycle_s:
             why = "" if self._prepare_error is None else f": {self._prepare_error}"
-            return f"page and metrics were not prepared for {(now_ns - self._prepared_ns) / 1e9:.0f} s{why}"
+            return f"page and metrics were not prepared for {prepared_s:.0f} s{why}"
         return None
+
+
+class _Paced:
+    """Blocking work, called in a thread: one run at a time, and for at most a share of the time."""
+
+    def __init__(self, work: Callable[[], None], clock: Clock, share_max: float) -> None:
+        self._work, self._clock, self._share_max = work, clock, share_max
+        self._is_running = False
+        self._next_ns = 0
+        self.cycle_s = 0.0
+        """How long the last run and the rest after it take together."""
+
+    async def __call__(self) -> None:
+        begun_ns = self._clock.boottime_ns()
+        if self._is_running or begun_ns < self._next_ns:
+            return
+        self._is_running = True
+        try:
+            await asyncio.to_thread(self._work)
+        finally:
+            self._is_running = False
+            cycle_ns = round((self._clock.boottime_ns() - begun_ns) / self._share_max)
+            self._next_ns, self.cycle_s = begun_ns + cycle_ns, cycle_ns / 1e9
 
 
 async def _wait(stop: asyncio.Event) -> None:

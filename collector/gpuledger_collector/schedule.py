@@ -27,13 +27,13 @@ class Schedule:
 
     def repeat(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
         """Run `work` every `every_s` from one interval from now on; while it still runs, its next turn is left out."""
-        self._scheduler.add_job(
-            work,
-            IntervalTrigger(seconds=every_s, timezone="UTC"),
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-        )
+
+        # The scheduler awaits only what it recognises as a coroutine function.
+        async def turn() -> None:
+            await work()
+
+        trigger = IntervalTrigger(seconds=every_s, timezone="UTC")
+        self._scheduler.add_job(turn, trigger, max_instances=1, coalesce=True, misfire_grace_time=None)
 
     def start(self) -> None:
         self._scheduler.start()

@@ -98,7 +98,7 @@ class Snapshot:
         self._ledger = LedgerFigures()
         self._is_read = False
         self._refreshed_ms: int | None = None
-        self._refresh_duration_ms: int | None = None
+        self._refresh_duration_ns: int | None = None
         self._refresh_error: str | None = None
         self._started_ns = self._refreshed_ns = self._accepted_ns = clock.boottime_ns()
         self._accepted = 0
@@ -125,7 +125,7 @@ class Snapshot:
         with self._mutex:
             self._refresh_error = None
             self._refreshed_ms = now_ms
-            self._refresh_duration_ms = (monotonic_ns() - begun_ns) // 1_000_000
+            self._refresh_duration_ns = monotonic_ns() - begun_ns
             self._refreshed_ns = self._clock.boottime_ns()
 
     def refresh_trouble(self, now_ns: int, within_s: float) -> str | None:
@@ -157,8 +157,8 @@ class Snapshot:
     def _settle(self, horizon_ms: int) -> None:
         fleet = self._fleet
         for cell_ms in _cells_to_settle(fleet, horizon_ms):
-            earlier = read_free_since(self._reader) if fleet.cell is None else {}
-            after = settle(fleet, cell_ms, self._keeper.cell_rows(cell_ms), earlier)
+            earlier, looked_back_to_ms = read_free_since(self._reader) if fleet.cell is None else ({}, None)
+            after = settle(fleet, cell_ms, self._keeper.cell_rows(cell_ms), earlier, looked_back_to_ms)
             grown = added(fleet, after)
             # On disk before it is shown: a counter that was seen never goes back.
             if after.counted_to_ms is not None and after.counted_to_ms != fleet.counted_to_ms:
@@ -182,7 +182,7 @@ class Snapshot:
         poll, live = self._polling.figures(), self._board.nodes()
         with self._mutex:
             fleet, ledger = self._fleet, self._ledger
-            refreshed_ms, duration_ms = self._refreshed_ms, self._refresh_duration_ms
+            refreshed_ms, duration_ns = self._refreshed_ms, self._refresh_duration_ns
         view = overview(
             now_ms=now_ms,
             simulated=simulated,
@@ -203,7 +203,7 @@ class Snapshot:
                 last_seen_ms={(sites.get(node) or UNKNOWN_PLACE, node): at_ms for node, at_ms in sealed_ms.items()},
                 findings=ledger.findings_by_kind,
                 refreshed_ms=refreshed_ms,
-                refresh_duration_ms=duration_ms,
+                refresh_duration_ns=duration_ns,
             )
         )
         return Prepared(

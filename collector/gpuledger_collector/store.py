@@ -217,10 +217,10 @@ class Store:
         sql = "SELECT digest FROM reading JOIN node ON id = node_key WHERE node_id = ? AND sequence = ?"
         return {digest.hex() for (digest,) in self._rows(sql, node_id, sequence)}
 
-    def has_readings(self, node_id: str) -> bool:
-        """Return whether any reading of a key is logged."""
-        sql = "SELECT 1 FROM reading JOIN node ON id = node_key WHERE node_id = ? LIMIT 1"
-        return bool(self._rows(sql, node_id))
+    def has_readings(self, node_id: str, before_ms: int) -> bool:
+        """Return whether any reading of a key is logged that ended by `before_ms`."""
+        sql = "SELECT 1 FROM reading JOIN node ON id = node_key WHERE node_id = ? AND end_ms <= ? LIMIT 1"
+        return bool(self._rows(sql, node_id, before_ms))
 
     def readings(self, start_ms: int, end_ms: int) -> list[Indexed]:
         """Return where the readings of the cells in [start_ms, end_ms) lie, in order of the log.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every error a person may see, as a tree; foreign errors are mapped onto it at their door.
 
-    GpuledgerError              one clear sentence, safe to show
-    ├── ConfigurationError      a file, key or flag is wrong; commands exit 2
-    ├── ReadingError            bytes that are not a valid reading
-    ├── SealError               a signature, key or hash does not hold
-    └── StorageError            a file or directory of ours cannot be used
+GpuledgerError              one clear sentence, safe to show
+├── ConfigurationError      a file, key or flag is wrong; commands exit 2
+├── ReadingError            bytes that are not a valid reading
+├── SealError               a signature, key or hash does not hold
+└── StorageError            a file or directory of ours cannot be used
 
 The text of each says what is wrong and where.
 """

@@ -160,12 +160,13 @@ def _encode_gpu(gpu: GpuTime) -> dict[str, object]:
 
 def encode(reading: Reading) -> bytes:
     """Return the reading's one form in bytes; raises ReadingError if it breaks a law or a limit."""
-    data = _encode(reading)
-    _decode(data)
+    data = sketch(reading)
+    decode_known(data)
     return data
 
 
-def _encode(reading: Reading) -> bytes:
+def sketch(reading: Reading) -> bytes:
+    """Return the bytes that `encode` would, unchecked: for what will be decoded before anybody believes it."""
     return wire.dump(
         _present(
             {
@@ -195,12 +196,13 @@ def _encode(reading: Reading) -> bytes:
 
 def encode_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
     """Return the workloads blob, whose digest the core carries; raises ReadingError if it breaks a limit."""
-    data = _encode_workloads(workloads)
+    data = sketch_workloads(workloads)
     _decode_workloads(data)
     return data
 
 
-def _encode_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
+def sketch_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
+    """Return the bytes that `encode_workloads` would, unchecked."""
     return wire.dump(
         [
             _present(
@@ -258,13 +260,14 @@ _NOT_THE_ONE_FORM = "not in its one form: sorted keys, no spaces, no zeros or nu
 
 def decode(data: bytes) -> Reading:
     """Return the reading in `data`; raises ReadingError naming the first field at fault."""
-    reading = _decode(data)
-    if _encode(reading) != data:
+    reading = decode_known(data)
+    if sketch(reading) != data:
         fail("core", _NOT_THE_ONE_FORM)
     return reading
 
 
-def _decode(data: bytes) -> Reading:
+def decode_known(data: bytes) -> Reading:
+    """Return the reading in bytes that were in their one form when they were taken in; the laws are checked again."""
     fields = Fields(wire.parse(data, "core", LEAF_BYTES_MAX), "core")
     schema = fields.take("schema")
     if not is_integer(schema) or schema != SCHEMA:
@@ -305,11 +308,17 @@ def _decode(data: bytes) -> Reading:
 
 def decode_workloads(data: bytes, reading: Reading) -> tuple[WorkloadTime, ...]:
     """Return the workloads blob that belongs to `reading`; raises ReadingError where it does not."""
+    parts = decode_known_workloads(data, reading)
+    if sketch_workloads(parts) != data:
+        fail("workloads", _NOT_THE_ONE_FORM)
+    return parts
+
+
+def decode_known_workloads(data: bytes, reading: Reading) -> tuple[WorkloadTime, ...]:
+    """Return the blob that was in its one form when it was taken in; that it is the reading's own is checked again."""
     if digest(data) != reading.workloads_digest:
         fail("workloads", "the blob does not match the digest in the reading")
     parts = _decode_workloads(data)
-    if _encode_workloads(parts) != data:
-        fail("workloads", _NOT_THE_ONE_FORM)
     _check_workloads(parts, reading)
     return tuple(parts)
 

@@ -23,6 +23,9 @@ class State(str, Enum):
     # A state equals its text, so it must hash as its text; Enum would hash its name, in Python and ten times slower.
     __hash__ = str.__hash__
 
+    # States are keys of every dictionary here; Enum's own hash is a Python function, and str's is not.
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return self.value
 
@@ -63,6 +66,9 @@ class Uncovered(str, Enum):
     CALLS_FAILED = "calls_failed"
     """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
 
+    __hash__ = str.__hash__
+
+    # States are keys of every dictionary here; Enum's own hash is a Python function, and str's is not.
     __hash__ = str.__hash__
 
     def __str__(self) -> str:

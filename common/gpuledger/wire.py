@@ -16,6 +16,7 @@ from gpuledger.errors import ReadingError
 INTEGER_MAX = 2**63 - 1
 TEXT_CHARACTERS_MAX = 256
 _QUOTED_CHARACTERS_MAX = 80
+_NO_AMOUNTS: dict[str, int] = {}
 
 
 def fail(where: str, what: str) -> NoReturn:
@@ -40,11 +41,11 @@ def parse(data: bytes, where: str, bytes_max: int) -> Any:
         fail(where, f"{len(data)} bytes, and at most {bytes_max} are allowed")
 
     def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in fields:
-                fail(where, f"{quote(name)} stands twice in one object")
-            fields[name] = value
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for index, name in enumerate(names) if name in names[:index])
+            fail(where, f"{quote(twice)} stands twice in one object")
         return fields
 
     def refuse_constant(name: str) -> NoReturn:
@@ -75,16 +76,21 @@ class Fields:
         self._fields: dict[str, Any] = dict(value)
         self._where = where
 
+    # Every reading of the fleet passes here, so each method looks at its field once and calls nothing else.
+
     def take(self, name: str, default: object = ...) -> Any:
-        if name not in self._fields:
-            if default is ...:
-                fail(self._where, f"{name} is missing")
-            return default
-        return self._fields.pop(name)
+        value = self._fields.pop(name, default)
+        if value is ...:
+            fail(self._where, f"{name} is missing")
+        return value
 
     def text(self, name: str, default: object = ...) -> Any:
-        value = self.take(name, default)
-        if value is not default and not is_text(value):
+        value = self._fields.pop(name, default)
+        if value is default and default is not ...:
+            return default
+        if value is ...:
+            fail(self._where, f"{name} is missing")
+        if type(value) is not str or len(value) > TEXT_CHARACTERS_MAX or not value.isprintable():
             fail(self._where, f"{name} is not a printable text of at most {TEXT_CHARACTERS_MAX} characters")
         return value
 
@@ -96,22 +102,28 @@ class Fields:
         return value
 
     def integer(self, name: str, default: object = ...) -> Any:
-        value = self.take(name, default)
-        if value is not default and not is_integer(value):
+        value = self._fields.pop(name, default)
+        if value is default and default is not ...:
+            return default
+        if value is ...:
+            fail(self._where, f"{name} is missing")
+        if type(value) is not int or not 0 <= value <= INTEGER_MAX:
             fail(self._where, f"{name} is not an integer from 0 to 2^63 - 1")
         return value
 
     def amounts(self, name: str, legal: Mapping[str, Any]) -> dict[Any, int]:
         """Take an object of positive integers whose keys are among the legal ones; absent means empty."""
-        value = self.take(name, {})
-        if not isinstance(value, dict):
+        value = self._fields.pop(name, _NO_AMOUNTS)
+        if type(value) is not dict:
             fail(self._where, f"{name} is not an object")
+        amounts = {}
         for key, amount in value.items():
             if key not in legal:
                 fail(self._where, f"{name} has an unknown key {quote(key)}")
-            if not is_integer(amount) or amount == 0:
+            if type(amount) is not int or not 0 < amount <= INTEGER_MAX:
                 fail(self._where, f"{name}.{key} is not a positive integer")
-        return {legal[key]: amount for key, amount in value.items()}
+            amounts[legal[key]] = amount
+        return amounts
 
     def end(self) -> None:
         if self._fields:

@@ -43,6 +43,7 @@ IDENTITY = (
     "nvmlDeviceGetName",
     "nvmlDeviceGetEnforcedPowerLimit",
 )
+NOT_OFFERED = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 GONE = (GPU_IS_LOST, RESET_REQUIRED)
 
 
@@ -171,7 +172,8 @@ class Beholder:
             # Whatever was read before the loss is not trusted after it.
             self._memories[gpu.index] = _Memory()
             return Seen(down=True)
-        if all(code is not None for code in self._codes):
+        failed = [code for code in self._codes if code not in NOT_OFFERED]
+        if failed and None not in failed:
             return Seen(reason="calls_failed")
         seen.healthy = None if bad is None else not bad
         seen.down = bool(bad)
@@ -238,7 +240,7 @@ class Beholder:
             if self._enter(function, gpu) and gpu.processes(kind, self._calls.now_ns) and self._enter(function, gpu):
                 found |= set(gpu.processes(kind, self._calls.now_ns))
             code = self._codes[-1]
-            if code is not None and (kind == "compute" or code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)):
+            if code is not None and (kind == "compute" or code not in NOT_OFFERED):
                 return None
         return bool(found)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
 from tests.abi.script import Script
 from tests.abi.stage import Stage, set_up
@@ -31,3 +32,13 @@ def stage(library: Path, tmp_path: Path) -> Callable[..., Stage]:
         return set_up(tmp_path / "stage", library, script, **options)  # type: ignore[arg-type]
 
     return put
+
+
+@pytest.fixture
+def ask(stage: Callable[..., Stage]) -> Ask:
+    """`ask(script, request, ...)`: the answers to the requests, after nvmlInit at script time 0."""
+
+    def answers(script: Script, *requests: list[object], **options: object) -> list[object]:
+        return stage(script, **options).probe([[None, "nvmlInit"], *requests])[1:]
+
+    return answers

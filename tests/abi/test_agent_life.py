@@ -83,7 +83,7 @@ def test_two_states_swapped_in_the_agent_do_not_go_unnoticed(
     stage: Callable[..., Stage], tmp_path: Path, one: str, other: str
 ) -> None:
     script = busy_and_free()
-    script.add_gpu().lose(31_500, 38_500)
+    script.add_gpu().lose(30_500, 60_500)
     script.add_gpu().act(0, utilization_pct=50)
     mutant = tmp_path / "mutant" / "gpuledger_agent"
     shutil.copytree(ROOT / "agent" / "gpuledger_agent", mutant, ignore=shutil.ignore_patterns("__pycache__"))
@@ -110,6 +110,10 @@ functions = st.sampled_from(
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetFieldValues",
         "nvmlDeviceGetRemappedRows",
+        "nvmlDeviceGetCount_v2",
+        "nvmlDeviceGetHandleByIndex_v2",
+        "nvmlDeviceGetUUID",
+        "*",
     ]
 )
 
@@ -128,12 +132,15 @@ def lives(draw: st.DrawFn) -> Script:
             begin_ms = draw(st.integers(0, 149_999))
             gpu.run(PID + 10 * index + pid, begin_ms, begin_ms + draw(st.integers(1, 150_000)))
         if draw(st.booleans()):
+            lost_ms = draw(st.integers(1_000, 140_000))
+            gpu.lose(lost_ms, lost_ms + draw(st.integers(1, 40_000)), handle_fails=draw(st.booleans()))
+        if draw(st.booleans()):
             gpu.set("recovery_action", 0).set("recovery_action", 1, 40_000).set("recovery_action", 0, 70_000)
     for _ in range(draw(st.integers(0, 3))):
         begin_ms = draw(st.integers(1_000, 140_000))
         span = {"from_ms": begin_ms, "to_ms": begin_ms + draw(st.integers(1, 70_000))}
         if draw(st.booleans()):
-            script.rule(draw(functions), **span, error=draw(codes))
+            script.rule(draw(functions), **span, error=draw(codes), gpu=draw(st.sampled_from([None, 0])))
         else:
             script.rule(draw(functions), **span, latency_ms=draw(st.integers(1, 3_000)))
     if draw(st.booleans()):

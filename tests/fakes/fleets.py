@@ -40,12 +40,13 @@ TRUE_STATES = (
 class Fleet:
     """`truth` and `stints` are by UUID; `identity` gives the name that the roster has for a UUID."""
 
-    start_ms: int
-    end_ms: int
-    roster: Roster
-    readings: tuple[Accepted, ...]
-    truth: dict[str, tuple[Segment, ...]]
-    identity: dict[str, str] = field(default_factory=dict)
+    plan: Plan
+    start_ms: int = field(repr=False)
+    end_ms: int = field(repr=False)
+    roster: Roster = field(repr=False)
+    readings: tuple[Accepted, ...] = field(repr=False)
+    truth: dict[str, tuple[Segment, ...]] = field(repr=False)
+    identity: dict[str, str] = field(repr=False)
 
     def true_slice_ms(self, uuid: str, start_ms: int, end_ms: int) -> dict[State, int]:
         """Return the true slice-ms by state of one GPU over a span."""
@@ -100,7 +101,13 @@ def grow(plan: Plan) -> Fleet:
     if plan.has_windows:
         roster = replace(roster, windows=tuple(_windows(rng, nodes, roster.entries, start_ms, end_ms)))
     return Fleet(
-        start_ms=start_ms, end_ms=end_ms, roster=roster, readings=tuple(readings), truth=truth, identity=identity
+        plan=plan,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        roster=roster,
+        readings=tuple(readings),
+        truth=truth,
+        identity=identity,
     )
 
 

@@ -67,9 +67,9 @@ def a_document(node: str, simulated: bool = False) -> dict[str, Any]:
     return {"node": node, "node_id": f"id-{node}", "simulated": simulated, "live": live}
 
 
-def a_fleet() -> Fleet:
+def a_fleet(looked_back_to_ms: int | None = T0_MS - 160 * HOUR_MS) -> Fleet:
     named = [replace(row, entry=replace(row.entry, site="fra1", model=MODEL)) for row in rows(CELL, dict(STATES))]
-    return settle(Fleet(), CELL, named, {"node-3": T0_MS - 26 * HOUR_MS})
+    return settle(Fleet(), CELL, named, {"node-3": T0_MS - 26 * HOUR_MS}, looked_back_to_ms)
 
 
 def a_glance(
@@ -80,6 +80,7 @@ def a_glance(
     findings: tuple[Finding, ...] = (),
     board: LiveBoard | None = None,
     troubles: Mapping[str, str] | None = None,
+    fleet: Fleet | None = None,
 ) -> Overview:
     if board is None:
         board = LiveBoard()
@@ -99,7 +100,7 @@ def a_glance(
             places={Place(site, MODEL): Sums(account=account, gpus=8)},
             findings=findings,
         ),
-        fleet=a_fleet(),
+        fleet=a_fleet() if fleet is None else fleet,
         live=board.nodes(),
         poll=PollFigures(
             targets=4, up=up | dict.fromkeys(troubles, False), failures={}, accepted=0, refused={}, troubles=troubles

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to
 from gpuledger.reading import GENESIS, Reading, decode, decode_workloads, digest, encode, encode_workloads
-from gpuledger.states import ACTIVITY_EDGES_PPM, THETA_PPM, State
-from gpuledger_agent.decision import FLOOR_TICKS, Floors, decide
+from gpuledger.states import ACTIVITY_EDGES_PPM, THETA_PPM, State, Uncovered
+from gpuledger_agent.decision import Floors, decide
 from gpuledger_agent.meter import Meter, Span, Tally
 from gpuledger_agent.sealer import _gpu_time, rank_workloads
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
@@ -44,7 +45,6 @@ def put(amounts: dict[Any, int], key: Any, amount: int) -> None:
 @given(streams())
 def test_states_and_uncovered_time_of_each_gpu_sum_to_the_span(stream: Stream) -> None:
     for span in run(stream)[0]:
-        assert span.tallies
         for tally in span.tallies.values():
             assert tally.total_slice_ms == (span.end_ms - span.start_ms) * SLICES_PER_GPU
             amounts = [*tally.state_slice_ms.values(), *tally.uncovered_slice_ms.values()]
@@ -61,7 +61,7 @@ def test_spans_lie_in_one_cell_each_and_never_go_back(stream: Stream) -> None:
         assert span.end_ms <= floor_to(span.start_ms, CELL_MS) + CELL_MS
         taken_to_ms = span.end_ms
     covered_ms = sum(span.end_ms - span.start_ms for span in spans)
-    gaps_ms = [late - early for (early, _), (late, _) in zip(stream.ticks, stream.ticks[1:], strict=False)]
+    gaps_ms = [late - early for (early, _), (late, _) in pairwise(stream.ticks)]
     # Only a gap of more than 30 intervals is in no span.
     assert covered_ms == sum(gap_ms for gap_ms in gaps_ms if gap_ms <= 30 * stream.interval_ms)
 
@@ -255,12 +255,12 @@ def quiet(odometer_mj: int, **changes: Any) -> GpuSnapshot:
 @pytest.mark.parametrize(
     ("learn", "power_mj", "sm_active_ppm", "expected"),
     [
-        (FLOOR_TICKS, 100_000, None, State.UNMEASURED),
-        (FLOOR_TICKS, 105_000, None, State.UNMEASURED),
-        (FLOOR_TICKS, 106_000, None, State.BUSY),
-        (FLOOR_TICKS, 100_000, 0, State.UNMEASURED),
-        (FLOOR_TICKS, 100_000, 10_000, State.BUSY),
-        (FLOOR_TICKS - 1, 100_000, None, State.BUSY),
+        (60, 100_000, None, State.UNMEASURED),
+        (60, 105_000, None, State.UNMEASURED),
+        (60, 106_000, None, State.BUSY),
+        (60, 100_000, 0, State.UNMEASURED),
+        (60, 100_000, 10_000, State.BUSY),
+        (59, 100_000, None, State.BUSY),
     ],
 )
 def test_a_hang_is_suspected_only_at_the_learnt_parked_floor(
@@ -286,20 +286,31 @@ def test_a_hang_is_suspected_only_at_the_learnt_parked_floor(
 
 def test_a_floor_is_learnt_from_60_consecutive_quiet_ticks_only() -> None:
     floors = Floors()
-    for _ in range(FLOOR_TICKS - 1):
+    for _ in range(59):
         floors.learn(State.HELD, 0, 100_000, 1000)
     floors.learn(State.HELD, 10_001, 100_000, 1000)
     floors.learn(State.HELD, 0, 100_000, 1000)
     assert [floors.idle_mw] == [None]
-    for _ in range(FLOOR_TICKS):
+    for _ in range(60):
         floors.learn(State.FREE, 0, 70_000, 1000)
     assert floors.idle_mw == 70_000
-    for _ in range(FLOOR_TICKS):
+    for _ in range(60):
         floors.learn(State.HELD, 10_000, 100_000, 1000)
     assert floors.idle_mw == 100_000
 
 
-def test_two_workloads_share_a_tick_to_the_last_slice_millisecond() -> None:
+def test_an_outage_starts_the_learning_of_a_floor_anew() -> None:
+    floors: dict[str, Floors] = {}
+    meter = Meter(1000, floors, {})
+    edge_ms, odometer_mj = EDGE_MS, 0
+    for tick in range(80):
+        edge_ms, odometer_mj = edge_ms + 1000, odometer_mj + 100_000
+        seen = quiet(odometer_mj) if tick != 40 else GpuSnapshot(uncovered=Uncovered.LIBRARY, energy_mj=odometer_mj)
+        meter.tick(edge_ms, {"GPU-0": seen})
+    assert floors["GPU-0"].idle_mw is None
+
+
+def test_three_workloads_share_a_tick_to_the_last_slice_millisecond() -> None:
     holders = tuple(Holder(workload=name, user=None, memory_bytes=None) for name in ("a", "b", "c"))
     meter = Meter(1000, {}, {})
     seen = {"GPU-0": GpuSnapshot(activity_ppm=0, holders=holders, health=Health.CLEAN)}

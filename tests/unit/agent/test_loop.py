@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -45,10 +45,8 @@ def covered_ms(rig: Rig, uuid: str, what: State | Uncovered) -> int:
     for reading in rig.readings():
         for gpu in reading.gpus:
             if gpu.uuid == uuid:
-                found = {
-                    str(key): amount for key, amount in (*gpu.state_slice_ms.items(), *gpu.uncovered_slice_ms.items())
-                }
-                total += found.get(str(what), 0) // 7
+                found = gpu.state_slice_ms if isinstance(what, State) else gpu.uncovered_slice_ms
+                total += found.get(what, 0) // 7  # type: ignore[call-overload]
     return total
 
 
@@ -146,7 +144,7 @@ def test_a_driver_is_tried_again_after_one_second_then_twice_as_long_up_to_a_min
         rig.tick()
         if rig.nvml.calls["nvmlInit"] > before:
             attempts.append(second)
-    pauses = [after - before for before, after in pairwise(attempts)]
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert pauses[:6] == [1, 2, 4, 8, 16, 32]
     assert set(pauses[6:]) == {60}
     del rig.nvml.fails["nvmlInit"]

@@ -47,7 +47,7 @@ def everything() -> Exposed:
         last_seen_ms={("fra1", "n1"): T0_MS + 2 * CELL_MS, ("fra1", 'n"2\\\n'): T0_MS},
         findings={"foreign_claim": 2},
         refreshed_ms=T0_MS + 2 * CELL_MS + 1,
-        refresh_duration_ms=42,
+        refresh_duration_ns=42_000_000,
     )
 
 

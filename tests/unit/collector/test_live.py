@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpuledger.states import State
-from gpuledger_collector.live import STALLED_AFTER_MS, LiveBoard, parse
+from gpuledger_collector.live import BEHIND_MS_MAX, STALLED_AFTER_MS, LiveBoard, parse
 from gpuledger_collector.targets import Target
 
 TARGET = Target(url="http://node-1:9400", site="fra1")
@@ -104,3 +104,17 @@ def test_an_agent_that_answers_and_does_not_move_on_is_not_measuring() -> None:
     assert not board.nodes()[0].is_measuring(1001 + STALLED_AFTER_MS)
     board.note(document(live=live(2, a="busy")), TARGET, 2000 + STALLED_AFTER_MS)
     assert board.nodes()[0].is_measuring(2000 + STALLED_AFTER_MS)
+
+
+def test_an_agent_with_a_long_interval_is_given_three_of_them() -> None:
+    slow = parse(document(live=live(1, a="busy") | {"interval_ms": 150_000}), TARGET, 1000)
+    assert slow is not None
+    assert slow.is_measuring(1000 + 450_000)
+    assert not slow.is_measuring(1001 + 450_000)
+
+
+def test_an_open_cell_that_is_not_about_now_says_nothing_about_now() -> None:
+    for behind_ms, is_measuring in ((BEHIND_MS_MAX, True), (BEHIND_MS_MAX + 1, False), (-BEHIND_MS_MAX - 1, False)):
+        node = parse(document(live=live(5_000_000, a="busy")), TARGET, 5_000_000 + behind_ms)
+        assert node is not None
+        assert node.is_measuring(5_000_000 + behind_ms) is is_measuring

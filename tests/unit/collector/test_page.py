@@ -19,7 +19,7 @@ from gpuledger_collector.overview import LedgerFigures, Origin, Overview, overvi
 from gpuledger_collector.palette import LOOKS
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS
-from tests.fakes.glance import CELL, NO_POLLS, NOW_MS, UNMEASURED, a_document, a_glance, an_account
+from tests.fakes.glance import CELL, NO_POLLS, NOW_MS, UNMEASURED, a_document, a_fleet, a_glance, an_account
 
 VOID = {"meta", "link", "br", "img", "rect", "circle"}
 
@@ -176,14 +176,31 @@ def test_the_grid_shows_each_gpu_by_letter_and_says_it_in_words() -> None:
 def test_a_node_that_fell_silent_is_dark_and_one_that_stopped_measuring_too() -> None:
     board = LiveBoard()
     target = Target(url="http://node-1:9400", site="fra1")
-    board.note(a_document("node-1"), target, NOW_MS - 3 * HOUR_MS)
+    past = a_document("node-1")
+    past["live"]["edge_ms"] = NOW_MS - 3 * HOUR_MS
+    board.note(past, target, NOW_MS - 3 * HOUR_MS)
     silent = a_glance(board=board)
     assert [gpu.state for gpu in silent.nodes[0].gpus] == [State.DARK, State.DARK]
     assert "silent for 3 h" in read(silent).words
-    board.note(a_document("node-1"), target, NOW_MS - 1000)
+    with_trouble = a_glance(troubles={target.url: f"{target.url} refuses the connection: no agent listens there"})
+    assert [gpu.state for gpu in with_trouble.nodes[0].gpus] == [State.DARK, State.DARK]
+    assert "silent for 3 s" in read(with_trouble).words
+    past["live"] |= {"interval_ms": 1000}
+    for seen_ms in (NOW_MS - 3 * 60_000, NOW_MS - 1000):
+        past["live"]["edge_ms"] = NOW_MS - 3 * 60_000
+        board.note(past, target, seen_ms)
     stuck = a_glance(board=board)
     assert [gpu.state for gpu in stuck.nodes[0].gpus] == [State.DARK, State.DARK]
     assert "not measuring" in read(stuck).words
+
+
+def test_a_node_whose_time_is_far_from_ours_says_nothing_about_now() -> None:
+    board, document = LiveBoard(), a_document("node-1")
+    document["live"]["edge_ms"] = NOW_MS - 3 * HOUR_MS
+    board.note(document, Target(url="http://node-1:9400", site="fra1"), NOW_MS)
+    view = a_glance(board=board)
+    assert [gpu.state for gpu in view.nodes[0].gpus] == [State.DARK, State.DARK]
+    assert "its time is 3 h behind" in read(view).words
 
 
 def test_a_gpu_that_the_roster_does_not_know_is_shown_and_counted_nowhere() -> None:
@@ -201,6 +218,8 @@ def test_a_gpu_that_the_roster_does_not_know_is_shown_and_counted_nowhere() -> N
 def test_free_whole_nodes_are_listed_with_since_when() -> None:
     said = read(a_glance()).words
     assert "node-3 fra1 unknown 2 20 Nov 22:00 1 d 7 h" in said
+    looked = a_glance(fleet=a_fleet(looked_back_to_ms=T0_MS - 26 * HOUR_MS))
+    assert "node-3 fra1 unknown 2 20 Nov 22:00 or earlier at least 1 d 7 h" in read(looked).words
     assert "All GPUs of the node free in every cell of five minutes up to 05:10 UTC" in said
 
 

@@ -17,7 +17,7 @@ from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, QUIET_MS, Snapshot
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
-from tests.fakes.glance import ALICE, MEASURED, NO_POLLS, a_document
+from tests.fakes.glance import ALICE, MEASURED, NO_POLLS, NOW_MS, a_document
 from tests.fakes.polling import StillClock
 
 FREE = ("fra1", "NVIDIA H100", "free")
@@ -272,7 +272,7 @@ def test_a_node_is_last_seen_where_it_is_installed() -> None:
 
 
 def test_holders_are_named_where_their_names_are_open() -> None:
-    site, board = FakeSite(), LiveBoard()
-    board.note(a_document("node-2"), Target(url="http://node-2:9400"), T0_MS)
-    page = snapshot_of(site, board=board).prepare().page.body.decode()
+    board = LiveBoard()
+    board.note(a_document("node-2"), Target(url="http://node-2:9400"), NOW_MS)
+    page = snapshot_of(FakeSite(), StillClock(wall=NOW_MS * 1_000_000), board).prepare().page.body.decode()
     assert "holders: train.py (alice), b0b0b0b0b0b0…" in page

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever the order of arrival, the ledger on disk is the ledger of what arrived: law 3 through log, index and files.
+
+The collector redoes only the hours that a new reading, roster or declaration touches; this compares them with all hours
+computed at once by the pure ledger.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuledger.cells import CELL_MS, HOUR_MS, ceil_to, floor_to
+from gpuledger.reading import PAYLOAD_TYPE, digest, encode, encode_workloads
+from gpuledger.sealing import SigningKey
+from gpuledger_collector.catalog import Catalog
+from gpuledger_collector.entries import DeclarationEntry, EnrolmentEntry, LogEntry, ReadingEntry, RosterEntry
+from gpuledger_collector.keeper import Keeper
+from gpuledger_collector.ledger import Accepted, Ledger, build
+from gpuledger_collector.ledger_files import LedgerFiles
+from gpuledger_collector.log import LogWriter
+from gpuledger_collector.roster import Claim, discover
+from gpuledger_collector.roster_book import RosterBook
+from gpuledger_collector.store import Store
+from tests.fakes.fleets import Fleet, fleets
+from tests.profiles import examples
+
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
+class LoggedRoster:
+    """A roster book for a roster that the test itself brings into the log."""
+
+    def sync(self, now_ms: int) -> bool:
+        return False
+
+
+def entry_of(accepted: Accepted, *, with_workloads: bool) -> ReadingEntry:
+    envelope = KEY.seal(PAYLOAD_TYPE, encode(accepted.reading))
+    blob = encode_workloads(accepted.workloads) if accepted.workloads and with_workloads else None
+    return ReadingEntry(envelope=envelope, workloads=blob, digest=digest(envelope), reading=accepted.reading)
+
+
+def enrolments(fleet: Fleet) -> list[EnrolmentEntry]:
+    nodes = {(accepted.reading.node_id, accepted.reading.node_name) for accepted in fleet.readings}
+    return [
+        EnrolmentEntry(node_id=node_id, public_key=KEY.public_bytes, node=node, how="listed", at_ms=0)
+        for node_id, node in sorted(nodes)
+    ]
+
+
+def arrivals(fleet: Fleet, rng: Random) -> list[LogEntry]:
+    """Return every reading, roster entry and declaration at least once, in any order, some without workloads first."""
+    entries: list[LogEntry] = [entry_of(accepted, with_workloads=True) for accepted in fleet.readings]
+    entries += [
+        entry_of(accepted, with_workloads=rng.random() < 0.5) for accepted in fleet.readings if rng.random() < 0.4
+    ]
+    if fleet.roster.is_declared:
+        entries += [RosterEntry(is_declared=True, added=(entry,)) for entry in fleet.roster.entries]
+        entries += [DeclarationEntry(window=window) for window in fleet.roster.windows]
+    rng.shuffle(entries)
+    return entries
+
+
+def play(fleet: Fleet, rng: Random, directory: Path) -> tuple[Ledger, Ledger, tuple[int, int] | None]:
+    """Return the ledger after all arrived in random batches, and again after it was rebuilt from the log alone."""
+    with Store(directory) as store, LogWriter(directory / "log") as log:
+        catalog = Catalog(log, store, now_ms=fleet.start_ms)
+        files = LedgerFiles(directory / "ledger", store)
+        book = cast("RosterBook", LoggedRoster()) if fleet.roster.is_declared else RosterBook(catalog, None)
+        keeper = Keeper(catalog, files, book, settle_grace_ms=0)
+        catalog.commit(enrolments(fleet), now_ms=fleet.start_ms)
+        waiting = arrivals(fleet, rng)
+        now_ms = fleet.start_ms
+        while waiting:
+            size = rng.randint(1, len(waiting))
+            batch, waiting = waiting[:size], waiting[size:]
+            catalog.commit(batch, now_ms=now_ms)
+            if rng.random() < 0.6:
+                now_ms = min(fleet.end_ms, now_ms + rng.randint(0, 3) * CELL_MS)
+                keeper.refresh(now_ms)
+        keeper.refresh(fleet.end_ms)
+        first, extent = read(files), files.extent()
+        keeper.rebuild()
+        return first, read(files), extent
+
+
+def read(files: LedgerFiles) -> Ledger:
+    extent = files.extent()
+    if extent is None:
+        return Ledger(hours=(), holders=(), findings=())
+    span = floor_to(extent[0], HOUR_MS), ceil_to(extent[1], HOUR_MS)
+    return Ledger(
+        hours=tuple(files.rows(*span)),
+        holders=tuple(files.holder_rows(*span)),
+        findings=tuple(files.findings(*span)),
+    )
+
+
+def expect(fleet: Fleet, extent: tuple[int, int] | None) -> Ledger:
+    """Return the pure ledger of everything, over the extent that the collector came to."""
+    if extent is None:
+        return Ledger(hours=(), holders=(), findings=())
+    readings: Sequence[Accepted] = [
+        replace(accepted, digest=entry_of(accepted, with_workloads=False).digest) for accepted in fleet.readings
+    ]
+    roster = fleet.roster
+    if not roster.is_declared:
+        claims = [
+            Claim(
+                gpu=gpu.uuid,
+                node=accepted.reading.node_name,
+                first_ms=accepted.reading.cell_ms,
+                serial=gpu.serial,
+                model=gpu.model,
+            )
+            for accepted in readings
+            for gpu in accepted.reading.gpus
+        ]
+        roster = discover(claims, {}, {})
+    return build(readings, roster, *extent)
+
+
+@examples(0.4)
+@given(fleets(has_retirements=False), st.integers(0, 2**32 - 1))
+def test_the_ledger_on_disk_is_that_of_all_readings_whatever_order_they_came_in(fleet: Fleet, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        found, rebuilt, extent = play(fleet, Random(seed), Path(directory))
+    expected = expect(fleet, extent)
+    assert found.hours == expected.hours
+    assert set(found.holders) == set(expected.holders)
+    assert len(found.holders) == len(expected.holders)
+    assert set(found.findings) == set(expected.findings)
+    assert rebuilt == found
