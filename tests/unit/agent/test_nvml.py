@@ -136,6 +136,6 @@ def test_a_field_of_an_unexpected_kind_is_a_failed_call(nvml: Nvml, fake: FakeNv
     def strange(handle: Any, fields: list[int]) -> list[Any]:
         return [SimpleNamespace(nvmlReturn=0, valueType=kind, value=SimpleNamespace(dVal=float("nan")))]
 
-    fake.nvmlDeviceGetFieldValues = strange  # type: ignore[assignment,method-assign]
+    fake.nvmlDeviceGetFieldValues = strange  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="unexpected_value_type"):
         nvml.recovery_action(nvml.handle(0))

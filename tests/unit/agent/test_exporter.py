@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics: exactly the contract, nothing from nothing, and no family takes another down."""
+
+from __future__ import annotations
+
+import logging
+import math
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from gpuledger import __version__
+from gpuledger.metrics import AGENT, Family, Kind
+from gpuledger.states import OBSERVED
+from gpuledger_agent.exporter import AgentCollector, registry_of
+from gpuledger_agent.loop import View
+from tests.fakes.agents import Rig
+from tests.fakes.nvml import LOST, NOT_LOADED, NOT_SUPPORTED, UNKNOWN, gpus
+from tests.parts import require_part
+
+NODE_ID = "0" * 64
+EMPTY = View(sessions={}, sources={}, driver_failures={})
+
+
+def collector_of(view: Callable[[], View]) -> AgentCollector:
+    return AgentCollector(view, NODE_ID, "node-1", 1.0, simulated=False)
+
+
+def exposition(view: View) -> str:
+    return generate_latest(registry_of(collector_of(lambda: view))).decode("utf-8")
+
+
+def families(view: View) -> dict[str, Metric]:
+    return {metric.name: metric for metric in text_string_to_metric_families(exposition(view))}
+
+
+def values(view: View, name: str) -> dict[tuple[str, ...], float]:
+    """Label values, in order of the labels' names -> value of one family; empty where it has no series."""
+    metric = families(view).get(name.removesuffix("_total"))
+    samples = [] if metric is None else [sample for sample in metric.samples if sample.name == name]
+    return {tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value for sample in samples}
+
+
+def still(view: View) -> View:
+    """Without what depends on the machine or on this version's name: what each source took, and the journal's size."""
+    sources = {name: replace(report, duration_ns=0) for name, report in view.sources.items()}
+    return replace(view, sources=sources, journal_bytes=4_096)
+
+
+@pytest.fixture
+def eventful(tmp_path: Path) -> Rig:
+    """A node on which something of everything has happened."""
+    rig = Rig(tmp_path, gpus(4))
+    rig.nvml.fails["nvmlInit"] = NOT_LOADED
+    rig.agent.tick()
+    rig.nvml.fails.clear()
+    rig.tick(5)
+    rig.nvml.gpus[0].work(97, 4100)
+    rig.nvml.gpus[1].work(3, 4100, 4200, power_mw=115_000)
+    rig.nvml.gpus[2].fails = {
+        "nvmlDeviceGetTotalEnergyConsumption": NOT_SUPPORTED,
+        "nvmlDeviceGetUtilizationRates": 999,
+    }
+    rig.tick(100)
+    rig.nvml.gpus[1].percent = 200
+    rig.tick(3)
+    rig.nvml.gpus[1].percent = 3
+    rig.nvml.gpus[3].fails["*"] = LOST
+    rig.tick(30)
+    rig.clock.step_ms(5_000)
+    rig.tick(20)
+    return rig
+
+
+# ---------------------------------------------------------------------------------------------- the contract
+
+
+@pytest.mark.golden
+def test_an_eventful_node_exposes_what_it_always_did(eventful: Rig, golden: Callable[[str, str], None]) -> None:
+    text = exposition(still(eventful.agent.view)).replace(__version__, "VERSION")
+    golden("agent-metrics.txt", text)
+
+
+def test_every_family_of_the_contract_is_exposed_by_an_eventful_node(eventful: Rig) -> None:
+    found = families(broken(eventful.agent.view))
+    assert {family.name.removesuffix("_total") for family in AGENT} - found.keys() == {BROKEN}
+
+
+BROKEN = "gpuledger_gpu_memory_used_bytes"
+
+
+def broken(view: View) -> View:
+    """A view of which the family BROKEN cannot be built, as a bug would have it."""
+    return replace(view, gpus=(replace(view.gpus[0], seen=None), *view.gpus[1:]))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["empty", "eventful", "detached"])
+def view(request: pytest.FixtureRequest, eventful: Rig) -> View:
+    if request.param == "empty":
+        return EMPTY
+    if request.param == "detached":
+        eventful.nvml.fails["nvmlInit"] = UNKNOWN
+        for gpu in eventful.nvml.gpus:
+            gpu.fails["*"] = NOT_LOADED
+        eventful.tick(3)
+    return eventful.agent.view
+
+
+def test_what_is_exposed_has_the_contracts_kind_help_and_labels_and_nothing_else_is_exposed(view: View) -> None:
+    contract: dict[str, Family] = {family.name.removesuffix("_total"): family for family in AGENT}
+    for name, metric in families(view).items():
+        family = contract[name]
+        assert metric.type == family.kind.value
+        assert metric.documentation == family.help
+        for sample in metric.samples:
+            labels = set(sample.labels) - ({"le"} if family.kind is Kind.HISTOGRAM else set())
+            assert labels == set(family.labels)
+
+
+def test_no_value_is_nan_infinite_or_negative(view: View) -> None:
+    for metric in families(view).values():
+        for sample in metric.samples:
+            assert math.isfinite(sample.value)
+            assert sample.value >= 0
+
+
+def test_promtool_finds_nothing_to_say(view: View) -> None:
+    promtool = require_part("promtool")
+    text = exposition(view)
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------------------------------------- absence
+
+
+def test_before_the_first_tick_only_what_is_known_of_the_agent_is_there() -> None:
+    found = families(EMPTY)
+    assert not any(name.startswith("gpuledger_gpu_") for name in found)
+    assert "gpuledger_agent_tick_timestamp_seconds" not in found
+    assert "gpuledger_agent_journal_last_sequence" not in found
+    assert "gpuledger_agent_gpus_unidentified" not in found
+    assert values(EMPTY, "gpuledger_agent_driver_attached") == {(): 0}
+
+
+def test_what_a_board_never_told_has_no_series(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, gpus(2))
+    rig.gpu.work(50, 4100)
+    rig.gpu.fails = {"nvmlDeviceGetTotalEnergyConsumption": NOT_SUPPORTED, "nvmlDeviceGetUtilizationRates": UNKNOWN}
+    rig.tick(10)
+    for name in ("power_watts", "active_seconds_total", "activity_seconds", "energy_joules_total"):
+        assert values(rig.agent.view, f"gpuledger_gpu_{name}").keys() <= {
+            (rig.nvml.gpus[1].uuid,), ("free", rig.nvml.gpus[1].uuid)
+        }  # fmt: skip
+    assert values(rig.agent.view, "gpuledger_gpu_power_watts") == {(rig.nvml.gpus[1].uuid,): 70}
+
+
+def test_a_gpu_that_departed_has_no_series_in_any_family(eventful: Rig) -> None:
+    departed = eventful.nvml.gpus.pop(0)
+    eventful.tick(11)
+    assert departed.uuid not in exposition(eventful.agent.view)
+    assert eventful.nvml.gpus[0].uuid in exposition(eventful.agent.view)
+
+
+def test_without_a_driver_the_gpus_known_before_go_on_as_uncovered(eventful: Rig) -> None:
+    eventful.nvml.fails["nvmlInit"] = NOT_LOADED
+    for gpu in eventful.nvml.gpus:
+        gpu.fails["*"] = NOT_LOADED
+    eventful.tick(10)
+    view = eventful.agent.view
+    uuid = eventful.nvml.gpus[0].uuid
+    assert values(view, "gpuledger_gpu_uncovered_seconds_total")["library", uuid] >= 9
+    assert values(view, "gpuledger_gpu_current_state") == {}
+    assert values(view, "gpuledger_gpu_memory_used_bytes") == {}
+    assert values(view, "gpuledger_agent_driver_attached") == {(): 0}
+    (info,) = families(view)["gpuledger_agent_info"].samples
+    assert info.labels["driver_version"] == ""
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_the_states_of_a_gpu_are_all_there_and_sum_to_what_was_covered(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, gpus(1))
+    rig.agent.tick()
+    rig.gpu.work(50, 4100)
+    rig.tick(90)
+    found = values(rig.agent.view, "gpuledger_gpu_state_seconds_total")
+    assert {state for state, _ in found} == {str(state) for state in OBSERVED}
+    assert sum(found.values()) == 90
+    assert found["busy", rig.gpu.uuid] == 90
+    assert values(rig.agent.view, "gpuledger_gpu_active_seconds_total") == {(rig.gpu.uuid,): 45}
+    assert values(rig.agent.view, "gpuledger_gpu_power_watts") == {(rig.gpu.uuid,): 500}
+
+
+def test_the_activity_histogram_is_cumulative_with_the_contracts_edges(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, gpus(1))
+    rig.gpu.work(0, 4100)
+    rig.agent.tick()
+    rig.tick(10)
+    for percent, seconds in ((3, 20), (5, 30), (100, 40)):
+        rig.gpu.percent = percent
+        rig.tick(seconds)
+    samples = families(rig.agent.view)["gpuledger_gpu_activity_seconds"].samples
+    by_edge = {sample.labels["le"]: sample.value for sample in samples if "le" in sample.labels}
+    assert by_edge == {
+        "0.0": 10, "0.01": 10, "0.05": 60, "0.1": 60, "0.25": 60, "0.5": 60, "0.75": 60, "1.0": 100, "+Inf": 100,
+    }  # fmt: skip
+    totals = {sample.name.rsplit("_", 1)[1]: sample.value for sample in samples if "le" not in sample.labels}
+    assert totals["count"] == 100
+    assert totals["sum"] == pytest.approx(20 * 0.03 + 30 * 0.05 + 40)
+
+
+# ---------------------------------------------------------------------------------------------- isolation
+
+
+def test_a_family_that_cannot_be_built_costs_only_itself_and_is_counted_and_said_once(
+    eventful: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector = collector_of(lambda: broken(eventful.agent.view))
+    registry = registry_of(collector)
+    with caplog.at_level(logging.ERROR):
+        for scrape in (1, 2, 3):
+            found = {m.name: m for m in text_string_to_metric_families(generate_latest(registry).decode("utf-8"))}
+            assert BROKEN not in found
+            assert "gpuledger_gpu_state_seconds" in found
+            (sample,) = (s for s in found["gpuledger_agent_exposition_failures"].samples if s.name.endswith("_total"))
+            assert (sample.labels, sample.value) == ({"family": BROKEN}, scrape)
+    assert caplog.messages == ["family_failed"]
+
+
+def test_a_contract_that_nobody_fulfils_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contract() -> Iterator[Family]:
+        yield replace(AGENT[0], name="gpuledger_nobody_knows")
+        yield from AGENT
+
+    monkeypatch.setattr("gpuledger_agent.exporter.AGENT", tuple(contract()))
+    assert values(EMPTY, "gpuledger_agent_exposition_failures_total") == {("gpuledger_nobody_knows",): 1}
