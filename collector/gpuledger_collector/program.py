@@ -29,6 +29,10 @@ PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
 REFRESH_SHARE_MAX = 0.5
 """What may be spent on it of the time: a large fleet is shown, and a backlog accounted for, in larger steps."""
+BACKLOG_QUIET_NS = 4_000_000_000
+BACKLOG_WAIT_NS_MAX = 45_000_000_000
+"""How long no agent must have had more to hand over than fits a page before hours are worked out, and the most that
+this may put off a refresh."""
 STALLED_AFTER_S = 60.0
 
 logger = logging.getLogger(__name__)
@@ -46,8 +50,10 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
 class AgentIntake:
     """Fulfils answers.Intake with the intake and the cursors of a state directory."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state, self._clock = state, clock
+        self.backlog_ns: int | None = None
+        """When an agent last had more than one page could take, on CLOCK_BOOTTIME; None: never yet."""
 
     def cursor(self, target: Target) -> Cursor | None:
         contact = self._state.store.contact(target.url)
@@ -63,6 +69,8 @@ class AgentIntake:
             target=target.url,
             place=(target.site, target.cluster, target.pool),
         )
+        if result.has_more:
+            self.backlog_ns = self._clock.boottime_ns()
         return Outcome(
             accepted=result.accepted,
             refused={reason.value: number for reason, number in result.refused.items()},
@@ -77,9 +85,11 @@ class _Program:
     def __init__(self, config: CollectorConfig, targets: Sequence[Target], state: State, clock: Clock) -> None:
         self._config, self._targets, self._clock = config, targets, clock
         self._board, self._shelf = LiveBoard(), Shelf()
+        self._intake = AgentIntake(state, clock)
+        self._started_ns = clock.boottime_ns()
         self._poller = Poller(
             targets,
-            intake=AgentIntake(state),
+            intake=self._intake,
             board=self._board,
             clock=clock,
             limits=PollLimits(
@@ -98,7 +108,8 @@ class _Program:
             board=self._board,
             clock=clock,
         )
-        self._refresh = _Paced(self._snapshot.refresh, clock, REFRESH_SHARE_MAX)
+        self._refresh = _Paced(self._refresh_now, clock, REFRESH_SHARE_MAX)
+        self._refreshed_ns: int | None = None
         self._prepare = _Paced(self._prepare_now, clock, PREPARE_SHARE_MAX)
         self._prepared_ns = clock.boottime_ns()
         self._prepare_error: str | None = None
@@ -145,6 +156,18 @@ class _Program:
         await self._refresh()
         await self._prepare()
         await asyncio.Event().wait()
+
+    def _refresh_now(self) -> None:
+        """Runs in a thread of its own; waits while agents hand over a backlog, each page of which reopens hours."""
+        now_ns = self._clock.boottime_ns()
+        behind_ns = self._intake.backlog_ns
+        is_behind = behind_ns is not None and now_ns - behind_ns < BACKLOG_QUIET_NS
+        if is_behind and now_ns - (self._started_ns if self._refreshed_ns is None else self._refreshed_ns) < (
+            BACKLOG_WAIT_NS_MAX
+        ):
+            return
+        self._refreshed_ns = now_ns
+        self._snapshot.refresh()
 
     def _prepare_now(self) -> None:
         """Runs in a thread of its own."""

@@ -14,6 +14,7 @@ from tests.abi.script import Constant, Failure, Gpu, Rule, Script, Signal, Wave
 MS_NS = 1_000_000
 SECOND_NS = 1_000_000_000
 PERCENT = 10_000
+HANDLE = "nvmlDeviceGetHandleByIndex_v2"
 DEFAULTS = {"power_mw": 70_000}
 
 
@@ -121,9 +122,11 @@ class GpuAnswers:
             and (process.to_ms is None or at_ns < process.to_ms * MS_NS)
         ]
 
-    def outage(self, at_ns: int) -> int | None:
-        """The code of an outage now, or None."""
+    def outage(self, function: str, at_ns: int) -> int | None:
+        """The code that an outage makes a call answer now, or None; handles are mostly still given out."""
         for outage in self.gpu.outages:
+            if function == HANDLE and not outage.handle_fails:
+                continue
             if outage.from_ms * MS_NS <= at_ns and (outage.to_ms is None or at_ns < outage.to_ms * MS_NS):
                 return outage.code
         return None
@@ -141,7 +144,7 @@ class Calls:
         """Make a call: time passes by its latency. Returns the error's code, or None if the call gets through."""
         code = self._apply(function, answers)
         if code is None and answers is not None:
-            code = answers.outage(self.now_ns)
+            code = answers.outage(function, self.now_ns)
         return code
 
     def field_error(self, field: int, answers: GpuAnswers) -> int | None:

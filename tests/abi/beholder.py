@@ -6,6 +6,7 @@ The order of the calls matters only where they take scripted time; it is the age
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
@@ -104,6 +105,7 @@ class Beholder:
         self._codes: list[int | None] = []
         self._attached = False
         self._known: set[int] = set()
+        self._reachable: set[int] = set()
         self._enumerated_ns: int | None = None
         self._reason = "library"
         self._retry_ns: int | None = None
@@ -146,19 +148,39 @@ class Beholder:
         self._patience_ns = min(2 * self._patience_ns, RETRY_MOST_NS)
 
     def _enumerate(self, gpus: list[GpuAnswers]) -> None:
-        """Which GPUs are there is asked again every ten seconds; a lost one stays where it was."""
-        if self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS:
+        """Which GPUs are there is asked every ten seconds, and in every tick while one is out of reach."""
+        recent = self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS
+        if recent and self._known == self._reachable:
             return
+        self._enumerated_ns = None
         if self._call("nvmlDeviceGetCount_v2", None) is not None:
             return
         for gpu in gpus:
-            if all(self._call(function, gpu) is None for function in ("nvmlDeviceGetHandleByIndex_v2", UUID)):
-                known = gpu.index in self._known
-                if known or all(self._call(function, gpu) not in GONE for function in IDENTITY):
-                    self._known.add(gpu.index)
+            codes = [code for code in self._find(gpu) if code is not None]
+            if not codes:
+                self._known.add(gpu.index)
+                self._reachable.add(gpu.index)
+            elif codes[0] in GONE:
+                self._reachable.discard(gpu.index)
         self._enumerated_ns = self._edge_ns
 
+    def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
+        """The codes of the calls that find a GPU; who it is is asked only when it was out of reach."""
+        for function in ("nvmlDeviceGetHandleByIndex_v2", UUID):
+            code = self._call(function, gpu)
+            yield code
+            if code is not None:
+                return
+        if gpu.index not in self._reachable:
+            for function in IDENTITY:
+                code = self._call(function, gpu)
+                if code in GONE or (function == UUID and code is not None):
+                    yield code
+                    return
+
     def _look_at(self, gpu: GpuAnswers) -> Seen:
+        if gpu.index not in self._reachable:
+            return Seen(down=True)
         memory = self._memories.setdefault(gpu.index, _Memory())
         self._codes = []
         seen = Seen()

@@ -138,7 +138,9 @@ class _Life:
                     self._meter(meter, sight, edge_ms)
                 dark = self._edge_ms is None or edge_ms - self._edge_ms > GAP_INTERVALS * self._interval_ms
                 self._first_edge_ms = edge_ms if dark else self._first_edge_ms
-                self._edge_ms = self._sealed_end_ms = edge_ms
+                self._edge_ms = edge_ms
+                # A first tick alone leaves nothing to seal.
+                self._sealed_end_ms = self._sealed_end_ms if dark else edge_ms
             due_ns = self._due_ns(max(self._calls.now_ns, (edge_ms + 1) * MS_NS - self._offset_ns))
         return self._sealed_end_ms
 
@@ -200,6 +202,7 @@ class _Meter:
         self._edge_ms: int | None = None
         self._whole = False  # the last tick was covered or could have begun a covered one
         self._process: bool | None = None
+        self._pending_mj = 0
         self._odometer_mj: int | None = None
         self._odometer_fresh = False  # read in the last tick itself
 
@@ -213,6 +216,9 @@ class _Meter:
             if kind == "dark":
                 # Nothing is said about the time since; what the board used meanwhile is known all the same.
                 begin_ms = edge_ms
+            elif self._pending_mj > 0:
+                self._cell(begin_ms).energy_mj["uncovered"] += self._pending_mj
+                self._pending_mj = 0
             if fell:
                 self._cell(begin_ms).energy_epochs += 1
             self._book(begin_ms, edge_ms, kind, name, None if name == HUNG else activity_ppm)
@@ -235,14 +241,14 @@ class _Meter:
 
     def _judge(self, span_ms: int, seen: Seen, energy_mj: int | None) -> tuple[str, str]:
         """("state", which), ("gap", which): a state although nobody looked, ("uncovered", why), or ("dark", "")."""
+        if span_ms > GAP_INTERVALS * self._interval_ms:
+            return "dark", ""
         if seen.reason is not None:
             return "uncovered", seen.reason
         if not self._whole:
             return "uncovered", "first_tick"
         if span_ms <= NEAR_INTERVALS * self._interval_ms:
             return "state", self._state(span_ms, seen, energy_mj)
-        if span_ms > GAP_INTERVALS * self._interval_ms:
-            return "dark", ""
         integrating = self._odometer_fresh and seen.energy_mj is not None
         if integrating and (self._process or seen.process):
             return "gap", "unmeasured"
@@ -304,7 +310,8 @@ class _Meter:
 
     def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
         if begin_ms == end_ms:
-            self._cell(end_ms).energy_mj[holder] += energy_mj
+            # It is sealed with the next tick's span, if there is one.
+            self._pending_mj += energy_mj
             return
         left_mj = energy_mj
         for cell, span_ms, last in self._pieces(begin_ms, end_ms):

@@ -196,9 +196,9 @@ def _declare(
 
 def _windows(rng: Random, nodes: list[str], entries: Sequence[Entry], start_ms: int, end_ms: int) -> list[Window]:
     windows = []
-    for _ in range(rng.randint(1, 3)):
-        begin_ms = some_time(rng, start_ms - CELL_MS, end_ms)
-        finish_ms = some_time(rng, begin_ms, end_ms + CELL_MS)
+    for _ in range(rng.randint(1, 4)):
+        begin_ms = min(some_time(rng, start_ms - CELL_MS, end_ms), some_time(rng, start_ms - CELL_MS, end_ms))
+        finish_ms = max(some_time(rng, begin_ms, end_ms + CELL_MS), some_time(rng, begin_ms, end_ms + CELL_MS))
         gpus = sorted({entry.gpu for entry in entries}) or ["GPU-0"]
         node, gpu = rng.choice(
             ((rng.choice(nodes), None), (None, rng.choice(gpus)), (rng.choice(nodes), rng.choice(gpus)))

@@ -146,6 +146,9 @@ def test_sums_do_not_depend_on_how_they_are_grouped(accounts: list[Account], cut
     for state in State:
         assert whole.slice_ms(state) == sum(account.slice_ms(state) for account in accounts)
     assert whole.installed_slice_ms == sum(account.installed_slice_ms for account in accounts)
+    assert whole.declared_uncovered_slice_ms == sum(account.declared_uncovered_slice_ms for account in accounts)
+    assert sum(whole.bin_slice_ms) == sum(sum(account.bin_slice_ms) for account in accounts)
+    assert sum(whole.energy_mj.values()) == sum(sum(account.energy_mj.values()) for account in accounts)
 
 
 @examples(3)

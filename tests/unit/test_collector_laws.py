@@ -126,7 +126,7 @@ def expect(fleet: Fleet, extent: tuple[int, int] | None) -> Ledger:
             for gpu in accepted.reading.gpus
         ]
         roster = discover(claims, {}, {})
-    return build(readings, roster, *extent)
+    return build(readings, roster, floor_to(extent[0], HOUR_MS), extent[1])
 
 
 @examples(0.4)
