@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gpuledger.sealing import load_or_create_key
 
@@ -31,18 +29,15 @@ def wait_for(what: str, is_so: Callable[[], bool]) -> None:
 
 
 class RunningAgent:
-    """`gpuledger agent run` on a state directory; its log is kept in LOG."""
+    """A real agent, started with `python -m` and `arguments`; what it writes is kept in the file `log`."""
 
-    def __init__(
-        self, state_dir: Path, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
-        paths = os.pathsep.join(str(ROOT / folder) for folder in ("common", "agent"))
-        command = [sys.executable, "-m", "gpuledger", "agent", "run", "--state-dir", str(state_dir)]
+        paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "common", "agent"))
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [*command, "--listen", "127.0.0.1:0", *arguments],
+                [sys.executable, "-m", *arguments],
                 env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
                 stdout=stream,
                 stderr=stream,
@@ -77,18 +72,10 @@ class RunningAgent:
             return exc.code
         return 200
 
-    def metric(self, series: str) -> float | None:
-        """Return the value of one series, written as it is exposed; None where there is none."""
-        for line in self.get("/metrics").splitlines():
-            if line.startswith(series + " "):
-                return float(line.rsplit(" ", 1)[1])
-        return None
-
-    def live(self) -> tuple[int, int] | None:
-        """Return (edge of the last tick in ms, last sequence number); None before the first tick."""
-        document: dict[str, Any] = json.loads(self.get("/v1/readings?after=9999999"))
-        live = document["live"]
-        return None if live is None else (live["edge_ms"], document["last_sequence"])
+    def metrics(self) -> dict[str, float]:
+        """Return what one scrape gives: series, written as it is exposed -> value."""
+        lines = [line for line in self.get("/metrics").splitlines() if not line.startswith("#")]
+        return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
 
     def kill(self) -> None:
         self.process.kill()
@@ -102,3 +89,8 @@ class RunningAgent:
 
 def public_key(state_dir: Path) -> bytes:
     return load_or_create_key(state_dir / "key.pem").public_bytes
+
+
+def simulated(state_dir: Path, log: Path, from_s: int, interval_s: int) -> RunningAgent:
+    """Start an agent that plays a simulated node from a moment in the past."""
+    return RunningAgent(log, ["tests.integration.run_agent", str(state_dir), str(from_s), str(interval_s)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.agents import sealed, spans
-from tests.integration.agents import RunningAgent, public_key, wait_for
+from tests.integration.agents import RunningAgent, public_key, simulated, wait_for
 
 START_S = 1_763_812_800
 
@@ -21,13 +21,14 @@ START_S = 1_763_812_800
 def test_an_agent_without_a_driver_stays_up_says_why_once_and_tries_again(tmp_path: Path) -> None:
     # What is no library stands where the loader looks first, so that this holds on a machine with a driver too.
     (tmp_path / "libnvidia-ml.so.1").write_text("not a library\n")
-    agent = RunningAgent(tmp_path / "state", tmp_path / "log", [], {"LD_LIBRARY_PATH": str(tmp_path)})
+    arguments = ["gpuledger", "agent", "run", "--state-dir", str(tmp_path / "state"), "--listen", "127.0.0.1:0"]
+    agent = RunningAgent(tmp_path / "log", arguments, {"LD_LIBRARY_PATH": str(tmp_path)})
     try:
         agent.wait_until_started()
         failures = 'gpuledger_agent_driver_failures_total{reason="library_not_found"}'
-        wait_for("a second attempt", lambda: (agent.metric(failures) or 0) >= 2)
-        assert agent.metric("gpuledger_agent_driver_attached") == 0
-        assert agent.metric("gpuledger_agent_gpus_unidentified") is None
+        wait_for("a second attempt", lambda: agent.metrics().get(failures, 0) >= 2)
+        assert agent.metrics()["gpuledger_agent_driver_attached"] == 0
+        assert "gpuledger_agent_gpus_unidentified" not in agent.metrics()
         assert agent.health() == 200
         assert '"gpus": []' in agent.get("/v1/readings")
     finally:
@@ -55,17 +56,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill_and_free(state_dir: Path, log: Path, fill: Callable[[int], None], free: Callable[[int], None]) -> None:
     """Let an agent seal until it cannot, then let it write again; all it metered must be there, once."""
-    agent = RunningAgent(state_dir, log, ["--simulate", "serving", "--simulate-from", str(START_S), "--interval", "5"])
+    agent = simulated(state_dir, log, START_S, interval_s=5)
     try:
         agent.wait_until_started()
         fill(agent.process.pid)
-        wait_for("three cells to wait", lambda: (agent.metric("gpuledger_agent_seals_pending") or 0) >= 3)
-        assert (agent.metric("gpuledger_agent_seal_failures_total") or 0) > 0
+        wait_for("three cells to wait", lambda: agent.metrics()["gpuledger_agent_seals_pending"] >= 3)
+        assert agent.metrics()["gpuledger_agent_seal_failures_total"] > 0
         paths = sorted((state_dir / "journal").glob("*.jsonl"))
         assert all(path.read_bytes()[-1:] in (b"\n", b"") for path in paths), "nothing is half written"
         free(agent.process.pid)
-        wait_for("all to be sealed", lambda: agent.metric("gpuledger_agent_seals_pending") == 0)
-        assert agent.metric("gpuledger_agent_seals_dropped_total") == 0
+        wait_for("all to be sealed", lambda: agent.metrics()["gpuledger_agent_seals_pending"] == 0)
+        assert agent.metrics()["gpuledger_agent_seals_dropped_total"] == 0
     finally:
         agent.terminate()
     found = spans(sealed(state_dir, public_key(state_dir)))
