@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuledger.accounting import Account, add
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, split_at
+from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, SLICES_PER_GPU, split_at
 from gpuledger.states import ACTIVITY_EDGES_PPM, IDLE, OUT, THETA_PPM, UNKNOWN, State
 from gpuledger_collector.ledger import Accepted, CellRow, Ledger, build, cell_rows
 from gpuledger_collector.roster import Roster, installed_cells
@@ -134,6 +134,19 @@ def test_time_that_was_declared_and_uncovered_is_part_of_standby_and_maintenance
         assert 0 <= declared <= row.account.slice_ms(State.STANDBY, State.MAINTENANCE)
         assert row.account.slice_ms(State.STANDBY) in {0, declared}
         assert declared == 0 or row.account.slice_ms(State.DARK) == 0
+
+
+@examples()
+@given(fleets())
+def test_what_stands_beside_the_states_fits_into_them(fleet: Fleet) -> None:
+    for row in settle(fleet).hours:
+        account = row.account
+        unseen = account.slice_ms(State.DARK) + account.declared_uncovered_slice_ms
+        assert sum(row.uncovered_slice_ms.values()) <= unseen
+        assert row.hang_suspicion_ms * SLICES_PER_GPU <= account.slice_ms(State.UNMEASURED)
+        assert row.active_known_ms * SLICES_PER_GPU <= account.installed_slice_ms - unseen
+        ratio = account.engine_active_ratio
+        assert ratio is None or 0.0 <= ratio <= 1.0
 
 
 # ------------------------------------------------------------------------------------------------- 2. monotonicity
