@@ -49,7 +49,7 @@ arch-proof: $(VENV)/.dev ## Break every import contract on purpose, in a copy, a
 
 .PHONY: drift
 drift: $(VENV)/.dev ## Generated documents are what the code says
-	@if [ -f tools/docs.py ]; then $(BIN)/python tools/docs.py --check; fi
+	@$(BIN)/python tools/docs.py --check
 
 .PHONY: lean
 lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the collector's packages
