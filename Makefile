@@ -59,6 +59,10 @@ lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the 
 gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
+.PHONY: mutation
+mutation: $(VENV)/.test ## Plant defects in a copy of the code, see each found by a test, write docs/mutation.md (minutes)
+	@PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
+
 .PHONY: screenshots
 screenshots: $(VENV)/.test ## Look at the pages in headless Chromium (installed if missing)
 	@$(BIN)/python tools/parts.py chromium

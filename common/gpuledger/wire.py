@@ -43,9 +43,11 @@ def parse(data: bytes, where: str, bytes_max: int) -> Any:
     def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for index, name in enumerate(names) if name in names[:index])
-            fail(where, f"{quote(twice)} stands twice in one object")
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    fail(where, f"{quote(name)} stands twice in one object")
+                seen.add(name)
         return fields
 
     def refuse_constant(name: str) -> NoReturn:
@@ -60,11 +62,6 @@ def parse(data: bytes, where: str, bytes_max: int) -> Any:
 def is_integer(value: object) -> bool:
     """Return whether the value is an integer from 0 to 2^63 - 1, and neither a float nor a bool."""
     return type(value) is int and 0 <= value <= INTEGER_MAX
-
-
-def is_text(value: object) -> bool:
-    """Return whether the value is a text that can be stored, logged and shown: short and printable."""
-    return isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX and value.isprintable()
 
 
 class Fields:

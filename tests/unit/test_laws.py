@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuledger.accounting import Account, add
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, split_at
+from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, SLICES_PER_GPU, split_at
+from gpuledger.reading import GpuTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, IDLE, OUT, THETA_PPM, UNKNOWN, State
 from gpuledger_collector.ledger import Accepted, CellRow, Ledger, build, cell_rows
-from gpuledger_collector.roster import Roster, installed_cells
+from gpuledger_collector.roster import Entry, Roster, installed_cells
+from tests.fakes.cells import reading as fleet_reading
 from tests.fakes.fleets import Fleet, fleets
 from tests.profiles import examples
 
@@ -134,6 +136,19 @@ def test_time_that_was_declared_and_uncovered_is_part_of_standby_and_maintenance
         assert 0 <= declared <= row.account.slice_ms(State.STANDBY, State.MAINTENANCE)
         assert row.account.slice_ms(State.STANDBY) in {0, declared}
         assert declared == 0 or row.account.slice_ms(State.DARK) == 0
+
+
+@examples()
+@given(fleets())
+def test_what_stands_beside_the_states_fits_into_them(fleet: Fleet) -> None:
+    for row in settle(fleet).hours:
+        account = row.account
+        unseen = account.slice_ms(State.DARK) + account.declared_uncovered_slice_ms
+        assert sum(row.uncovered_slice_ms.values()) <= unseen
+        assert row.hang_suspicion_ms * SLICES_PER_GPU <= account.slice_ms(State.UNMEASURED)
+        assert row.active_known_ms * SLICES_PER_GPU <= account.installed_slice_ms - unseen
+        ratio = account.engine_active_ratio
+        assert ratio is None or 0.0 <= ratio <= 1.0
 
 
 # ------------------------------------------------------------------------------------------------- 2. monotonicity
@@ -358,3 +373,14 @@ def test_every_reading_either_counts_or_is_explained_by_a_finding(fleet: Fleet) 
         for gpu in reading.gpus:
             names = {gpu.uuid, fleet.identity[gpu.uuid]}
             assert (accepted.digest, gpu.uuid) in counted or any((hour_ms, name) in found for name in names)
+
+
+def test_a_gpu_that_one_reading_lists_under_two_names_counts_under_neither() -> None:
+    # By UUID and by a UUID that only its serial number ties to the same entry of the roster.
+    free = {State.FREE: CELL_SLICE_MS}
+    gpus = [GpuTime(uuid=uuid, serial="S0", state_slice_ms=free) for uuid in ("serial:S0", "GPU-0")]
+    accepted = fleet_reading("node-0", gpus)
+    roster = Roster(entries=(Entry(gpu="serial:S0", node="node-0", from_ms=0, serial="S0"),), is_declared=True)
+    (row,) = cell_rows([accepted], roster, accepted.reading.cell_ms)
+    assert row.account.state_slice_ms == {State.DARK: CELL_SLICE_MS}
+    assert row.parts == ()

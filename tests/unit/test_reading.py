@@ -212,6 +212,7 @@ def edit(old: str, new: str) -> bytes:
         ('"sequence":1', '"sequence":01', "not JSON"),
         ('"sequence":1', '"sequence":9223372036854775808', "sequence"),
         ('"sequence":1', '"sequence": 1', "one form"),
+        ('"sequence":1', '"sequence":1,"x":1', "unknown field 'x'"),
         ('"sequence":1', '"sequence":1,"simulated":false', "one form"),
         ('"sequence":1', '"sequence":1,"part":[1,1]', "one form"),
         ('"sequence":1', '"sequence":1,"workloads":null', "one form"),
@@ -297,6 +298,13 @@ def test_what_would_not_be_decoded_is_not_encoded(place: str, changes: dict[str,
         changes = {"gpus": (replace(reading.gpus[0], **changes),)}
     with pytest.raises(ReadingError):
         encode(replace(reading, **changes))
+
+
+def test_a_reading_may_not_cross_the_edge_of_a_cell_even_if_its_sums_hold() -> None:
+    across = replace(one_second(), start_ms=2 * CELL_MS - 500, end_ms=2 * CELL_MS + 500)
+    with pytest.raises(ReadingError, match="within one cell"):
+        encode(across)
+    encode(replace(across, start_ms=2 * CELL_MS - 1000, end_ms=2 * CELL_MS))
 
 
 def test_one_gpu_may_not_stand_twice_in_a_reading() -> None:
