@@ -105,7 +105,7 @@ class Beholder:
         self._codes: list[int | None] = []
         self._attached = False
         self._known: set[int] = set()
-        self._reachable: set[int] = set()
+        self._out_of_reach: dict[int, Seen] = {}
         self._enumerated_ns: int | None = None
         self._reason = "library"
         self._retry_ns: int | None = None
@@ -123,10 +123,13 @@ class Beholder:
             if not self._attached:
                 self._attach()
             self._enumerate(gpus)
-            return [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+            seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
         except _LibraryGone as gone:
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+        # Only a tick that was read to its end shows that the library works.
+        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+        return seen
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
@@ -135,9 +138,9 @@ class Beholder:
         if code is not None:
             raise _LibraryGone(DRIVER_WIDE.get(code, "library"))
         self._attached = True
+        self._out_of_reach.update((index, Seen(reason="library")) for index in self._known)
         self.forget()
         self._call("nvmlSystemGetDriverVersion", None)
-        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
 
     def _let_go(self, reason: str | None) -> None:
         if reason is None:
@@ -150,7 +153,7 @@ class Beholder:
     def _enumerate(self, gpus: list[GpuAnswers]) -> None:
         """Which GPUs are there is asked every ten seconds, and in every tick while one is out of reach."""
         recent = self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS
-        if recent and self._known == self._reachable:
+        if recent and not self._out_of_reach:
             return
         self._enumerated_ns = None
         if self._call("nvmlDeviceGetCount_v2", None) is not None:
@@ -159,9 +162,14 @@ class Beholder:
             codes = [code for code in self._find(gpu) if code is not None]
             if not codes:
                 self._known.add(gpu.index)
-                self._reachable.add(gpu.index)
+                self._out_of_reach.pop(gpu.index, None)
+            elif gpu.index not in self._known:
+                continue
             elif codes[0] in GONE:
-                self._reachable.discard(gpu.index)
+                self._out_of_reach[gpu.index] = Seen(down=True)
+            elif gpu.index in self._out_of_reach:
+                reason = "permission" if codes[0] == NO_PERMISSION else "calls_failed"
+                self._out_of_reach[gpu.index] = Seen(reason=reason)
         self._enumerated_ns = self._edge_ns
 
     def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
@@ -171,7 +179,7 @@ class Beholder:
             yield code
             if code is not None:
                 return
-        if gpu.index not in self._reachable:
+        if gpu.index not in self._known or gpu.index in self._out_of_reach:
             for function in IDENTITY:
                 code = self._call(function, gpu)
                 if code in GONE or (function == UUID and code is not None):
@@ -179,8 +187,8 @@ class Beholder:
                     return
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
-        if gpu.index not in self._reachable:
-            return Seen(down=True)
+        if gpu.index in self._out_of_reach:
+            return self._out_of_reach[gpu.index]
         memory = self._memories.setdefault(gpu.index, _Memory())
         self._codes = []
         seen = Seen()
