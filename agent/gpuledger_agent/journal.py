@@ -86,10 +86,14 @@ class Journal:
     def append(self, records: Sequence[dict[str, Any]]) -> None:
         """Write records ("sequence", "end_ms", "envelope", ...) with one fsync; raises StorageError, keeping none.
 
-        All but the last are marked `"more": true`, so that a group that a crash cut short is not taken for whole.
+        A record that another of the same end follows, a part of the same reading, is marked `"more": true`, so that a
+        reading of which a crash cut off parts is not taken for whole.
         """
-        last = len(records) - 1
-        marked = [record if index == last else {**record, "more": True} for index, record in enumerate(records)]
+        following = [record["end_ms"] for record in records[1:]] + [None]
+        marked = [
+            {**record, "more": True} if record["end_ms"] == end_ms else record
+            for record, end_ms in zip(records, following, strict=True)
+        ]
         lines = [json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n" for record in marked]
         data = b"".join(lines)
         path = self._path_for(len(data))

@@ -63,6 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     yield Running(process, directory, printed)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
+    process.stdout.close()
 
 
 def test_it_says_simulated_and_where_everything_is(running: Running) -> None:

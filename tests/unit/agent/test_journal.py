@@ -101,8 +101,9 @@ def test_a_tail_cut_short_at_any_byte_costs_the_last_append_and_no_more(tmp_path
         assert path.read_bytes() == whole
 
 
-def test_a_group_cut_short_at_any_byte_is_not_taken_for_whole(tmp_path: Path) -> None:
-    filled(tmp_path, [1], [2, 3])
+def test_parts_of_a_reading_cut_short_at_any_byte_are_not_taken_for_whole(tmp_path: Path) -> None:
+    journal = filled(tmp_path, [1])
+    journal.append([record(number) | {"end_ms": 2 * CELL_MS} for number in (2, 3)])
     path = files(tmp_path)[0]
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
@@ -111,6 +112,13 @@ def test_a_group_cut_short_at_any_byte_is_not_taken_for_whole(tmp_path: Path) ->
         assert open_journal(tmp_path).last.sequence == 1
     path.write_bytes(whole)
     assert open_journal(tmp_path).last.sequence == 3
+
+
+def test_of_readings_written_together_those_before_the_cut_are_whole(tmp_path: Path) -> None:
+    filled(tmp_path, [1, 2, 3])
+    path = files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert sequences(open_journal(tmp_path)) == [1, 2]
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\0" * 50 + b"\n", b"{}\n", b"[]\n", b'{"sequence": 2}\n', b"\xff\n"])
