@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from gpuledger.errors import GpuledgerError
+from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.states import Uncovered
 
 _NOT_SUPPORTED = 3
@@ -213,7 +214,9 @@ class Nvml:
         return self._required(self._binding.nvmlDeviceGetHandleByIndex, index)
 
     def uuid(self, handle: Handle) -> str:
-        uuid: str = self._required(self._binding.nvmlDeviceGetUUID, handle)
+        uuid = _text(self._required(self._binding.nvmlDeviceGetUUID, handle))
+        if not uuid:
+            raise CallFailed("nvmlDeviceGetUUID", "empty")
         return uuid
 
     def identity(self, handle: Handle, index: int) -> Identity:
@@ -222,10 +225,10 @@ class Nvml:
         pci = self._tried(self._offered, self._binding.nvmlDeviceGetPciInfo, handle)
         return Identity(
             uuid=self.uuid(handle),
-            serial=self._tried(self._offered, self._binding.nvmlDeviceGetSerial, handle),
+            serial=_text(self._tried(self._offered, self._binding.nvmlDeviceGetSerial, handle)),
             index=index,
             pci_bus_id=None if pci is None else _text(pci.busId),
-            model=self._tried(self._offered, self._binding.nvmlDeviceGetName, handle),
+            model=_text(self._tried(self._offered, self._binding.nvmlDeviceGetName, handle)),
             memory_total_bytes=None if used_total is None else used_total[1],
             power_limit_mw=self._tried(self._offered, self._binding.nvmlDeviceGetEnforcedPowerLimit, handle),
         )
@@ -360,5 +363,9 @@ class Nvml:
             return None
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+def _text(value: str | bytes | None) -> str | None:
+    """Return a text of the driver as a reading may carry it: short, and nothing in it that does not print."""
+    if value is None:
+        return None
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return "".join(character if character.isprintable() else "?" for character in text[:TEXT_CHARACTERS_MAX])
