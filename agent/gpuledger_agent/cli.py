@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger agent run|probe|config`."""
+"""`gpuledger agent run|probe|credential|config`."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -15,8 +16,8 @@ from gpuledger import logs
 from gpuledger.clock import SystemClock
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
+from gpuledger_agent import access, program
 from gpuledger_agent import config as agent_config
-from gpuledger_agent import program
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import SystemProcessTable
 
@@ -86,6 +87,24 @@ def probe() -> None:
         click.echo(f"NVIDIA driver {nvml.driver_version() or 'of unknown version'}, {count} GPU(s)")
     finally:
         nvml.detach()
+
+
+@agent.command()
+@click.option("--user", metavar="NAME", help="Ask for this user's password instead of making a token.")
+def credential(user: str | None) -> None:
+    """Make a bearer token, or the digest of a password, for the agent's port.
+
+    Without --user it prints a new token and the line for bearer_tokens_file; with it, the line for [basic_auth_users].
+
+    Exit codes: 0 printed, 1 no password was given, 2 usage.
+    """
+    if user is None:
+        token, digest = access.new_token()
+        click.echo(f"token for the client:         {token}")
+        click.echo(f"line for bearer_tokens_file:  {digest}")
+        return
+    password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    click.echo(f"{json.dumps(user)} = {json.dumps(access.hash_password(password))}")
 
 
 @agent.command("config")
