@@ -64,6 +64,12 @@ _GROUPS = """
 The same file names the agents to poll, in `[[group]]` tables: `site`, `cluster` and `pool` say where the GPUs of the
 group stand (each is `unknown` if not given), `targets` is a list of addresses of the form `"http://HOST:PORT"` or
 `"https://HOST:PORT"`, without a path. An address stands once in all groups.
+
+A group of https addresses may have what its agents ask for, under the names that Prometheus uses: `tls_config` with
+`ca_file` (who signs the agents' certificates; the machine's authorities if not given), `cert_file` and `key_file` (the
+collector's own certificate) and `server_name` (the name to expect instead of the address's), and one of
+`bearer_token_file` and `basic_auth` with `username` and `password_file`. Secrets are one line in a file; all files are
+read again when they change.
 """
 
 
