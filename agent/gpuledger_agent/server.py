@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import ssl
 import sys
 import threading
 from collections import deque
@@ -34,6 +35,7 @@ LOOK_S = 0.25
 """How often deadlines are looked at; a request may run over by so much."""
 _REFUSED_KEPT_MAX = 64
 _REFUSED_KEPT_NS = 1_000_000_000
+_DROPPED_READS_MAX = 16
 _REFUSAL_TEXT = b"too many connections\n"
 _REFUSAL = (
     b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 1\r\n"
@@ -113,13 +115,28 @@ class Server(ThreadingMixIn, WSGIServer):
                 with self._lock:
                     # From here on the descriptor is the wrapper's: it is what a missed deadline has to shut down.
                     self._open[id(request)].socket = stream
-                stream.do_handshake()
+                self._shake_hands(stream)
             self.finish_request(stream, client_address)
         except Exception:  # noqa: BLE001 - one connection is isolated: `handle_error` tells a bug from a bad client
             self.handle_error(stream, client_address)
         finally:
             self._forget(request)
             self.shutdown_request(stream)
+
+    @staticmethod
+    def _shake_hands(stream: ssl.SSLSocket) -> None:
+        try:
+            stream.do_handshake()
+        except ssl.SSLError:
+            # The client may have sent its request already: closed with that unread, the alert that says what is wrong
+            # would be lost in a reset. So what comes is dropped, past the wrapper, until the client has closed.
+            with suppress(OSError):
+                stream.settimeout(_REFUSED_KEPT_NS / 1e9)
+                socket.socket.shutdown(stream, socket.SHUT_WR)
+                for _ in range(_DROPPED_READS_MAX):
+                    if not socket.socket.recv(stream, 4096):
+                        break
+            raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note a request that broke off: slow and departing clients are everyday life, anything else is a bug."""
