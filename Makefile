@@ -90,6 +90,10 @@ build: $(VENV)/.run ## Wheel and source archive in dist/
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build
 
+.PHONY: wheelhouse
+wheelhouse: $(VENV)/.run ## All wheels of an agent in dist/wheelhouse, installed from there alone as a proof (ARGS="3.10" to choose)
+	@$(BIN)/python tools/wheelhouse.py --check $(ARGS)
+
 .PHONY: lock
 lock: $(VENV)/.pip ## Write requirements/*.txt anew (UPGRADE=1 takes the newest versions)
 	@$(INSTALL) --requirement requirements/lock.txt

@@ -20,7 +20,7 @@ import click
 
 from gpuledger.cli import main as command_line
 from gpuledger.metrics import AGENT, COLLECTOR, Family
-from gpuledger.settings import environment_name
+from gpuledger.settings import Pairs, environment_name
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP_WIDTH = 96
@@ -49,7 +49,8 @@ A setting is taken from the first of: a flag, an environment variable, the TOML 
 A dot in a key is a TOML table: `journal.days` is `days` in `[journal]`. An environment variable for a list holds its
 items separated by commas. An unknown key, a value of the wrong kind and a value outside its limits are errors that name
 the file, the key and what would be legal (exit code 2). `gpuledger agent config` prints every setting of the agent with
-where its value comes from. No file and no variable holds a secret: keys are made on first use, in the state directory.
+where its value comes from. Neither file nor variable holds a secret: passwords and tokens stand there as digests or in
+files of their own, and keys are made on first use, in the state directory.
 """
 
 _COMMANDS = """
@@ -63,6 +64,12 @@ _GROUPS = """
 The same file names the agents to poll, in `[[group]]` tables: `site`, `cluster` and `pool` say where the GPUs of the
 group stand (each is `unknown` if not given), `targets` is a list of addresses of the form `"http://HOST:PORT"` or
 `"https://HOST:PORT"`, without a path. An address stands once in all groups.
+
+A group of https addresses may have what its agents ask for, under the names that Prometheus uses: `tls_config` with
+`ca_file` (who signs the agents' certificates; the machine's authorities if not given), `cert_file` and `key_file` (the
+collector's own certificate) and `server_name` (the name to expect instead of the address's), and one of
+`bearer_token_file` and `basic_auth` with `username` and `password_file`. Secrets are one line in a file; all files are
+read again when they change.
 """
 
 
@@ -154,7 +161,7 @@ def settings_rows(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str, 
         yield (
             f"`{key}`",
             f"`{environment_name(prefix, key)}`",
-            _toml(field.default),
+            "`{}`" if hints[field.name] == Pairs else _toml(field.default),
             field.metadata["text"],
             _legal(hints[field.name], field.metadata),
         )
@@ -183,6 +190,8 @@ def _legal(hint: Any, metadata: Mapping[str, Any]) -> str:
     low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
     if choices is not None:
         return "one of " + _code(choices)
+    if hint == Pairs:
+        return "a table of texts"
     kind = "a list of texts" if typing.get_origin(hint) is tuple else _KINDS[hint]
     if low is not None and high is not None:
         return f"{kind} from {low} to {high}"

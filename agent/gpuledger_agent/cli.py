@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger agent run|probe|config`."""
+"""`gpuledger agent run|once|probe|credential|config`."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -12,13 +13,13 @@ from typing import Any
 import click
 
 from gpuledger import logs
-from gpuledger.clock import SystemClock
+from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
+from gpuledger_agent import access, once, program
 from gpuledger_agent import config as agent_config
-from gpuledger_agent import program
 from gpuledger_agent.nvml import Nvml
-from gpuledger_agent.processes import SystemProcessTable
+from gpuledger_agent.processes import ProcessTable, SystemProcessTable
 
 _config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the agent's settings."
@@ -71,6 +72,34 @@ def run(
     program.run(config, parts)
 
 
+@agent.command("once")
+@_config_option
+@click.option("--simulate", metavar="SCENARIO", help="Look at a SIMULATED node instead of reading NVML.")
+@click.pass_context
+def look_once(context: click.Context, config_file: Path | None, simulate: str | None) -> None:
+    """Look at this node's GPUs for one second and print a table; nothing is written, kept or served.
+
+    Exit codes: 0 every GPU was seen and none is down, 1 no usable driver or no GPU, 2 usage or configuration, 3 a GPU
+    is down or could not be observed.
+    """
+    config = agent_config.load(config_file, os.environ, {}).value
+    logs.configure("warning")
+    clock, nvml, processes = _sources(simulate)
+    found = once.look(config, clock, nvml, processes)
+    click.echo(once.render(found))
+    if not found.is_whole:
+        context.exit(3)
+
+
+def _sources(simulate: str | None) -> tuple[Clock, Nvml, ProcessTable]:
+    if simulate is None:
+        return SystemClock(), Nvml(), SystemProcessTable()
+    from gpuledger_agent import simulate as simulator
+
+    parts = simulator.parts(simulate, None, None, threading.Event())
+    return parts.clock, parts.nvml, parts.processes
+
+
 @agent.command()
 def probe() -> None:
     """Say whether this machine has an NVIDIA driver that answers, and which GPUs.
@@ -86,6 +115,24 @@ def probe() -> None:
         click.echo(f"NVIDIA driver {nvml.driver_version() or 'of unknown version'}, {count} GPU(s)")
     finally:
         nvml.detach()
+
+
+@agent.command()
+@click.option("--user", metavar="NAME", help="Ask for this user's password instead of making a token.")
+def credential(user: str | None) -> None:
+    """Make a bearer token, or the digest of a password, for the agent's port.
+
+    Without --user it prints a new token and the line for bearer_tokens_file; with it, the line for [basic_auth_users].
+
+    Exit codes: 0 printed, 1 no password was given, 2 usage.
+    """
+    if user is None:
+        token, digest = access.new_token()
+        click.echo(f"token for the client:         {token}")
+        click.echo(f"line for bearer_tokens_file:  {digest}")
+        return
+    password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    click.echo(f"{json.dumps(user)} = {json.dumps(access.hash_password(password))}")
 
 
 @agent.command("config")

@@ -12,9 +12,10 @@ from gpuledger import settings
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
 from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
-from gpuledger.settings import Loaded, setting
+from gpuledger.settings import Loaded, Pairs, setting
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
+from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 
 PREFIX = "GPULEDGER_AGENT"
 
@@ -43,11 +44,51 @@ class AgentConfig:
     operator_executables: tuple[str, ...] = setting(
         "operator.executables", "Executables that are the operator's own load, by process name.", ()
     )
+    tls_cert_file: Path | None = setting(
+        "tls_server_config.cert_file", "Certificate (chain) to serve TLS with, PEM.", None
+    )
+    tls_key_file: Path | None = setting("tls_server_config.key_file", "Its private key, PEM.", None)
+    tls_client_auth_type: str = setting(
+        "tls_server_config.client_auth_type",
+        "Whether clients need a certificate.",
+        "NoClientCert",
+        choices=tuple(CLIENT_AUTH),
+    )
+    tls_client_ca_file: Path | None = setting(
+        "tls_server_config.client_ca_file", "Who signs the certificates of clients, PEM.", None
+    )
+    tls_min_version: str = setting(
+        "tls_server_config.min_version", "Least version of TLS.", "TLS12", choices=tuple(MIN_VERSIONS)
+    )
+    basic_auth_users: Pairs = setting(
+        "basic_auth_users", "User and digest of the password, from `gpuledger agent credential`.", ()
+    )
+    bearer_tokens_file: Path | None = setting(
+        "bearer_tokens_file", "File of the SHA-256 of each bearer token, one a line; mode 0600.", None
+    )
+    is_healthz_open: bool = setting("http.healthz_open", "Answer /healthz without a login.", True)
+    http_connections: int = setting(
+        "http.connections", "Connections served at once; more are refused.", 32, low=2, high=1024
+    )
+    http_request_seconds: float = setting(
+        "http.request_seconds", "Time for one request, handshake and answer included.", 10.0, low=1, high=300
+    )
     log_level: str = setting("log_level", "Least level of the log lines.", "info", choices=LEVELS)
 
     @property
     def interval_ms(self) -> int:
         return round(self.interval_seconds * 1000)
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Return the files of TLS, None without; raises ConfigurationError for half a configuration."""
+        return tls_files(
+            self.tls_cert_file,
+            self.tls_key_file,
+            self.tls_client_auth_type,
+            self.tls_client_ca_file,
+            self.tls_min_version,
+        )
 
     def digest(self) -> str:
         """Return the digest of everything that moves time between states; sealed in every reading."""
@@ -85,4 +126,5 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     loaded = settings.load(AgentConfig, file=file, environment=environment, prefix=PREFIX, flags=flags)
     parse_listen(loaded.value.listen)
     _check_node_name(loaded.value.node_name)
+    _ = loaded.value.tls
     return loaded

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
-import socket
-import sys
-import threading
 from collections.abc import Callable, Iterable
-from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from urllib.parse import parse_qs
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
 from gpuledger.cells import CELL_MS, floor_to
 from gpuledger.clock import Clock
-from gpuledger.errors import ConfigurationError
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
+from gpuledger_agent.access import Access, Verdict
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import View
-
-_log = logging.getLogger(__name__)
+from gpuledger_agent.server import Application
 
 READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
 READINGS_BYTES_MAX = 4 << 20
-REQUEST_TIMEOUT_S = 10
 STALE_INTERVALS = 1.5
 
 StartResponse = Callable[..., Any]
@@ -123,6 +115,27 @@ class Service:
         return _answer(start_response, "200 OK", "ok")
 
 
+class Guard:
+    """Lets through whoever may ask; /healthz says nothing of work or people and may stay open to all."""
+
+    def __init__(self, service: Application, access: Access, *, is_healthz_open: bool) -> None:
+        self._service = service
+        self._access = access
+        self._is_healthz_open = is_healthz_open
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if self._is_healthz_open and environ["PATH_INFO"] == "/healthz":
+            return self._service(environ, start_response)
+        verdict = self._access.judge(environ.get("HTTP_AUTHORIZATION"))
+        if verdict is Verdict.ALLOWED:
+            return self._service(environ, start_response)
+        if verdict is Verdict.LATER:
+            text = "a wrong password came just now; try again"
+            return _answer(start_response, "429 Too Many Requests", text, ("Retry-After", "1"))
+        challenges = [("WWW-Authenticate", challenge) for challenge in self._access.challenges]
+        return _answer(start_response, "401 Unauthorized", "this service wants to know who asks", *challenges)
+
+
 def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
     """Return the open cell as it stands: for looking at, never logged or counted; None before the first tick."""
     if view.edge_ms is None:
@@ -158,59 +171,3 @@ def _answer(start_response: StartResponse, status: str, text: str, *headers: tup
     kind = ("Content-Type", "text/plain; charset=utf-8")
     start_response(status, [kind, ("Content-Length", str(len(body))), *headers])
     return [body]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
-
-    def server_bind(self) -> None:
-        # Without the base class's look-up of the host's name, which can take long where name service is broken.
-        TCPServer.server_bind(self)
-        self.server_name = str(self.server_address[0])
-        self.server_port = self.server_address[1]
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a request that broke off: slow and departing clients are everyday life, anything else is a bug."""
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            _log.debug("request_broken_off", extra={"client": client_address[0], "why": error})
-        else:
-            _log.exception("request_failed", extra={"client": client_address[0]})
-
-
-class _ServerV6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = REQUEST_TIMEOUT_S
-
-    def log_message(self, format: str, *args: Any) -> None:
-        _log.debug("request", extra={"client": self.client_address[0], "line": format % args})
-
-    def get_stderr(self) -> Any:
-        return _Stderr()
-
-
-class _Stderr:
-    """Where wsgiref writes tracebacks: one log line instead of text on standard error."""
-
-    def write(self, text: str) -> None:
-        _log.error("request_failed", extra={"text": text.strip()})
-
-    def flush(self) -> None:
-        return
-
-
-def serve(host: str, port: int, service: Service) -> WSGIServer:
-    """Bind and serve in a thread of its own; raises ConfigurationError naming the address where that fails."""
-    try:
-        server = make_server(host, port, service, _ServerV6 if ":" in host else _Server, _Handler)
-    except (OSError, OverflowError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror is not None else str(exc)
-        raise ConfigurationError(f"listen: cannot serve on {host}:{port}: {reason}") from exc
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return server

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import logging
 import os
 import socket
@@ -18,16 +19,19 @@ from typing import Any
 from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
+from gpuledger_agent.access import Access, Passwords, Tokens
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.holders import Holders
-from gpuledger_agent.http import Service, serve
+from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.sealer import Sealer
+from gpuledger_agent.server import Limits, Server, serve
+from gpuledger_agent.tls import TlsContexts
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +87,9 @@ def run(config: AgentConfig, parts: Parts) -> None:
             clock=parts.clock,
             registry=registry_of(collector),
         )
-        host, port = parse_listen(config.listen)
-        server = serve(host, port, service)
-        facts: dict[str, Any] = {"listen": f"{host}:{server.server_port}", "node": node_name, "node_id": key.node_id}
+        server = open_port(config, service)
+        listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
+        facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
         _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
         try:
             agent.run(parts.stop)
@@ -95,6 +99,35 @@ def run(config: AgentConfig, parts: Parts) -> None:
         _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence})
     finally:
         os.close(lock)
+
+
+def open_port(config: AgentConfig, service: Service) -> Server:
+    """Serve as configured; raises ConfigurationError. Warns where others can reach the port and it is not protected."""
+    files = config.tls
+    tls = None if files is None else TlsContexts(files)
+    access = Access(
+        Passwords(dict(config.basic_auth_users)) if config.basic_auth_users else None,
+        None if config.bearer_tokens_file is None else Tokens(config.bearer_tokens_file),
+    )
+    guard = Guard(service, access, is_healthz_open=config.is_healthz_open)
+    host, port = parse_listen(config.listen)
+    limits = Limits(connections=config.http_connections, request_s=config.http_request_seconds)
+    server = serve(host, port, guard, limits, tls)
+    missing = missing_protection(config, str(server.server_address[0]))
+    if missing:
+        _log.warning("port_unprotected", extra={"listen": config.listen, "missing": " and ".join(missing)})
+    return server
+
+
+def missing_protection(config: AgentConfig, address: str) -> tuple[str, ...]:
+    """Return what a port on `address` (numeric) lacks; a port that only this machine reaches lacks nothing."""
+    if ipaddress.ip_address(address).is_loopback:
+        return ()
+    files = config.tls
+    is_login = bool(config.basic_auth_users) or config.bearer_tokens_file is not None
+    is_mutual = files is not None and files.client_auth_type == "RequireAndVerifyClientCert"
+    wanted = (("TLS", files is not None), ("a login", is_login or is_mutual))
+    return tuple(name for name, is_there in wanted if not is_there)
 
 
 def lock_state_dir(directory: Path) -> int:

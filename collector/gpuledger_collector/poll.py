@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import random
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,9 @@ import aiohttp
 
 from gpuledger import __version__
 from gpuledger.clock import Clock
-from gpuledger.errors import GpuledgerError, StorageError
+from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
 from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
+from gpuledger_collector.credentials import Keyring
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.targets import Target
 
@@ -46,6 +48,8 @@ class Failure(str, Enum):
     REFUSED = "refused"
     TIMEOUT = "timeout"
     TLS = "tls"
+    CREDENTIALS = "credentials"
+    """A file of ours with a certificate, token or password cannot be used."""
     DROPPED = "dropped"
     """The connection ended, or what came over it was not HTTP."""
     HTTP_STATUS = "http_status"
@@ -108,6 +112,7 @@ class Poller:
         self._watches = [_Watch(target=target) for target in targets]
         self._intake, self._board, self._clock = intake, board, clock
         self._limits, self._chance = limits, chance
+        self._keyring = Keyring()
         self._failures: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._accepted = 0
@@ -286,7 +291,18 @@ class Poller:
         if watch.cursor is not None:
             query |= {"journal": watch.cursor.journal, "after": str(watch.cursor.sequence)}
         try:
-            async with session.get(watch.target.url + PATH, params=query, allow_redirects=False) as response:
+            proof = self._keyring.proof(watch.target.credentials)
+        except ConfigurationError as exc:
+            raise _PollError(Failure.CREDENTIALS, f"is not asked: {exc}") from exc
+        try:
+            async with session.get(
+                watch.target.url + PATH,
+                params=query,
+                allow_redirects=False,
+                ssl=True if proof.context is None else proof.context,
+                headers=proof.headers,
+                server_hostname=proof.server_name,
+            ) as response:
                 if response.status != 200:
                     raise _PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
                 return await self._read(response, watch)
@@ -338,7 +354,7 @@ def _explain(error: Exception, timeout_s: float) -> tuple[Failure, str]:
     """Return the reason for a failed request, and a sentence that goes on from the target's address."""
     if isinstance(error, TimeoutError):
         return Failure.TIMEOUT, f"did not answer within {timeout_s:g} s"
-    if isinstance(error, aiohttp.ClientSSLError):
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         return Failure.TLS, f"cannot be trusted or does not speak TLS: {_shorten(error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
         if isinstance(error.os_error, ConnectionRefusedError):

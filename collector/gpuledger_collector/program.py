@@ -17,6 +17,7 @@ from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import StorageError
 from gpuledger_collector.answers import Cursor, Outcome
 from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.credentials import Keyring
 from gpuledger_collector.http import Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.poll import Poller, PollLimits
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 def run(config: CollectorConfig, config_file: Path | None) -> int:
     """Run the collector until SIGTERM or SIGINT and return 0; raises GpuledgerError where it cannot start."""
     targets = () if config_file is None else load_targets(config_file)
+    for credentials in {target.credentials for target in targets}:
+        Keyring().proof(credentials)  # What cannot be used is said before anything is begun.
     clock = SystemClock()
     with open_listener(config.listen) as listener, open_state(config, clock.wall_ns() // 1_000_000) as state:
         asyncio.run(_Program(config, targets, state, clock).serve(listener))

@@ -5,7 +5,9 @@
 site = "fra1"
 cluster = "train"
 pool = "h100"
-targets = ["http://node-001:9400", "http://node-002:9400"]
+targets = ["https://node-001:9400", "https://node-002:9400"]
+tls_config = { ca_file = "ca.pem", cert_file = "collector.pem", key_file = "collector.key" }
+bearer_token_file = "agents.token"        # or: basic_auth = { username = "collector", password_file = "password" }
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 
 from gpuledger.errors import ConfigurationError
 from gpuledger.settings import read_toml
+from gpuledger_collector.credentials import NO_CREDENTIALS, Credentials
 from gpuledger_collector.roster import UNKNOWN_PLACE
 
 TABLE = "group"
@@ -25,7 +28,9 @@ TARGETS_MAX = 100_000
 NAME_CHARACTERS_MAX = 128
 URL_CHARACTERS_MAX = 512
 _PLACES = ("site", "cluster", "pool")
-_KEYS = (*_PLACES, "targets")
+_KEYS = (*_PLACES, "targets", "tls_config", "basic_auth", "bearer_token_file")
+_TLS_KEYS = ("ca_file", "cert_file", "key_file", "server_name")
+_BASIC_KEYS = ("username", "password_file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,7 @@ class Target:
     site: str = UNKNOWN_PLACE
     cluster: str = UNKNOWN_PLACE
     pool: str = UNKNOWN_PLACE
+    credentials: Credentials = NO_CREDENTIALS
 
 
 def load_targets(file: Path) -> tuple[Target, ...]:
@@ -73,7 +79,49 @@ def _read_group(table: Mapping[str, Any], where: str) -> list[Target]:
         raise ConfigurationError(f"{where}: targets is missing")
     if not isinstance(urls, Sequence) or isinstance(urls, str):
         raise ConfigurationError(f"{where}: targets: {urls!r} is not a list of addresses")
-    return [Target(url=_read_url(url, where), site=site, cluster=cluster, pool=pool) for url in urls]
+    credentials = _read_credentials(table, where)
+    targets = [
+        Target(url=_read_url(url, where), site=site, cluster=cluster, pool=pool, credentials=credentials)
+        for url in urls
+    ]
+    open_ones = [target.url for target in targets if not target.url.startswith("https:")]
+    if open_ones and credentials != NO_CREDENTIALS:
+        raise ConfigurationError(
+            f"{where}: targets: {open_ones[0]} is not https, so what this group trusts and shows would be in the open"
+        )
+    return targets
+
+
+def _read_credentials(table: Mapping[str, Any], where: str) -> Credentials:
+    tls = _read_texts(table.get("tls_config", {}), _TLS_KEYS, f"{where}: tls_config")
+    basic = _read_texts(table.get("basic_auth", {}), _BASIC_KEYS, f"{where}: basic_auth")
+    token = (
+        _read_texts({"bearer_token_file": table["bearer_token_file"]}, _KEYS, where)
+        if "bearer_token_file" in table
+        else {}
+    )
+    if ("cert_file" in tls) != ("key_file" in tls):
+        raise ConfigurationError(f"{where}: tls_config: cert_file and key_file go together")
+    if len(basic) == 1:
+        raise ConfigurationError(f"{where}: basic_auth: username and password_file go together")
+    if ":" in basic.get("username", ""):
+        raise ConfigurationError(f"{where}: basic_auth: username: a name with a colon cannot be sent")
+    if token and basic:
+        raise ConfigurationError(f"{where}: give one of basic_auth and bearer_token_file")
+    texts = {**tls, **basic, **token}
+    paths = {key: Path(text) for key, text in texts.items() if key.endswith("_file")}
+    return Credentials(server_name=texts.get("server_name"), username=texts.get("username"), **paths)
+
+
+def _read_texts(value: object, keys: Sequence[str], where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where}: {value!r} is not a table")
+    for key, text in value.items():
+        if key not in keys:
+            raise ConfigurationError(f"{where}: unknown key {key!r}; legal keys: {', '.join(keys)}")
+        if not isinstance(text, str) or not text or not text.isprintable():
+            raise ConfigurationError(f"{where}: {key}: {text!r} is not a text")
+    return dict(value)
 
 
 def _read_place(table: Mapping[str, Any], key: str, where: str) -> str:

@@ -26,6 +26,8 @@ else:  # pragma: no cover - one branch per Python version
 
 T = TypeVar("T")
 FILE_BYTES_MAX = 1 << 20
+Pairs = tuple[tuple[str, str], ...]
+"""The kind of a setting that is a table of texts: its (name, text) in the order of the file."""
 
 
 def setting(
@@ -150,6 +152,11 @@ _KIND_NAMES = {int: "an integer", float: "a number", bool: "true or false", str:
 
 def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     kind = _alternatives(hint)[0]
+    if kind == Pairs:
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            # What is there may be secret: it is not shown.
+            raise ConfigurationError(f"{where}: not a table of texts")
+        return tuple(value.items())
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
             raise ConfigurationError(f"{where}: {value!r} is not a list of texts")
@@ -183,8 +190,11 @@ def _check_limits(value: Any, metadata: Mapping[str, Any], where: str) -> None:
 
 
 def describe(loaded: Loaded[Any]) -> list[tuple[str, object, str]]:
-    """Return (key, value, origin) for every setting, in the order of declaration."""
-    return [
-        (f.metadata["key"], getattr(loaded.value, f.name), loaded.origins[f.name])
-        for f in dataclasses.fields(loaded.value)
-    ]
+    """Return (key, value, origin) for every setting, in the order of declaration; of a table only the names."""
+    hints = typing.get_type_hints(type(loaded.value))
+    rows: list[tuple[str, object, str]] = []
+    for f in dataclasses.fields(loaded.value):
+        value = getattr(loaded.value, f.name)
+        shown = tuple(name for name, _ in value) if hints[f.name] == Pairs else value
+        rows.append((f.metadata["key"], shown, loaded.origins[f.name]))
+    return rows

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from gpuledger.errors import ConfigurationError
+from gpuledger.settings import describe
 from gpuledger_agent.config import AgentConfig, load, parse_listen
+
+FILES = "tls_server_config = {cert_file = 'a', key_file = 'b'"
 
 
 def fill(directory: Path, text: str = "", environment: Mapping[str, str] | None = None, **flags: object) -> AgentConfig:
@@ -44,7 +47,7 @@ def test_each_value_remembers_where_it_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("intervall_seconds = 1", "unknown key 'intervall_seconds'; legal keys: interval_seconds, journal.bytes"),
+        ("intervall_seconds = 1", "unknown key 'intervall_seconds'; legal keys: basic_auth_users, bearer_tokens_file"),
         ("[journal]\nweeks = 2", "unknown key 'journal.weeks'"),
         ("listen = [", "not valid TOML: Invalid value (at "),
         ("interval_seconds = 0.4", "interval_seconds: 0.4 is less than 0.5"),
@@ -58,6 +61,10 @@ def test_each_value_remembers_where_it_came_from(tmp_path: Path) -> None:
         ("operator.users = 'root'", "operator.users: 'root' is not a list of texts"),
         ("operator.users = [0]", "operator.users: [0] is not a list of texts"),
         ("log_level = 'loud'", "log_level: 'loud' is not one of debug, info, warning, error"),
+        ("basic_auth_users = ['a']", "basic_auth_users: not a table of texts"),
+        ("basic_auth_users.a = 5", "basic_auth_users: not a table of texts"),
+        ("tls_server_config.min_version = 'TLS10'", "'TLS10' is not one of TLS12, TLS13"),
+        ("tls_server_config.client_auth_type = 'RequireAnyClientCert'", "is not one of NoClientCert, VerifyClient"),
         ("listen = 'here'", "listen: 'here' is not HOST:PORT with a port from 0 to 65535"),
         ("node_name = ''", "node_name: '' is not a printable text of 1 to 256 characters"),
         ('node_name = "a\\nb"', "node_name: 'a\\nb' is not a printable text"),
@@ -110,3 +117,29 @@ def test_the_digest_changes_with_what_moves_time_between_states_and_with_nothing
     ]
     assert len({config.digest() for config in [base, *others]}) == 4
     assert AgentConfig(operator_users=("b", "a")).digest() == AgentConfig(operator_users=("a", "b")).digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("tls_server_config.key_file = 'a'", "tls_server_config.cert_file: missing: TLS needs both"),
+        ("tls_server_config.cert_file = 'a'", "tls_server_config.key_file: missing: TLS needs both"),
+        ("tls_server_config.client_ca_file = 'a'", "tls_server_config.cert_file: missing: TLS needs both"),
+        (f"{FILES}, client_auth_type = 'RequireAndVerifyClientCert'}}", "client_ca_file: missing: client_auth_type"),
+        (f"{FILES}, client_ca_file = 'c'}}", "client_auth_type: NoClientCert asks for no certificate, yet"),
+    ],
+)
+def test_half_a_configuration_of_tls_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^tls_server_config") as caught:
+        fill(tmp_path, text)
+    assert named in str(caught.value)
+
+
+def test_users_are_a_table_and_only_their_names_are_shown(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('[basic_auth_users]\nann = "scrypt$1"\nbob = "scrypt$2"\n')
+    loaded = load(file, {}, {})
+    assert loaded.value.basic_auth_users == (("ann", "scrypt$1"), ("bob", "scrypt$2"))
+    assert ("basic_auth_users", ("ann", "bob"), f"file {file}") in describe(loaded)
+    with pytest.raises(ConfigurationError, match=r"GPULEDGER_AGENT_BASIC_AUTH_USERS: not a table of texts$"):
+        load(None, {"GPULEDGER_AGENT_BASIC_AUTH_USERS": "ann"}, {})

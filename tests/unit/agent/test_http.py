@@ -12,18 +12,17 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import pytest
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_agent import http as http_module
 from gpuledger_agent.exporter import AgentCollector, registry_of
-from gpuledger_agent.http import Service, live_document, serve
+from gpuledger_agent.http import Service, live_document
 from gpuledger_agent.journal import Journal
+from gpuledger_agent.server import Limits, serve
 from tests.fakes.agents import Rig
 from tests.fakes.clock import NOON_MS
 from tests.fakes.nvml import UNKNOWN, gpus
@@ -35,20 +34,17 @@ class Site:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         collector = AgentCollector(lambda: rig.agent.view, rig.key.node_id, "node-1", 1.0, simulated=False)
-        self.server = serve(
-            "127.0.0.1",
-            0,
-            Service(
-                view=lambda: rig.agent.view,
-                journal=rig.journal,
-                key=rig.key,
-                node_name="node-1",
-                is_simulated=False,
-                interval_ms=1_000,
-                clock=rig.clock,
-                registry=registry_of(collector),
-            ),
+        self.service = Service(
+            view=lambda: rig.agent.view,
+            journal=rig.journal,
+            key=rig.key,
+            node_name="node-1",
+            is_simulated=False,
+            interval_ms=1_000,
+            clock=rig.clock,
+            registry=registry_of(collector),
         )
+        self.server = serve("127.0.0.1", 0, self.service)
         self.port = self.server.server_port
 
     def ask(self, target: str, method: str = "GET") -> tuple[int, http.client.HTTPMessage, bytes]:
@@ -66,7 +62,7 @@ class Site:
 @pytest.fixture(autouse=True)
 def prompt_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers look every 10 ms whether they are to stop, not every half second."""
-    monkeypatch.setattr(http_module._Server, "serve_forever", partialmethod(WSGIServer.serve_forever, 0.01))
+    monkeypatch.setattr("gpuledger_agent.server.LOOK_S", 0.01)
 
 
 @pytest.fixture
@@ -245,15 +241,15 @@ def test_a_client_that_is_too_slow_or_breaks_off_leaves_no_traceback(
                 noted.set()
 
     handler = Noting()
-    logger = logging.getLogger("gpuledger_agent.http")
+    logger = logging.getLogger("gpuledger_agent.server")
     logger.addHandler(handler)
     try:
         with caplog.at_level(logging.DEBUG):
-            monkeypatch.setattr("gpuledger_agent.http._Handler.timeout", 0.01)
+            monkeypatch.setattr(site.server, "_limits", Limits(request_s=0.01))
             with socket.create_connection(("127.0.0.1", site.port)):
                 assert noted.wait(20)
             noted.clear()
-            monkeypatch.setattr("gpuledger_agent.http._Handler.timeout", 10)
+            monkeypatch.setattr(site.server, "_limits", Limits())
             connection = socket.create_connection(("127.0.0.1", site.port))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
@@ -269,17 +265,17 @@ def test_a_client_that_is_too_slow_or_breaks_off_leaves_no_traceback(
 )
 def test_an_address_that_cannot_be_served_on_is_one_sentence(site: Site, host: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^listen: cannot serve on {named}"):
-        serve(host, 0, site.server.get_app())  # type: ignore[arg-type]
+        serve(host, 0, site.service)
 
 
 def test_a_port_in_use_is_one_sentence(site: Site) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot serve on 127.0.0.1:{site.port}: Address already in use"):
-        serve("127.0.0.1", site.port, site.server.get_app())  # type: ignore[arg-type]
+        serve("127.0.0.1", site.port, site.service)
 
 
 def test_it_serves_on_an_address_of_the_new_kind_too(site: Site) -> None:
     try:
-        server = serve("::1", 0, site.server.get_app())  # type: ignore[arg-type]
+        server = serve("::1", 0, site.service)
     except ConfigurationError:
         pytest.skip("this machine has no IPv6")
     with closing(http.client.HTTPConnection("::1", server.server_port, timeout=20)) as connection:

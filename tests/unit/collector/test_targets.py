@@ -7,6 +7,7 @@ import pytest
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector import targets
+from gpuledger_collector.credentials import Credentials
 from gpuledger_collector.targets import Target, load_targets
 
 FILE = "collector.toml"
@@ -38,6 +39,36 @@ def test_groups_give_their_place_to_each_of_their_targets_in_order(tmp_path: Pat
     )
 
 
+def test_a_group_gives_its_credentials_to_each_of_its_targets(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+        [[group]]
+        targets = ["https://node-1:9400", "https://node-2:9400"]
+        basic_auth = { username = "collector", password_file = "p" }
+        [group.tls_config]
+        ca_file = "ca"
+        cert_file = "c"
+        key_file = "k"
+        server_name = "agents"
+        [[group]]
+        targets = ["https://node-3:9400"]
+        bearer_token_file = "t"
+        """,
+    )
+    first, second, third = (target.credentials for target in load_targets(file))
+    assert first == second
+    assert first == Credentials(
+        ca_file=Path("ca"),
+        cert_file=Path("c"),
+        key_file=Path("k"),
+        server_name="agents",
+        username="collector",
+        password_file=Path("p"),
+    )
+    assert third == Credentials(bearer_token_file=Path("t"))
+
+
 def test_a_file_without_groups_has_no_targets(tmp_path: Path) -> None:
     assert load_targets(write(tmp_path, "")) == ()
 
@@ -61,6 +92,21 @@ def test_a_file_without_groups_has_no_targets(tmp_path: Path) -> None:
         ("[[group]]\ntargets = ['http://me:secret@node-1']", "the address of node-1 has a user name in it"),
         ("[[group]]\ntargets = ['http://a..b:1']", "'http://a..b:1' has no valid host name"),
         ("[[group]]\ntargets = ['http://a b:1']", "has a space or control character in it"),
+        ("[[group]]\ntls_config = 3\ntargets = []", "group 1: tls_config: 3 is not a table"),
+        ("[[group]]\ntls_config = {ca = 'a'}\ntargets = []", "tls_config: unknown key 'ca'; legal keys: ca_file, cert"),
+        ("[[group]]\ntls_config = {ca_file = 3}\ntargets = []", "tls_config: ca_file: 3 is not a text"),
+        ("[[group]]\ntls_config = {cert_file = 'a'}\ntargets = []", "cert_file and key_file go together"),
+        ("[[group]]\nbasic_auth = {username = 'a'}\ntargets = []", "username and password_file go together"),
+        ("[[group]]\nbasic_auth = {username = 'a:b', password_file = 'p'}\ntargets = []", "a name with a colon"),
+        ("[[group]]\nbearer_token_file = 7\ntargets = []", "group 1: bearer_token_file: 7 is not a text"),
+        (
+            "[[group]]\nbearer_token_file = 'a'\nbasic_auth = {username = 'a', password_file = 'b'}\ntargets = []",
+            "give one of basic_auth and bearer_token_file",
+        ),
+        (
+            "[[group]]\nbearer_token_file = 'a'\ntargets = ['https://a:1', 'http://b:1']",
+            "group 1: targets: http://b:1 is not https, so what this group trusts and shows would be in the open",
+        ),
         (
             "[[group]]\ntargets = ['http://a:1', 'http://A:1/']",
             "group 1: targets: http://a:1 stands in group 1 already",

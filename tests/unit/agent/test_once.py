@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gpuledger agent once`: what a person at the node is shown, and what a script makes of the exit code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpuledger.cli import main
+from gpuledger.clock import Clock
+from gpuledger.errors import GpuledgerError
+from gpuledger_agent import cli, once
+from gpuledger_agent.config import AgentConfig
+from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.once import Look, look, render
+from gpuledger_agent.processes import ProcessTable
+from gpuledger_agent.simulate import SimulatedNvml, SimulatedProcesses
+from tests.fakes.clock import FakeClock
+from tests.fakes.nvml import LOST, NOT_LOADED, UNKNOWN, FakeGpu, FakeNvml, gpus
+from tests.fakes.processes import FakeProcessTable
+
+HOLDERS = "nvmlDeviceGetComputeRunningProcesses"
+ACTIVITY = "nvmlDeviceGetUtilizationRates"
+HEALTH = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows")
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class Node:
+    """A node of fakes that can be looked at."""
+
+    def __init__(self, *devices: FakeGpu) -> None:
+        self.clock = FakeClock()
+        self.binding = FakeNvml(self.clock, list(devices))
+        self.processes = FakeProcessTable(p4100="python3", p4200="vllm")
+
+    def sources(self, simulate: str | None = None) -> tuple[Clock, Nvml, ProcessTable]:
+        return self.clock, Nvml(self.binding), self.processes
+
+    def look(self, config: AgentConfig | None = None) -> Look:
+        return look(AgentConfig() if config is None else config, *self.sources())
+
+
+def lines(node: Node, config: AgentConfig | None = None) -> list[str]:
+    """Return the table's lines below its head."""
+    text = render(node.look(config)).splitlines()
+    assert text[2].split() == ["GPU", "MODEL", "STATE", "WHY", "ACTIVITY", "MEMORY", "POWER", "HEALTH", "HELD", "BY"]
+    return text[3:]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_a_busy_gpu_shows_everything_in_one_line() -> None:
+    (line,) = lines(Node(gpus(1)[0].work(93, 4100)))
+    assert cells(line) == [
+        "0",
+        "NVIDIA H100 80GB HBM3",
+        "busy",
+        "a process, and activity above 5 %",
+        "93 % (polled)",
+        "8.0 / 79.6 GiB",
+        "500 W",
+        "clean",
+        "mei: python3 (pid 4100)",
+    ]
+
+
+def test_each_further_holder_has_a_line_under_the_first() -> None:
+    first, second = lines(Node(gpus(1)[0].work(3, 4200, 4100, 9999)))[:2]
+    assert cells(first)[2:4] == ["held", "a process, and activity of at most 5 %"]
+    assert cells(first)[-1] == "?: process 9999 (not visible)"
+    assert cells(second) == ["mei: python3 (pid 4100)"]
+    assert first.index("?: process") == second.index("mei:")
+
+
+def failing(*functions: str) -> FakeGpu:
+    gpu = gpus(1)[0].work(50, 4100)
+    gpu.fails.update(dict.fromkeys(functions, UNKNOWN))
+    return gpu
+
+
+def idle(percent: int = 0, *functions: str) -> FakeGpu:
+    gpu = gpus(1)[0]
+    gpu.percent = percent
+    gpu.fails.update(dict.fromkeys(functions, UNKNOWN))
+    return gpu
+
+
+@pytest.mark.parametrize(
+    ("gpu", "state", "why"),
+    [
+        (idle(), "free", "no process"),
+        (idle(50), "unmeasured", "activity without a process"),
+        (idle(0, *HEALTH), "unmeasured", "no process, and its health is not known"),
+        (failing(HOLDERS), "unmeasured", "who holds it is not known"),
+        (failing(ACTIVITY), "unmeasured", "its activity is not known"),
+        (FakeGpu("GPU-1", recovery_action=1), "down", "the driver recommends a recovery action"),
+        (FakeGpu("GPU-1", is_row_remap_failed=True), "down", "memory rows could not be remapped"),
+    ],
+)
+def test_the_state_comes_with_its_reason(gpu: FakeGpu, state: str, why: str) -> None:
+    (line,) = lines(Node(gpu))
+    assert cells(line)[2:4] == [state, why]
+
+
+def test_the_operators_own_load_is_told_by_the_configuration() -> None:
+    (line,) = lines(Node(gpus(1)[0].work(93, 4100)), AgentConfig(operator_users=("mei",)))
+    assert cells(line)[2:4] == ["operator", "only the operator's own load"]
+
+
+def test_what_is_not_known_is_a_question_mark_and_never_a_zero() -> None:
+    (line,) = lines(Node(failing(HOLDERS, ACTIVITY, *HEALTH, "nvmlDeviceGetTotalEnergyConsumption")))
+    assert cells(line)[4:] == ["?", "8.0 / 79.6 GiB", "?", "?", "?"]
+    gpu = gpus(1)[0]
+    gpu.fails["nvmlDeviceGetMemoryInfo"] = UNKNOWN
+    (line,) = lines(Node(gpu))
+    assert cells(line)[5] == "? / ? GiB"
+    assert cells(line)[4] == "0 % (polled)"
+
+
+def test_a_name_cannot_drive_the_terminal() -> None:
+    node = Node(gpus(1)[0].work(93, 4100))
+    node.processes.add(4100, "\x1b[2Jevil\n", user="a\x07b")
+    (line,) = lines(node)
+    assert cells(line)[-1] == "a?b: ?[2Jevil? (pid 4100)"
+
+
+def test_a_gpu_of_which_no_call_answers_is_not_observed() -> None:
+    node = Node(*gpus(2))
+    node.binding.gpus[1].fails.update(
+        {name: UNKNOWN for name in dir(FakeNvml) if name.startswith("nvmlDevice") and "Handle" not in name}
+    )
+    del node.binding.gpus[1].fails["nvmlDeviceGetUUID"]
+    found = node.look()
+    assert not found.is_whole
+    assert cells(render(found).splitlines()[4])[2:4] == ["not observed", "no call about it answers"]
+
+
+def test_the_driver_is_let_go_of_whatever_happens() -> None:
+    node = Node(*gpus(1))
+    node.look()
+    assert node.binding.attached == 0
+    node.binding.fails["nvmlDeviceGetCount"] = NOT_LOADED
+    with pytest.raises(GpuledgerError, match="kernel driver is not loaded"):
+        node.look()
+    assert node.binding.attached == 0
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(node: Node, *arguments: str) -> Result:
+        monkeypatch.setattr(cli, "_sources", node.sources)
+        return CliRunner().invoke(main, ["agent", "once", *arguments])
+
+    yield run
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_exit_codes_tell_a_script_what_a_person_reads(call: Call) -> None:
+    assert call(Node(*gpus(2))).exit_code == 0
+    assert call(Node(gpus(1)[0].work(93, 4100))).exit_code == 0
+    assert call(Node(FakeGpu("GPU-1", recovery_action=1))).exit_code == 3
+    none = call(Node())
+    assert (none.exit_code, none.stderr) == (1, "Error: the NVIDIA driver answers and lists no GPU\n")
+    absent = Node()
+    absent.binding.fails["nvmlInit"] = NOT_LOADED
+    assert call(absent).exit_code == 1
+    assert call(Node(*gpus(1)), "--config", "none.toml").exit_code == 2
+    assert CliRunner().invoke(main, ["agent", "once", "--colour"]).exit_code == 2
+
+
+def test_a_gpu_that_was_lost_before_the_look_is_said_and_counts(call: Call) -> None:
+    lost = gpus(2)
+    lost[1].fails["nvmlDeviceGetHandleByIndex"] = LOST
+    result = call(Node(*lost))
+    assert result.exit_code == 3
+    assert "1 more GPU(s) listed by the driver could not be identified" in result.stdout
+
+
+def test_a_simulated_node_says_so_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    found = look(AgentConfig(), clock, Nvml(SimulatedNvml("training", clock)), SimulatedProcesses())
+    assert len(found.gpus) == 8
+    text = render(found)
+    assert text.startswith("SIMULATED: these GPUs do not exist\n")
+    assert "SIMULATED mei: SIMULATED python3 (pid 4100)" in text
+    assert not render(Node(*gpus(1)).look()).startswith("SIMULATED")
+    refused = CliRunner().invoke(main, ["agent", "once", "--simulate", "chaos"])
+    assert refused.exit_code == 2
+    assert once.SAMPLE_MS == 1_000
