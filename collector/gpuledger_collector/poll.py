@@ -30,7 +30,7 @@ from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.targets import Target
 
 PATH = "/v1/readings"
-PAGE_READINGS = 48
+PAGE_READINGS = 192
 """Readings asked for at once: even the largest ones allowed then stay within the body limit."""
 KEEP_ALIVE_TARGETS_MAX = 500
 """With more targets, idle connections would use up the file descriptors of an ordinary service."""
