@@ -146,6 +146,8 @@ def test_what_goes_wrong_with_a_call_costs_what_the_oracle_says(play: Play, wron
     working(script).act(100_250, utilization_pct=40, power_w=333.3)
     idle(script).run(PID, 50_500, 120_500).act(50_500, memory_gib=5).act(120_500, memory_gib=0)
     wrong(script)
+    if any(rule.function == UTILIZATION for rule in script.rules):
+        script.polled()
     found, truth = play(script, 200_000, start_ms=WALL_START_MS + CELL_MS - 35_000)
     assert found == truth
 
@@ -208,6 +210,7 @@ def test_values_out_of_range_and_failing_quantities_are_unknown(play: Play) -> N
     wild.act(30_500, utilization_pct=250).act(60_500, utilization_pct=50)
     blind = working(script)
     blind.tracks["utilization"] = [(0, Failure(NOT_SUPPORTED))]
+    script.polled()
     found, truth = play(script, 90_000)
     assert found == truth
     assert truth[blind.uuid][WALL_START_MS].slice_ms().keys() == {"unmeasured"}
