@@ -201,7 +201,7 @@ class ActivitySource:
             return None
         is_seeded = gpu.samples_tick == self._tick - 1
         gpu.samples_tick = None
-        found = self._nvml.utilization_samples(handle, gpu.samples_us if is_seeded else 0)
+        found = self._gpm.utilization_samples(handle, gpu.samples_us if is_seeded else 0)
         if found is None:
             gpu.are_samples_offered = False
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the door to NVML that measures: GPU performance monitoring (GPM, Hopper and later).
+"""The part of the door to NVML that measures: GPU performance monitoring (GPM, Hopper and later), and samples.
 
 A GPM sample is opaque and holds the counters of one moment; a metric is the mean between two of them. It is the
 caller's to say which two, and to free them while NVML is initialised. One thread may use it at a time.
@@ -11,10 +11,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gpuledger_agent.nvml import CallFailed, Handle, Nvml, NvmlError
+from gpuledger_agent.nvml import VALUE_MEMBERS, CallFailed, Handle, Nvml, NvmlError
 
 GRAPHICS_UTIL, SM_UTIL, SM_OCCUPANCY, ANY_TENSOR_UTIL, DRAM_BW_UTIL = 1, 2, 3, 5, 10
 METRICS = (GRAPHICS_UTIL, SM_UTIL, SM_OCCUPANCY, ANY_TENSOR_UTIL, DRAM_BW_UTIL)
+
+_GPU_UTILIZATION_SAMPLES = 1
 
 GpmSample = Any
 
@@ -85,6 +87,26 @@ class Gpm:
             dram=values[4],
             errors=tuple(errors),
         )
+
+    def utilization_samples(self, handle: Handle, since_us: int) -> list[tuple[int, int]] | None:
+        """Return the (time stamp, %) of nvmlDeviceGetSamples that are newer than the time stamp `since_us`.
+
+        Time stamps are the driver's own; an empty list is not a zero.
+        """
+        try:
+            answer = self._nvml.offered(
+                self._nvml.binding.nvmlDeviceGetSamples, handle, _GPU_UTILIZATION_SAMPLES, since_us
+            )
+        except CallFailed as exc:
+            if exc.error == "not_found":
+                return []
+            raise
+        if answer is None:
+            return None
+        kind, samples = answer
+        if kind not in VALUE_MEMBERS:
+            raise CallFailed("nvmlDeviceGetSamples", "unexpected_value_type")
+        return [(int(s.timeStamp), int(getattr(s.sampleValue, VALUE_MEMBERS[kind]))) for s in samples]
 
     def _new_request(self) -> Any:
         """Return the 19 kB structure of nvmlGpmMetricsGet, which is used again and again."""

@@ -80,7 +80,7 @@ class Holders:
         )
 
     def _seal(self, name: str) -> str:
-        name = name[:TEXT_CHARACTERS_MAX]
+        name = "".join(character if character.isprintable() else "?" for character in name[:TEXT_CHARACTERS_MAX])
         digest = self._digests.get(name)
         if digest is None:
             if len(self._names) >= _NAMES_KEPT_MAX:

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from gpuledger.errors import GpuledgerError
+from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.states import Uncovered
 
 _NOT_SUPPORTED = 3
@@ -65,7 +66,6 @@ _REASON_TEXTS = {
     "uninitialized": "NVML is not initialised",
 }
 
-_GPU_UTILIZATION_SAMPLES = 1
 FI_RECOVERY_ACTION = 230
 """NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset."""
 
@@ -134,7 +134,7 @@ class GpuProcess:
 
 Handle = Any
 
-_VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 """nvmlValueType_t of integers -> the member of nvmlValue_t."""
 
 _NAMES_USED = (
@@ -226,7 +226,9 @@ class Nvml:
         return self.required(self.binding.nvmlDeviceGetHandleByIndex, index)
 
     def uuid(self, handle: Handle) -> str:
-        uuid: str = self.required(self.binding.nvmlDeviceGetUUID, handle)
+        uuid = _text(self.required(self.binding.nvmlDeviceGetUUID, handle))
+        if not uuid:
+            raise CallFailed("nvmlDeviceGetUUID", "empty")
         return uuid
 
     def identity(self, handle: Handle, index: int) -> Identity:
@@ -235,10 +237,10 @@ class Nvml:
         pci = self._tried(self.offered, self.binding.nvmlDeviceGetPciInfo, handle)
         return Identity(
             uuid=self.uuid(handle),
-            serial=self._tried(self.offered, self.binding.nvmlDeviceGetSerial, handle),
+            serial=_text(self._tried(self.offered, self.binding.nvmlDeviceGetSerial, handle)),
             index=index,
             pci_bus_id=None if pci is None else _text(pci.busId),
-            model=self._tried(self.offered, self.binding.nvmlDeviceGetName, handle),
+            model=_text(self._tried(self.offered, self.binding.nvmlDeviceGetName, handle)),
             memory_total_bytes=None if used_total is None else used_total[1],
             power_limit_mw=self._tried(self.offered, self.binding.nvmlDeviceGetEnforcedPowerLimit, handle),
         )
@@ -249,24 +251,6 @@ class Nvml:
         """Return nvmlDeviceGetUtilizationRates().gpu: % of the last 1/6..1 s with a kernel running."""
         rates = self.offered(self.binding.nvmlDeviceGetUtilizationRates, handle)
         return None if rates is None else int(rates.gpu)
-
-    def utilization_samples(self, handle: Handle, since_us: int) -> list[tuple[int, int]] | None:
-        """Return the (time stamp, %) of nvmlDeviceGetSamples that are newer than the time stamp `since_us`.
-
-        Time stamps are the driver's own; an empty list is not a zero.
-        """
-        try:
-            answer = self.offered(self.binding.nvmlDeviceGetSamples, handle, _GPU_UTILIZATION_SAMPLES, since_us)
-        except CallFailed as exc:
-            if exc.error == "not_found":
-                return []
-            raise
-        if answer is None:
-            return None
-        kind, samples = answer
-        if kind not in _VALUE_MEMBERS:
-            raise CallFailed("nvmlDeviceGetSamples", "unexpected_value_type")
-        return [(int(s.timeStamp), int(getattr(s.sampleValue, _VALUE_MEMBERS[kind]))) for s in samples]
 
     def memory_bytes(self, handle: Handle) -> tuple[int, int] | None:
         """Return (used, total) of nvmlDeviceGetMemoryInfo v2, whose `used` leaves out what the driver reserves.
@@ -324,9 +308,9 @@ class Nvml:
     def _field_value(self, value: Any) -> int | None:
         if not self.is_answered(value.nvmlReturn, "nvmlDeviceGetFieldValues"):
             return None
-        if value.valueType not in _VALUE_MEMBERS:
+        if value.valueType not in VALUE_MEMBERS:
             raise CallFailed("nvmlDeviceGetFieldValues", "unexpected_value_type")
-        return int(getattr(value.value, _VALUE_MEMBERS[value.valueType]))
+        return int(getattr(value.value, VALUE_MEMBERS[value.valueType]))
 
     # ------------------------------------------------------------------------------------------ errors
 
@@ -395,5 +379,9 @@ class Nvml:
             return None
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+def _text(value: str | bytes | None) -> str | None:
+    """Return a text of the driver as a reading may carry it: short, and nothing in it that does not print."""
+    if value is None:
+        return None
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return "".join(character if character.isprintable() else "?" for character in text[:TEXT_CHARACTERS_MAX])

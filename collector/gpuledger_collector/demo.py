@@ -33,6 +33,7 @@ COLLECTOR_PORT = 9401
 AGENT_PORT = 9400
 SIMULATED_INTERVAL_S = 300
 """One cell: as coarse as it may be, so that weeks pass in seconds; sealed and printed as what it is."""
+SIMULATED_NICENESS = 10
 PAST_WEEKS = 2
 _ENVIRONMENT = {"GPULEDGER_AGENT_JOURNAL_DAYS": "60"}
 """A node that lives through weeks in seconds must not drop what the collector could not have fetched yet."""
@@ -71,7 +72,7 @@ class _Programs:
     logs: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
+    def start(self, name: str, arguments: Sequence[str], *, niceness: int = 0) -> None:
         """Start `gpuledger ARGUMENTS` with its output in a log file of its own."""
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -83,6 +84,8 @@ class _Programs:
                 start_new_session=True,
                 env=os.environ | _ENVIRONMENT,
             )
+        if niceness > 0:
+            os.setpriority(os.PRIO_PROCESS, self.running[name].pid, niceness)
 
     def check(self) -> None:
         """Raise GpuledgerError if a program ended by itself."""
@@ -152,8 +155,8 @@ def _write_collector_config(path: Path, groups: Mapping[str, Sequence[str]], por
         f'listen = "127.0.0.1:{port}"',
         f"state_dir = {json.dumps(str(path.parent / 'collector'))}",
         f"accept_simulated = {'true' if simulated else 'false'}",
-        "poll_interval_seconds = 5",
-        "refresh_interval_seconds = 5",
+        "poll_interval_seconds = 2",
+        "refresh_interval_seconds = 2",
     ]
     for site, urls in groups.items():
         lines += ["", "[[group]]", f'site = "{site}"', f"targets = {json.dumps(list(urls))}"]
@@ -240,8 +243,11 @@ def _play(directory: Path, seconds: float | None, waiter: _Waiter) -> None:
                 ends_ms[node.name] = week_ms - node.dies_days_ago * DAY_MS
                 arguments += ["--simulate-until", str(ends_ms[node.name] // 1000)]
             arguments += ["--interval", str(SIMULATED_INTERVAL_S), "--node-name", node.name]
+            # The collector has the longest way to go: the nodes, of which there are more than cores, let it pass.
             programs.start(
-                node.name, [*arguments, "--listen", f"127.0.0.1:{port}", "--state-dir", str(root / node.name)]
+                node.name,
+                [*arguments, "--listen", f"127.0.0.1:{port}", "--state-dir", str(root / node.name)],
+                niceness=SIMULATED_NICENESS,
             )
         collector_port = _free_port(COLLECTOR_PORT)
         collector_url = f"http://127.0.0.1:{collector_port}"
@@ -253,16 +259,10 @@ def _play(directory: Path, seconds: float | None, waiter: _Waiter) -> None:
         for _ in waiter.turns(READY_SECONDS_MAX, "playing the past"):
             programs.check()
             sealed_ms = _sealed_ms(collector_url)
-            wanted_ms = {node.name: ends_ms.get(node.name, waiter.now_ms()) - slack_ms for node in FLEET}
-            behind = [name for name, end_ms in wanted_ms.items() if sealed_ms.get(name, 0) < end_ms]
-            if not behind and _ledger_end_ms(collector_url) >= waiter.now_ms() - slack_ms:
-                break
-        else:
-            return
-        for name in ends_ms:
-            programs.kill(name)
-        for _ in waiter.turns(READY_SECONDS_MAX, "accounting for the past"):
-            programs.check()
+            for name, end_ms in ends_ms.items():
+                # Time stands still for it at its end, and its last cell stays open: all it sealed has been fetched.
+                if name in programs.running and sealed_ms.get(name, 0) >= end_ms - SIMULATED_INTERVAL_S * 1000:
+                    programs.kill(name)
             if _settled_ms(collector_url) >= waiter.now_ms() - slack_ms:
                 break
         else:

@@ -293,7 +293,8 @@ class Intake:
 
     def _open_names(self, item: Item, batch: _Batch) -> None:
         for name_digest, (salt, name) in item.openings.items():
-            if name != "" and digest_name(salt, name) == name_digest:
+            # What does not print is no name: a lone surrogate could not even be stored.
+            if name != "" and name.isprintable() and digest_name(salt, name) == name_digest:
                 batch.openings[name_digest] = name
             else:
                 batch.refused_openings += 1

@@ -26,6 +26,7 @@ from gpuledger_collector.live import BEHIND_MS_MAX
 from gpuledger_collector.overview import GpuView, NodeView, Origin, Overview, Sums
 from gpuledger_collector.palette import Look
 from gpuledger_collector.report.names import cleaned, opened_or_digest, shown
+from gpuledger_collector.report.shares import share_down
 
 REFRESH_S = 30
 NODES_MAX = 400
@@ -174,8 +175,8 @@ def bar(site: str, sums: Sums, looks: Mapping[State, Look]) -> Bar:
         if amount == 0:
             continue
         look = looks[state]
-        tenths = wording.tenths_down(amount, whole)
-        percent = wording.share_of_state(sums, state)
+        tenths = share_down(amount, whole).tenths
+        percent = wording.state_text(sums, state)
         inside = percent if tenths >= LABEL_TENTHS_MIN else look.letter if tenths >= LETTER_TENTHS_MIN else ""
         segments.append(
             Segment(

@@ -29,7 +29,7 @@ PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
 REFRESH_SHARE_MAX = 0.5
 """What may be spent on it of the time: a large fleet is shown, and a backlog accounted for, in larger steps."""
-BACKLOG_QUIET_NS = 4_000_000_000
+BACKLOG_QUIET_NS = 3_000_000_000
 BACKLOG_WAIT_NS_MAX = 45_000_000_000
 """How long no agent must have had more to hand over than fits a page before hours are worked out, and the most that
 this may put off a refresh."""

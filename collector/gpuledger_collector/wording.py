@@ -16,6 +16,7 @@ from gpuledger.cells import HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import OUT, UNKNOWN, State
 from gpuledger_collector.overview import LedgerFigures, Overview, Sums
 from gpuledger_collector.palette import LOOKS, Look
+from gpuledger_collector.report.shares import range_of, share_down, share_of_state, share_up
 
 ABSENT = "–"
 SIMULATED = "SIMULATED"
@@ -24,25 +25,14 @@ BUSY_WITHHELD = "work seen"
 _GPU_HOUR_SLICE_MS = HOUR_MS * SLICES_PER_GPU
 
 
-def tenths_down(part: int, whole: int) -> int:
-    """Return tenths of a percent, rounded down; `whole` must be positive."""
-    return part * 1000 // whole
-
-
-def tenths_up(part: int, whole: int) -> int:
-    """Return tenths of a percent, rounded up; `whole` must be positive."""
-    return -(-part * 1000 // whole)
-
-
 def percent(tenths: int) -> str:
     """Return "41.2 %"."""
     return f"{tenths // 10}.{tenths % 10} %"
 
 
-def share_of_state(sums: Sums, state: State) -> str:
-    """Return the state's share of installed time, which must be positive: busy rounded down, all others up."""
-    rounded = tenths_down if state is State.BUSY else tenths_up
-    return percent(rounded(sums.account.slice_ms(state), sums.account.installed_slice_ms))
+def state_text(sums: Sums, state: State) -> str:
+    """Return the state's share of installed time, which must be positive."""
+    return percent(share_of_state(sums.account, state).tenths)
 
 
 def range_text(bounds: Bounds | None) -> str:
@@ -60,34 +50,34 @@ def work_seen(sums: Sums) -> str:
 
 
 def _ends(bounds: Bounds) -> tuple[int, int]:
-    whole = bounds.installed_slice_ms
-    return tenths_down(bounds.low_slice_ms, whole), tenths_up(bounds.high_slice_ms, whole)
+    printed = range_of(bounds)
+    return printed.low.tenths, printed.high.tenths
 
 
 def coverage_text(sums: Sums) -> str:
     """Return 1 - dark / (I - D'), rounded down."""
     account = sums.account
     whole = account.installed_slice_ms - account.declared_uncovered_slice_ms
-    return ABSENT if whole == 0 else percent(tenths_down(whole - account.slice_ms(State.DARK), whole))
+    return ABSENT if whole == 0 else percent(share_down(whole - account.slice_ms(State.DARK), whole).tenths)
 
 
 def measured_text(sums: Sums) -> str:
     """Return 1 - (dark + unmeasured) / I, rounded down."""
     account = sums.account
     whole = account.installed_slice_ms
-    return ABSENT if whole == 0 else percent(tenths_down(whole - account.slice_ms(*UNKNOWN), whole))
+    return ABSENT if whole == 0 else percent(share_down(whole - account.slice_ms(*UNKNOWN), whole).tenths)
 
 
 def out_text(sums: Sums) -> str:
     """Return what was down, in maintenance or under the operator's own load, rounded up."""
     whole = sums.account.installed_slice_ms
-    return ABSENT if whole == 0 else percent(tenths_up(sums.account.slice_ms(*OUT), whole))
+    return ABSENT if whole == 0 else percent(share_up(sums.account.slice_ms(*OUT), whole).tenths)
 
 
 def declared_text(sums: Sums) -> str:
     """Return D' / I, rounded up."""
     whole = sums.account.installed_slice_ms
-    return ABSENT if whole == 0 else percent(tenths_up(sums.account.declared_uncovered_slice_ms, whole))
+    return ABSENT if whole == 0 else percent(share_up(sums.account.declared_uncovered_slice_ms, whole).tenths)
 
 
 def engine_text(sums: Sums) -> str | None:
@@ -95,7 +85,7 @@ def engine_text(sums: Sums) -> str | None:
     whole, active_ns = sums.account.installed_slice_ms, sums.account.active_ns
     if whole == 0 or active_ns is None:
         return None
-    return percent(tenths_down(active_ns * SLICES_PER_GPU, whole * 1_000_000))
+    return percent(share_down(active_ns * SLICES_PER_GPU, whole * 1_000_000).tenths)
 
 
 def gpu_hours(slice_ms: int) -> str:

@@ -43,7 +43,7 @@ class Beholder(ActivityReader):
         self._edge_ns = 0
         self._attached = False
         self._known: set[int] = set()
-        self._reachable: set[int] = set()
+        self._out_of_reach: dict[int, Seen] = {}
         self._enumerated_ns: int | None = None
         self._reason = "library"
         self._retry_ns: int | None = None
@@ -62,10 +62,13 @@ class Beholder(ActivityReader):
                 self._attach()
             self._enumerate(gpus)
             self._tick += 1
-            return [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+            seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
         except LibraryGone as gone:
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+        # Only a tick that was read to its end shows that the library works.
+        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+        return seen
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
@@ -74,9 +77,9 @@ class Beholder(ActivityReader):
         if code is not None:
             raise LibraryGone(DRIVER_WIDE.get(code, "library"))
         self._attached = True
+        self._out_of_reach.update((index, Seen(reason="library")) for index in self._known)
         self.forget()
         self._call("nvmlSystemGetDriverVersion", None)
-        self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
 
     def _let_go(self, reason: str | None) -> None:
         if reason is None:
@@ -93,7 +96,7 @@ class Beholder(ActivityReader):
     def _enumerate(self, gpus: list[GpuAnswers]) -> None:
         """Which GPUs are there is asked every ten seconds, and in every tick while one is out of reach."""
         recent = self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS
-        if recent and self._known == self._reachable:
+        if recent and not self._out_of_reach:
             return
         self._enumerated_ns = None
         if self._call("nvmlDeviceGetCount_v2", None) is not None:
@@ -102,9 +105,14 @@ class Beholder(ActivityReader):
             codes = [code for code in self._find(gpu) if code is not None]
             if not codes:
                 self._known.add(gpu.index)
-                self._reachable.add(gpu.index)
+                self._out_of_reach.pop(gpu.index, None)
+            elif gpu.index not in self._known:
+                continue
             elif codes[0] in GONE:
-                self._reachable.discard(gpu.index)
+                self._out_of_reach[gpu.index] = Seen(down=True)
+            elif gpu.index in self._out_of_reach:
+                reason = "permission" if codes[0] == NO_PERMISSION else "calls_failed"
+                self._out_of_reach[gpu.index] = Seen(reason=reason)
         self._enumerated_ns = self._edge_ns
 
     def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
@@ -114,7 +122,7 @@ class Beholder(ActivityReader):
             yield code
             if code is not None:
                 return
-        if gpu.index not in self._reachable:
+        if gpu.index not in self._known or gpu.index in self._out_of_reach:
             for function in IDENTITY:
                 code = self._call(function, gpu)
                 if code in GONE or (function == UUID and code is not None):
@@ -122,8 +130,8 @@ class Beholder(ActivityReader):
                     return
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
-        if gpu.index not in self._reachable:
-            return Seen(down=True)
+        if gpu.index in self._out_of_reach:
+            return self._out_of_reach[gpu.index]
         memory = self._memories.setdefault(gpu.index, Memory())
         self._codes = []
         seen = Seen()

@@ -18,6 +18,7 @@ from tests.abi.build import build
 from tests.abi.oracle import Run, expect
 from tests.abi.readings import account, sealed
 from tests.abi.recordings import INTERVAL_MS, Integrals, Recording, folder, integrate, load
+from tests.abi.road import differences, reported_ms
 from tests.abi.stage import WALL_START_MS, set_up
 
 PREFACE = """\
@@ -34,7 +35,9 @@ each recording's own integrals over the same time:
   in whole percent, is above 5 %;
 - *engine-active* must agree to NVML's rounding to whole percent;
 - a recording without utilisation must end `unmeasured`, all of it;
-- the oracle must agree with every cell to the millisecond.
+- the oracle must agree with every cell to the millisecond;
+- the weekly report, made from the sealed readings through intake, log and ledger, must have each state's time to the
+  millisecond.
 
 `sampled s` is the time of the samples that are above 5 % themselves: what a step of one second does to short work.
 A recording of a whole node counts as one GPU. Samples below 0 W are a meter's sign for no reading; they were played as
@@ -85,6 +88,7 @@ def replay(recording: Recording, library: Path, place: Path) -> Outcome:
     misfits = list(misfits_of(outcome, len(parts)))
     if found != expect(script, [Run(start_ms=0, end_ms=end_ms)], wall_start_ms=WALL_START_MS):
         misfits.append("the oracle disagrees")
+    misfits += differences(reported_ms(place / "state", place / "collector"), states)
     return Outcome(**{name: getattr(outcome, name) for name in Outcome.__slots__} | {"misfits": tuple(misfits)})
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.abi.recordings import Recording, Sample, folder, integrate, load
 from tests.abi.replay import misfits_of, replay, table
+from tests.abi.road import differences, reported_ms
 from tests.abi.script import Constant, Failure
 
 pytestmark = pytest.mark.abi
@@ -58,6 +59,10 @@ def test_a_made_up_recording_fits_and_a_wrong_one_is_called_out(library: Path, t
     assert outcome.misfits == ()
     assert outcome.states_ms == {"busy": 28_000, "held": 10_000}
     assert "**Misfits: none.**" in table([outcome])
+    reported = reported_ms(tmp_path / "made-up" / "state", tmp_path / "again")
+    assert reported == {"busy": 28_000, "held": 10_000, "dark": 262_000}
+    assert list(differences(reported, Counter({"busy": 28_000, "held": 10_000}))) == []
+    assert len(list(differences(reported, Counter({"busy": 27_999, "held": 10_001})))) == 2
     moved = Counter({"busy": 29_000, "held": 9_000})
     for wrong in (replace(outcome, energy_mj=outcome.energy_mj + 2), replace(outcome, states_ms=moved)):
         assert len(list(misfits_of(wrong, 1))) == 1

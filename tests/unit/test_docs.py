@@ -26,9 +26,6 @@ from gpuledger_collector.targets import load_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-AWAITED = frozenset({"docs/images/page.png"})
-"""Pictures that are still to be made; strike each one out when it is there."""
-
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -140,14 +137,9 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_that_are_there(page: 
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        is_there = file.exists() or name_of(file) in AWAITED
-        if not is_there or (anchor and anchor not in anchors(file)):
+        if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert broken == []
-
-
-def test_no_picture_is_awaited_that_is_there() -> None:
-    assert [name for name in AWAITED if (ROOT / name).exists()] == []
 
 
 def load_agent(file: Path) -> None:

@@ -139,3 +139,12 @@ def test_a_field_of_an_unexpected_kind_is_a_failed_call(nvml: Nvml, fake: FakeNv
     fake.nvmlDeviceGetFieldValues = strange  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="unexpected_value_type"):
         nvml.recovery_action(nvml.handle(0))
+
+
+def test_what_the_driver_says_of_a_board_can_always_be_sealed(nvml: Nvml, fake: FakeNvml) -> None:
+    fake.gpus[0].name = "NVIDIA\x00H100\n" + "x" * 300
+    identity = nvml.identity(nvml.handle(0), 0)
+    assert identity.model is not None
+    assert identity.model.startswith("NVIDIA?H100?x")
+    assert len(identity.model) == 256
+    assert identity.model.isprintable()

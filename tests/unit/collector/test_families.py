@@ -2,7 +2,6 @@
 """The collector's metrics: the contract, all of it and nothing else; one failing family costs itself."""
 
 import logging
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 
@@ -17,6 +16,7 @@ from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import SOURCES, Exposed, Exposer, Families, Sample
 from gpuledger_collector.fleet import Fleet, settle
 from tests.fakes.cells import T0_MS, rows
+from tests.parts import require_part
 
 NOTHING = PollFigures(targets=0, up={}, failures={}, accepted=0, refused={}, troubles={})
 
@@ -134,9 +134,12 @@ def test_a_family_that_fails_is_left_out_and_logged_once_and_the_others_are_serv
 
 
 @pytest.mark.prometheus
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool of Debian's prometheus package is not there")
 def test_promtool_finds_nothing_wrong() -> None:
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text(everything()), capture_output=True, text=True, check=False
+        [require_part("promtool"), "check", "metrics"],
+        input=text(everything()),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

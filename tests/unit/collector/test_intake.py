@@ -12,6 +12,7 @@ import pytest
 from gpuledger.cells import CELL_MS, DAY_MS
 from gpuledger.errors import StorageError
 from gpuledger.reading import LEAF_BYTES_MAX, PAYLOAD_TYPE, WORKLOADS_BYTES_MAX, digest
+from gpuledger.sealing import digest_name
 from gpuledger.states import State
 from gpuledger_collector.beside import Contact
 from gpuledger_collector.intake import Refusal
@@ -322,6 +323,17 @@ def test_openings_that_hash_to_their_digest_are_kept_and_others_are_counted(stor
     result = storage.intake.accept_batch(answer, now_ms=storage.now_ms)
     assert (result.accepted, result.refused_openings) == (1, 2)
     assert storage.store.names(digests) == {digests[0]: "alice"}
+
+
+def test_an_opening_that_could_not_be_stored_or_shown_is_counted_and_costs_no_reading(storage: Storage) -> None:
+    node = FakeNode(gpus=1)
+    node.seal(MONDAY_MS, states_ms=BUSY)
+    answer = node.answer()
+    for hostile in ("lone \ud800 surrogate", "two\nlines"):
+        salt = b"0123456789abcdef"
+        answer["readings"][0]["openings"][digest_name(salt, hostile)] = [salt.hex(), hostile]
+    result = storage.intake.accept_batch(answer, now_ms=storage.now_ms)
+    assert (result.accepted, result.refused_openings) == (1, 2)
 
 
 def test_openings_of_readings_that_are_known_already_are_kept_too(storage: Storage) -> None:
