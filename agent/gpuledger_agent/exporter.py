@@ -87,6 +87,14 @@ def _active_seconds(gpu: GpuView) -> float | None:
     return None if gpu.total.active_ns is None else gpu.total.active_ns / 1e9
 
 
+def _engine_seconds(engine: str) -> Callable[[View], Samples]:
+    def seconds(gpu: GpuView) -> float | None:
+        total = gpu.total
+        return total.engine_ns.get(engine, 0) / 1e9 if total.engine_known_ms.get(engine, 0) > 0 else None
+
+    return _per_gpu(seconds)
+
+
 def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
@@ -106,6 +114,9 @@ class AgentCollector(Collector):
             "gpuledger_gpu_state_seconds_total": _state_seconds,
             "gpuledger_gpu_uncovered_seconds_total": _uncovered_seconds,
             "gpuledger_gpu_active_seconds_total": _per_gpu(_active_seconds),
+            "gpuledger_gpu_sm_active_seconds_total": _engine_seconds("sm"),
+            "gpuledger_gpu_tensor_active_seconds_total": _engine_seconds("tensor"),
+            "gpuledger_gpu_dram_active_seconds_total": _engine_seconds("dram"),
             "gpuledger_gpu_energy_joules_total": _energy_joules,
             "gpuledger_gpu_power_watts": _per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
             "gpuledger_gpu_memory_used_bytes": _per_gpu(lambda gpu: gpu.seen.memory_used_bytes),

@@ -21,9 +21,10 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter, Tally
 from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
-from gpuledger_agent.sampler import Sampler, SourceReport
+from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.sealer import Origin, Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
+from gpuledger_agent.sources import SourceReport
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Agent:
         self._nvml = nvml
         self._inventory = Inventory(nvml)
         self._holders = holders
-        self._sampler = Sampler(nvml, self._inventory, holders)
+        self._sampler = Sampler(nvml, self._inventory, holders, clock.boottime_ns, config.interval_ms)
         self._journal = journal
         self._sealer = sealer
         self._entropy = entropy
@@ -188,6 +189,7 @@ class Agent:
         """Seal what is open and let go of the driver."""
         self._end_session()
         if self._is_attached:
+            self._sampler.release()
             self._nvml.detach()
             self._is_attached = False
 
@@ -271,6 +273,7 @@ class Agent:
 
     def _lose_driver(self, error: DriverUnavailable, boottime_ns: int) -> None:
         if self._is_attached:
+            self._sampler.release()
             self._nvml.detach()
             self._is_attached = False
         self._is_driver_read = False

@@ -18,6 +18,8 @@ from gpuledger_agent.snapshot import GpuSnapshot, Holder
 
 CONSECUTIVE_INTERVALS_MAX = 2
 GAP_INTERVALS_MAX = 30
+SOURCES = ("gpm", "samples", "polled")
+"""Sources of activity, the best first."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,9 @@ class Tally:
     active_ns: int | None = None
     active_known_ms: int = 0
     activity_source: str | None = None
+    """The weakest source of all ticks."""
+    engine_ns: dict[str, int] = field(default_factory=dict)
+    engine_known_ms: dict[str, int] = field(default_factory=dict)
     energy_mj: dict[str, int] = field(default_factory=dict)
     energy_start_mj: int | None = None
     energy_end_mj: int | None = None
@@ -55,6 +60,8 @@ class Tally:
             active_ns=self.active_ns,
             active_known_ms=self.active_known_ms,
             activity_source=self.activity_source,
+            engine_ns=dict(self.engine_ns),
+            engine_known_ms=dict(self.engine_known_ms),
             energy_mj=dict(self.energy_mj),
             energy_epochs=self.energy_epochs,
             hang_suspicion_ms=self.hang_suspicion_ms,
@@ -84,6 +91,8 @@ class _Outcome:
     """The energy was spent within this tick alone, so it belongs to the tick's state."""
     is_energy_epoch: bool
     is_hang_suspected: bool
+    is_single: bool
+    """The time is one tick's, decided by what was seen in it: engines were active in it as they were seen."""
     seen: GpuSnapshot
 
     @property
@@ -188,6 +197,7 @@ class Meter:
             is_energy_whole=previous is not None and previous.is_energy_fresh,
             is_energy_epoch=is_epoch,
             is_hang_suspected=False,
+            is_single=False,
             seen=seen,
         )
         self._decide(uuid, outcome, previous, gap_ms)
@@ -232,6 +242,7 @@ class Meter:
         decision = decide(seen, power_mw, floors.idle_mw)
         outcome.state = decision.state
         outcome.is_hang_suspected = decision.is_hang_suspected
+        outcome.is_single = True
         # What a hung GPU calls activity is none: it must not reach the engine-active integral either.
         outcome.activity_ppm = None if decision.is_hang_suspected else seen.activity_ppm
         floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
@@ -302,6 +313,8 @@ def _add(
             tally.hang_suspicion_ms += time_ms
         if outcome.activity_ppm is not None:
             _add_activity(tally, outcome, state, time_ms)
+        if outcome.is_single and not outcome.is_hang_suspected:
+            _add_engines(tally, seen, time_ms)
         if state is State.BUSY or state is State.HELD:
             _add_workloads(tally, state, amount, seen.holders or ())
     if odometer_mj is not None:
@@ -327,10 +340,28 @@ def _add_activity(tally: Tally, outcome: _Outcome, state: State, time_ms: int) -
     active_ns = activity_ppm * time_ms
     tally.active_ns = active_ns + (0 if tally.active_ns is None else tally.active_ns)
     tally.active_known_ms += time_ms
-    tally.activity_source = outcome.seen.activity_source
+    tally.activity_source = _weaker(tally.activity_source, outcome.seen.activity_source)
     if state is State.BUSY or state is State.HELD:
         tally.bin_slice_ms[activity_bin(activity_ppm)] += time_ms * SLICES_PER_GPU
         tally.binned_active_ns += active_ns
+
+
+def _weaker(one: str | None, other: str | None) -> str | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other, key=SOURCES.index)
+
+
+def _add_engines(tally: Tally, seen: GpuSnapshot, time_ms: int) -> None:
+    for engine, active_ppm in (
+        ("sm", seen.sm_active_ppm),
+        ("sm_occupancy", seen.sm_occupancy_ppm),
+        ("tensor", seen.tensor_active_ppm),
+        ("dram", seen.dram_active_ppm),
+    ):
+        if active_ppm is not None:
+            tally.engine_ns[engine] = tally.engine_ns.get(engine, 0) + active_ppm * time_ms
+            tally.engine_known_ms[engine] = tally.engine_known_ms.get(engine, 0) + time_ms
 
 
 def _add_workloads(tally: Tally, state: State, amount: int, holders: tuple[Holder, ...]) -> None:

@@ -134,9 +134,14 @@ class GpuProcess:
 
 Handle = Any
 
+VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+"""nvmlValueType_t of integers -> the member of nvmlValue_t."""
+
 _NAMES_USED = (
     "NVMLError",
     "NVMLLibraryMismatchError",
+    "NVML_GPM_METRICS_GET_VERSION",
+    "c_nvmlGpmMetricsGet_t",
     "nvmlDeviceGetComputeRunningProcesses",
     "nvmlDeviceGetCount",
     "nvmlDeviceGetEnforcedPowerLimit",
@@ -148,10 +153,16 @@ _NAMES_USED = (
     "nvmlDeviceGetName",
     "nvmlDeviceGetPciInfo",
     "nvmlDeviceGetRemappedRows",
+    "nvmlDeviceGetSamples",
     "nvmlDeviceGetSerial",
     "nvmlDeviceGetTotalEnergyConsumption",
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetUtilizationRates",
+    "nvmlGpmMetricsGet",
+    "nvmlGpmQueryDeviceSupport",
+    "nvmlGpmSampleAlloc",
+    "nvmlGpmSampleFree",
+    "nvmlGpmSampleGet",
     "nvmlInit",
     "nvmlMemory_v2",
     "nvmlShutdown",
@@ -180,41 +191,42 @@ class Nvml:
     """NVML through a pynvml-shaped module (the real nvidia-ml-py, or the simulator)."""
 
     def __init__(self, binding: Any | None = None) -> None:
-        self._binding: Any = load_binding() if binding is None else binding
-        self.is_simulated = bool(getattr(self._binding, "IS_SIMULATED", False))
+        self.binding: Any = load_binding() if binding is None else binding
+        """For the rest of the door, gpuledger_agent.gpm, only."""
+        self.is_simulated = bool(getattr(self.binding, "IS_SIMULATED", False))
 
     # ------------------------------------------------------------------------------------------ life cycle
 
     def attach(self) -> None:
         """Initialise NVML (nvmlInit); raises DriverUnavailable."""
         try:
-            self._of_node(self._binding.nvmlInit)
+            self._of_node(self.binding.nvmlInit)
         except CallFailed as exc:
             raise DriverUnavailable(exc.error) from exc
 
     def detach(self) -> None:
         """Let go of the driver (nvmlShutdown); a library that is gone already is let go of."""
         try:
-            self._call(self._binding.nvmlShutdown)
+            self._call(self.binding.nvmlShutdown)
         except NvmlError:
             return
 
     def driver_version(self) -> str | None:
         """Return the driver's version, None where it does not tell; raises DriverUnavailable only."""
-        version: str | None = self._tried(self._of_node, self._binding.nvmlSystemGetDriverVersion)
+        version: str | None = self._tried(self._of_node, self.binding.nvmlSystemGetDriverVersion)
         return version
 
     def device_count(self) -> int:
         """Return how many GPUs the driver lists (nvmlDeviceGetCount), lost ones included; raises CallFailed."""
-        count: int = self._of_node(self._binding.nvmlDeviceGetCount)
+        count: int = self._of_node(self.binding.nvmlDeviceGetCount)
         return count
 
     def handle(self, index: int) -> Handle:
         """Return the handle at `index`; a lost GPU can make the look-up itself raise GpuLost."""
-        return self._required(self._binding.nvmlDeviceGetHandleByIndex, index)
+        return self.required(self.binding.nvmlDeviceGetHandleByIndex, index)
 
     def uuid(self, handle: Handle) -> str:
-        uuid = _text(self._required(self._binding.nvmlDeviceGetUUID, handle))
+        uuid = _text(self.required(self.binding.nvmlDeviceGetUUID, handle))
         if not uuid:
             raise CallFailed("nvmlDeviceGetUUID", "empty")
         return uuid
@@ -222,22 +234,22 @@ class Nvml:
     def identity(self, handle: Handle, index: int) -> Identity:
         """Return who the GPU is; parts that fail or are not offered are None, a lost GPU raises."""
         used_total = self._tried(self.memory_bytes, handle)
-        pci = self._tried(self._offered, self._binding.nvmlDeviceGetPciInfo, handle)
+        pci = self._tried(self.offered, self.binding.nvmlDeviceGetPciInfo, handle)
         return Identity(
             uuid=self.uuid(handle),
-            serial=_text(self._tried(self._offered, self._binding.nvmlDeviceGetSerial, handle)),
+            serial=_text(self._tried(self.offered, self.binding.nvmlDeviceGetSerial, handle)),
             index=index,
             pci_bus_id=None if pci is None else _text(pci.busId),
-            model=_text(self._tried(self._offered, self._binding.nvmlDeviceGetName, handle)),
+            model=_text(self._tried(self.offered, self.binding.nvmlDeviceGetName, handle)),
             memory_total_bytes=None if used_total is None else used_total[1],
-            power_limit_mw=self._tried(self._offered, self._binding.nvmlDeviceGetEnforcedPowerLimit, handle),
+            power_limit_mw=self._tried(self.offered, self.binding.nvmlDeviceGetEnforcedPowerLimit, handle),
         )
 
     # ------------------------------------------------------------------------------------------ reads
 
     def utilization_percent(self, handle: Handle) -> int | None:
         """Return nvmlDeviceGetUtilizationRates().gpu: % of the last 1/6..1 s with a kernel running."""
-        rates = self._offered(self._binding.nvmlDeviceGetUtilizationRates, handle)
+        rates = self.offered(self.binding.nvmlDeviceGetUtilizationRates, handle)
         return None if rates is None else int(rates.gpu)
 
     def memory_bytes(self, handle: Handle) -> tuple[int, int] | None:
@@ -245,31 +257,31 @@ class Nvml:
 
         Drivers before 510 have v1 only, whose `used` includes the reserved part.
         """
-        binding = self._binding
+        binding = self.binding
         try:
             info = self._call(binding.nvmlDeviceGetMemoryInfo, handle, binding.nvmlMemory_v2)
         except (_NotOffered, CallFailed) as exc:
             if isinstance(exc, CallFailed) and exc.error != "argument_version_mismatch":
                 raise
-            info = self._offered(binding.nvmlDeviceGetMemoryInfo, handle)
+            info = self.offered(binding.nvmlDeviceGetMemoryInfo, handle)
         return None if info is None else (int(info.used), int(info.total))
 
     def energy_mj(self, handle: Handle) -> int | None:
         """Return nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded."""
-        value = self._offered(self._binding.nvmlDeviceGetTotalEnergyConsumption, handle)
+        value = self.offered(self.binding.nvmlDeviceGetTotalEnergyConsumption, handle)
         return None if value is None else int(value)
 
     def processes(self, handle: Handle) -> list[GpuProcess] | None:
         """Return the compute, graphics and MPS processes, each pid once; None where compute is not offered."""
-        binding = self._binding
-        compute = self._offered(binding.nvmlDeviceGetComputeRunningProcesses, handle)
+        binding = self.binding
+        compute = self.offered(binding.nvmlDeviceGetComputeRunningProcesses, handle)
         if compute is None:
             return None
         found: dict[int, int | None] = {}
         for listed in (
             compute,
-            self._offered(binding.nvmlDeviceGetGraphicsRunningProcesses, handle),
-            self._offered(binding.nvmlDeviceGetMPSComputeRunningProcesses, handle),
+            self.offered(binding.nvmlDeviceGetGraphicsRunningProcesses, handle),
+            self.offered(binding.nvmlDeviceGetMPSComputeRunningProcesses, handle),
         ):
             for process in listed or ():
                 memory = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
@@ -280,30 +292,25 @@ class Nvml:
 
     def recovery_action(self, handle: Handle) -> int | None:
         """Return field NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; 0 is none."""
-        values = self._field_values(handle, [FI_RECOVERY_ACTION])
-        return values[0]
+        return self._field_values(handle, [FI_RECOVERY_ACTION])[0]
 
     def is_row_remap_failed(self, handle: Handle) -> bool | None:
         """Return the failure flag of nvmlDeviceGetRemappedRows."""
-        rows = self._offered(self._binding.nvmlDeviceGetRemappedRows, handle)
+        rows = self.offered(self.binding.nvmlDeviceGetRemappedRows, handle)
         return None if rows is None else bool(rows[3])
 
     def _field_values(self, handle: Handle, fields: Sequence[int]) -> list[int | None]:
-        values = self._offered(self._binding.nvmlDeviceGetFieldValues, handle, list(fields))
+        values = self.offered(self.binding.nvmlDeviceGetFieldValues, handle, list(fields))
         if values is None:
             return [None] * len(fields)
         return [self._field_value(value) for value in values]
 
     def _field_value(self, value: Any) -> int | None:
-        if value.nvmlReturn != 0:
-            try:
-                self._raise(value.nvmlReturn, "nvmlDeviceGetFieldValues")
-            except _NotOffered:
-                return None
-        members = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
-        if value.valueType not in members:
+        if not self.is_answered(value.nvmlReturn, "nvmlDeviceGetFieldValues"):
+            return None
+        if value.valueType not in VALUE_MEMBERS:
             raise CallFailed("nvmlDeviceGetFieldValues", "unexpected_value_type")
-        return int(getattr(value.value, members[value.valueType]))
+        return int(getattr(value.value, VALUE_MEMBERS[value.valueType]))
 
     # ------------------------------------------------------------------------------------------ errors
 
@@ -311,9 +318,9 @@ class Nvml:
         """Call the binding and map its errors onto ours."""
         try:
             return function(*args)
-        except self._binding.NVMLError as exc:
+        except self.binding.NVMLError as exc:
             self._raise(exc.value, function.__name__, exc)
-        except self._binding.NVMLLibraryMismatchError as exc:
+        except self.binding.NVMLLibraryMismatchError as exc:
             raise _NotOffered(f"{function.__name__} is not in this driver") from exc
         except UnicodeDecodeError as exc:
             # The binding decodes what the board says of itself, and a damaged InfoROM says anything.
@@ -331,8 +338,17 @@ class Nvml:
             raise DriverUnavailable(name) from cause
         raise CallFailed(function, name) from cause
 
-    def _required(self, function: Any, *args: Any) -> Any:
-        """Call what every driver offers; where one does not, that is a failure like any other."""
+    def is_answered(self, code: int, function: str) -> bool:
+        """Return whether a part of an answer is there, False where it is not offered; raises where it failed."""
+        try:
+            if code != 0:
+                self._raise(code, function)
+        except _NotOffered:
+            return False
+        return True
+
+    def required(self, function: Any, *args: Any) -> Any:
+        """Call what must be there; where a driver does not offer it, that is a failure like any other."""
         try:
             return self._call(function, *args)
         except _NotOffered as exc:
@@ -341,13 +357,13 @@ class Nvml:
     def _of_node(self, function: Any) -> Any:
         """Call what concerns the whole node, so that no one GPU can be what failed."""
         try:
-            return self._required(function)
+            return self.required(function)
         except GpuLost as exc:
             raise CallFailed(function.__name__, "gpu_is_lost") from exc
         except ResetRequired as exc:
             raise CallFailed(function.__name__, "reset_required") from exc
 
-    def _offered(self, function: Any, *args: Any) -> Any:
+    def offered(self, function: Any, *args: Any) -> Any:
         """Call, and return None where the driver does not offer it."""
         try:
             return self._call(function, *args)

@@ -86,7 +86,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     names = NameSealer(os.urandom(32))
     holders = Holders(processes, names, os.getpid(), config.operator_users, config.operator_executables)
     inventory = Inventory(nvml)
-    sampler = Sampler(nvml, inventory, holders)
+    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS)
     meter = Meter(SAMPLE_MS, {}, {})
     nvml.attach()
     try:
@@ -98,6 +98,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
         meter.tick(end_ms, seen)
         driver_version = nvml.driver_version()
     finally:
+        sampler.release()
         nvml.detach()
     if not inventory.devices and inventory.unidentified == 0:
         raise GpuledgerError("the NVIDIA driver answers and lists no GPU")

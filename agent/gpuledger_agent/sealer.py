@@ -248,6 +248,8 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         active_ns=tally.active_ns,
         active_known_ms=tally.active_known_ms,
         activity_source=tally.activity_source,
+        engine_ns=tally.engine_ns,
+        engine_known_ms=tally.engine_known_ms,
         energy_mj=tally.energy_mj,
         energy_start_mj=tally.energy_start_mj,
         energy_end_mj=tally.energy_end_mj,

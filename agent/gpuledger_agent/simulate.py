@@ -191,6 +191,12 @@ class SimulatedNvml:
     def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:
         return SimpleNamespace(gpu=self._now(gpu).percent)
 
+    def nvmlGpmQueryDeviceSupport(self, gpu: int) -> SimpleNamespace:
+        return SimpleNamespace(isSupportedDevice=0)
+
+    def nvmlDeviceGetSamples(self, gpu: int, kind: int, since_us: int) -> tuple[int, list[SimpleNamespace]]:
+        raise SimulatedNVMLError(3)
+
     def nvmlDeviceGetMemoryInfo(self, gpu: int, version: int | None = None) -> SimpleNamespace:
         return SimpleNamespace(used=self._now(gpu, alive=False).memory_bytes, total=MEMORY_TOTAL_BYTES)
 

@@ -33,14 +33,17 @@ class Holder:
 class GpuSnapshot:
     """One GPU in one tick.
 
-    `activity_ppm` is engine activity over the tick in parts per million; `holders` are the workloads whose processes
-    hold the GPU, ignorable ones left out (None: process list unknown); `energy_mj` is the board's odometer.
-    `uncovered` says that nothing at all can be observed, and why.
+    `activity_ppm` is engine activity over the tick in parts per million, from `activity_source`; the others beside it
+    are GPM's. `holders` are the workloads whose processes hold the GPU, ignorable ones left out (None: process list
+    unknown); `energy_mj` is the board's odometer. `uncovered` says that nothing at all can be observed, and why.
     """
 
     activity_ppm: int | None = None
     activity_source: str | None = None
     sm_active_ppm: int | None = None
+    sm_occupancy_ppm: int | None = None
+    tensor_active_ppm: int | None = None
+    dram_active_ppm: int | None = None
     holders: tuple[Holder, ...] | None = None
     is_allocated: bool | None = None
     health: Health | None = None

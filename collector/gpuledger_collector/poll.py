@@ -31,7 +31,7 @@ from gpuledger_collector.targets import Target
 
 PATH = "/v1/readings"
 PAGE_READINGS = 192
-"""Readings asked for at once: even the largest ones allowed then stay within the body limit."""
+"""Readings asked for at once; an agent answers with fewer where they would be more than 4 MiB."""
 KEEP_ALIVE_TARGETS_MAX = 500
 """With more targets, idle connections would use up the file descriptors of an ordinary service."""
 WAKE_S = 1.0

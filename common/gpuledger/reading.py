@@ -3,8 +3,7 @@
 
 A reading accounts for one span of one cell on one node: for every GPU the slice-ms per observed state and per
 reason of not being covered, which sum to the span exactly. Bytes are JSON with sorted keys and integers only; zeros
-are omitted. One reading has one form: other bytes are refused, and what would be refused is not encoded. Signatures
-are over the bytes as stored, never over a re-encoding.
+are omitted. One reading has one form: other bytes are refused and not encoded. Signatures are over the stored bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from gpuledger import wire
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to
-from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
+from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
 from gpuledger.wire import Fields, fail, is_integer, quote
 
 SCHEMA = 1
@@ -34,7 +33,9 @@ UNCOVERED_ENERGY = "uncovered"
 
 _OBSERVED_NAMES = {state.value: state for state in OBSERVED}
 _UNCOVERED_NAMES = {reason.value: reason for reason in Uncovered}
-_ENERGY_KEYS = frozenset({*_OBSERVED_NAMES, UNCOVERED_ENERGY})
+_ENGINE_NAMES = {engine: engine for engine in ENGINES}
+_ENERGY_NAMES = {key: key for key in (*_OBSERVED_NAMES, UNCOVERED_ENERGY)}
+_BIN_NAMES = {str(index): index for index in range(len(ACTIVITY_EDGES_PPM))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,8 @@ class GpuTime:
 
     `energy_mj` is millijoules by state name, or "uncovered"; `energy_start_mj` and `energy_end_mj` are the board's
     odometer at the span's ends (None where it is not offered) and `energy_epochs` how often it fell in between.
-    `active_ns` is the integral of activity over `active_known_ms`, the time for which activity was known.
+    `active_ns` is the integral of activity over `active_known_ms`, the time for which activity was known, from
+    `activity_source` (the weakest); `engine_ns` that of each of ENGINES over `engine_known_ms`.
     """
 
     uuid: str
@@ -59,6 +61,8 @@ class GpuTime:
     active_ns: int | None = None
     active_known_ms: int = 0
     activity_source: str | None = None
+    engine_ns: Mapping[str, int] = field(default_factory=dict)
+    engine_known_ms: Mapping[str, int] = field(default_factory=dict)
     energy_mj: Mapping[str, int] = field(default_factory=dict)
     energy_start_mj: int | None = None
     energy_end_mj: int | None = None
@@ -120,9 +124,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------- encoding
-
-
 def _present(pairs: Mapping[str, object | None]) -> dict[str, object]:
     return {key: value for key, value in pairs.items() if value is not None}
 
@@ -147,6 +148,8 @@ def _encode_gpu(gpu: GpuTime) -> dict[str, object]:
             "active_ns": gpu.active_ns,
             "active_known_ms": gpu.active_known_ms or None,
             "activity_source": gpu.activity_source,
+            "engine_ns": _amounts(gpu.engine_ns),
+            "engine_known_ms": _amounts(gpu.engine_known_ms),
             "energy_mj": _amounts(gpu.energy_mj),
             "energy_start_mj": gpu.energy_start_mj,
             "energy_end_mj": gpu.energy_end_mj,
@@ -222,10 +225,6 @@ def sketch_workloads(workloads: Sequence[WorkloadTime]) -> bytes:
 # ---------------------------------------------------------------------------------------------- decoding
 
 
-_BIN_NAMES = {str(index): index for index in range(len(ACTIVITY_EDGES_PPM))}
-_ENERGY_NAMES = {key: key for key in _ENERGY_KEYS}
-
-
 def _decode_gpu(value: object, where: str) -> GpuTime:
     fields = Fields(value, where)
     bins = fields.amounts("bins", _BIN_NAMES)
@@ -243,6 +242,8 @@ def _decode_gpu(value: object, where: str) -> GpuTime:
         active_ns=fields.integer("active_ns", None),
         active_known_ms=fields.integer("active_known_ms", 0),
         activity_source=fields.text("activity_source", None),
+        engine_ns=fields.amounts("engine_ns", _ENGINE_NAMES),
+        engine_known_ms=fields.amounts("engine_known_ms", _ENGINE_NAMES),
         energy_mj=fields.amounts("energy_mj", _ENERGY_NAMES),
         energy_start_mj=fields.integer("energy_start_mj", None),
         energy_end_mj=fields.integer("energy_end_mj", None),
@@ -368,12 +369,15 @@ def check(reading: Reading) -> None:
         binned = gpu.state_slice_ms.get(State.BUSY, 0) + gpu.state_slice_ms.get(State.HELD, 0)
         if sum(gpu.bin_slice_ms) != binned:
             fail(where, f"bins sum to {sum(gpu.bin_slice_ms)} slice-ms, and busy and held to {binned}")
-        if gpu.active_known_ms > reading.end_ms - reading.start_ms:
-            fail(where, "active_known_ms is longer than the span")
         if (gpu.active_ns is None) is (gpu.active_known_ms > 0):
             fail(where, "active_ns and active_known_ms: one without the other would be a figure from nothing")
-        if gpu.active_ns is not None and gpu.active_ns > gpu.active_known_ms * 1_000_000:
-            fail(where, "active_ns is more than all of the time for which activity was known")
+        integrals = [("active_ns", gpu.active_ns or 0, gpu.active_known_ms)]
+        integrals += [
+            (f"engine_ns of {name}", gpu.engine_ns.get(name, 0), gpu.engine_known_ms.get(name, 0)) for name in ENGINES
+        ]
+        for name, active_ns, known_ms in integrals:
+            if active_ns > known_ms * 1_000_000 or known_ms > reading.end_ms - reading.start_ms:
+                fail(where, f"{name}: an integral over more time than was known, or known for longer than the span")
         if gpu.hang_suspicion_ms * SLICES_PER_GPU > gpu.state_slice_ms.get(State.UNMEASURED, 0):
             fail(where, "hang_suspicion_ms is longer than the unmeasured time it is part of")
 

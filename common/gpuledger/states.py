@@ -93,6 +93,9 @@ THETA_PPM = 50_000
 THETAS_PPM: tuple[int, ...] = (0, 10_000, 50_000, 100_000)
 """The thresholds every report prints beside each other; each is an edge of a bin."""
 
+ENGINES = ("sm", "sm_occupancy", "tensor", "dram")
+"""What is integrated beside activity, each over the time for which it was known itself (occupancy: share of warps)."""
+
 
 def activity_bin(activity_ppm: int) -> int:
     """Return the index of the bin that holds `activity_ppm` (0..1,000,000); raises ValueError outside that range."""

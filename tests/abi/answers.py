@@ -14,6 +14,8 @@ from tests.abi.script import Constant, Failure, Gpu, Rule, Script, Signal, Wave
 MS_NS = 1_000_000
 SECOND_NS = 1_000_000_000
 PERCENT = 10_000
+GPM_REFRESH_NS = 100 * MS_NS
+SAMPLES_RING = 120
 HANDLE = "nvmlDeviceGetHandleByIndex_v2"
 DEFAULTS = {"power_mw": 70_000}
 
@@ -66,6 +68,11 @@ class Track:
         index = self._index(at_ns)
         return self._before[index] + _area(self._signals[index], self._starts_ns[index], at_ns)
 
+    def is_whole(self, from_ns: int, to_ns: int) -> bool:
+        """No failing stretch ended after `from_ns`, up to the moment `to_ns`."""
+        run_ns = self._run_starts_ns[self._index(to_ns)]
+        return run_ns is None or run_ns <= from_ns
+
     def mean(self, at_ns: int, window_ns: int, unit: int) -> int | Failure:
         """The mean over the window before a moment, in whole units, rounded half up."""
         now = self.value(at_ns)
@@ -86,6 +93,8 @@ class GpuAnswers:
         self.index = index
         self.gpu: Gpu = script.gpus[index]
         self._period_ns = script.utilization_period_ms * MS_NS
+        self._samples_hz = script.samples_hz
+        self._steps_ms = script.steps_ms
         self._tracks = {name: Track(spans) for name, spans in self.gpu.tracks.items()}
 
     def track(self, name: str) -> Track:
@@ -99,6 +108,37 @@ class GpuAnswers:
         memory = self.track("memory_utilization").mean(at_ns, self._period_ns, PERCENT)
         gpu = self.track("utilization").mean(at_ns, self._period_ns, PERCENT)
         return gpu if isinstance(gpu, Failure) else memory if isinstance(memory, Failure) else gpu
+
+    def gpm(self, metric: str, first_ns: int, second_ns: int) -> float | Failure | None:
+        """One GPM metric between two samples, in percent; None is NaN. The arithmetic is the library's, in doubles."""
+        if metric == "graphics" and metric not in self._tracks:
+            metric = "utilization"
+        if metric not in self._tracks:
+            return Failure()
+        track = self._tracks[metric]
+        now = track.value(second_ns)
+        if isinstance(now, Failure):
+            return now
+        if second_ns - first_ns < GPM_REFRESH_NS or not track.is_whole(first_ns, second_ns):
+            return None
+        return float(track.integral(second_ns) - track.integral(first_ns)) / float(second_ns - first_ns) * 1e-4
+
+    def utilization_samples(self, at_ns: int, since_us: int) -> list[tuple[int, int]] | Failure:
+        """The ring's samples that are newer than a time stamp (µs, from script start): (time stamp, percent)."""
+        track = self.track("utilization")
+        now = track.value(at_ns)
+        if isinstance(now, Failure):
+            return now
+        last = at_ns * self._samples_hz // SECOND_NS
+        found = []
+        for number in range(max(1, last - SAMPLES_RING + 1), last + 1):
+            begin_ns, end_ns = ((number - back) * SECOND_NS // self._samples_hz for back in (1, 0))
+            steps_ms = sum(step_ms for step_at_ms, step_ms in self._steps_ms if step_at_ms * MS_NS <= end_ns)
+            stamp_us = end_ns // 1_000 + steps_ms * 1_000
+            percent = track.mean(end_ns, end_ns - begin_ns, PERCENT)
+            if stamp_us > since_us and not isinstance(percent, Failure):
+                found.append((stamp_us, percent))
+        return found
 
     def energy_mj(self, at_ns: int) -> int | Failure:
         """The board's odometer."""

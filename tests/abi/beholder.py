@@ -7,20 +7,10 @@ The order of the calls matters only where they take scripted time; it is the age
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
-from tests.abi.script import (
-    DRIVER_NOT_LOADED,
-    FUNCTION_NOT_FOUND,
-    GPU_IS_LOST,
-    LIB_RM_VERSION_MISMATCH,
-    NO_PERMISSION,
-    NOT_SUPPORTED,
-    RESET_REQUIRED,
-    UNINITIALIZED,
-    Failure,
-)
+from tests.abi.script import NO_PERMISSION, Failure
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
 PROCESS_VALID_NS = 60 * SECOND_NS
@@ -28,11 +18,9 @@ HEALTH_EVERY_NS = 10 * SECOND_NS
 HEALTH_VALID_NS = 30 * SECOND_NS
 RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
-PPM_PER_PERCENT = 10_000
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
-LIBRARY_WIDE = (UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH)
 DRIVER_WIDE = {NO_PERMISSION: "permission"}
 """Why nothing is covered when the library does not start with this code; any other: "library"."""
 UUID = "nvmlDeviceGetUUID"
@@ -44,65 +32,15 @@ IDENTITY = (
     "nvmlDeviceGetName",
     "nvmlDeviceGetEnforcedPowerLimit",
 )
-NOT_OFFERED = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
-GONE = (GPU_IS_LOST, RESET_REQUIRED)
 
 
-@dataclass(slots=True, kw_only=True)
-class Seen:
-    """One GPU in one tick. None is unknown. `reason` says why nothing at all can be said."""
-
-    reason: str | None = None
-    down: bool = False
-    healthy: bool | None = None
-    process: bool | None = None
-    activity_ppm: int | None = None
-    sm_ppm: int | None = None
-    energy_mj: int | None = None
-
-
-class _LibraryGone(Exception):
-    """NVML as a whole cannot be used; `reason` None: it is not time to try again yet."""
-
-    def __init__(self, reason: str | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class _GpuGone(Exception):
-    """The GPU is lost or waits for a reset."""
-
-
-def _raise_if_gone(code: int | None) -> None:
-    if code in LIBRARY_WIDE:
-        raise _LibraryGone("library")
-    if code in GONE:
-        raise _GpuGone
-
-
-class _Memory:
-    """What the agent remembers of one GPU from tick to tick."""
-
-    def __init__(self) -> None:
-        self.process: bool | None = None
-        self.process_read_ns: int | None = None
-        self.process_failed = False
-        self.process_bytes: int | None = None
-        self.recovery: int | None = None
-        self.recovery_read_ns: int | None = None
-        self.remap_failure: int | None = None
-        self.remap_read_ns: int | None = None
-        self.health_tried_ns: int | None = None
-
-
-class Beholder:
+class Beholder(ActivityReader):
     """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-        self._memories: dict[int, _Memory] = {}
+    def __init__(self, calls: Calls, interval_ms: int = 1_000) -> None:
+        super().__init__(calls, interval_ms)
+        self._memories: dict[int, Memory] = {}
         self._edge_ns = 0
-        self._codes: list[int | None] = []
         self._attached = False
         self._known: set[int] = set()
         self._out_of_reach: dict[int, Seen] = {}
@@ -123,8 +61,9 @@ class Beholder:
             if not self._attached:
                 self._attach()
             self._enumerate(gpus)
+            self._tick += 1
             seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
-        except _LibraryGone as gone:
+        except LibraryGone as gone:
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
         # Only a tick that was read to its end shows that the library works.
@@ -133,10 +72,10 @@ class Beholder:
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
-            raise _LibraryGone(None)
+            raise LibraryGone(None)
         code = self._calls.enter("nvmlInitWithFlags", None)
         if code is not None:
-            raise _LibraryGone(DRIVER_WIDE.get(code, "library"))
+            raise LibraryGone(DRIVER_WIDE.get(code, "library"))
         self._attached = True
         self._out_of_reach.update((index, Seen(reason="library")) for index in self._known)
         self.forget()
@@ -145,6 +84,10 @@ class Beholder:
     def _let_go(self, reason: str | None) -> None:
         if reason is None:
             return  # only waiting for the next attempt
+        if self._attached:
+            for _ in range(sum(self._allocated.values())):
+                self._calls.enter("nvmlGpmSampleFree", None)
+            self._allocated.clear()
         self._attached = False
         self._reason = reason
         self._retry_ns = self._edge_ns + self._patience_ns
@@ -189,18 +132,18 @@ class Beholder:
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         if gpu.index in self._out_of_reach:
             return self._out_of_reach[gpu.index]
-        memory = self._memories.setdefault(gpu.index, _Memory())
+        memory = self._memories.setdefault(gpu.index, Memory())
         self._codes = []
         seen = Seen()
         try:
             seen.energy_mj = self._energy(gpu)
-            seen.activity_ppm = self._activity(gpu)
+            self._activity(gpu, memory, seen)
             used = self._used_bytes(gpu)
             bad = self._health(gpu, memory)
             seen.process = self._processes(gpu, memory, used)
-        except _GpuGone:
+        except GpuGone:
             # Whatever was read before the loss is not trusted after it.
-            self._memories[gpu.index] = _Memory()
+            self._memories[gpu.index] = Memory()
             return Seen(down=True)
         failed = [code for code in self._codes if code not in NOT_OFFERED]
         if failed and None not in failed:
@@ -209,43 +152,17 @@ class Beholder:
         seen.down = bool(bad)
         return seen
 
-    def _call(self, function: str, gpu: GpuAnswers | None) -> int | None:
-        code = self._calls.enter(function, gpu)
-        if code in LIBRARY_WIDE:
-            raise _LibraryGone("library")
-        return code
-
-    def _enter(self, function: str, gpu: GpuAnswers) -> bool:
-        code = self._call(function, gpu)
-        _raise_if_gone(code)
-        self._codes.append(code)
-        return code is None
-
-    def _got(self, answer: int | Failure) -> int | None:
-        """A value, or None; a scripted failure counts as the call's own error."""
-        if isinstance(answer, Failure):
-            _raise_if_gone(answer.code)
-            self._codes[-1] = answer.code
-            return None
-        return answer
-
     def _energy(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
             return None
         return self._got(gpu.energy_mj(self._calls.now_ns))
-
-    def _activity(self, gpu: GpuAnswers) -> int | None:
-        if not self._enter("nvmlDeviceGetUtilizationRates", gpu):
-            return None
-        percent = self._got(gpu.utilization_pct(self._calls.now_ns))
-        return percent * PPM_PER_PERCENT if percent is not None and 0 <= percent <= 100 else None
 
     def _used_bytes(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
             return None
         return self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
 
-    def _processes(self, gpu: GpuAnswers, memory: _Memory, used: int | None) -> bool | None:
+    def _processes(self, gpu: GpuAnswers, memory: Memory, used: int | None) -> bool | None:
         changed = used is None or used != memory.process_bytes
         read_ns = memory.process_read_ns
         due = read_ns is None or changed or memory.process_failed or self._edge_ns - read_ns >= PROCESS_EVERY_NS
@@ -274,7 +191,7 @@ class Beholder:
                 return None
         return bool(found)
 
-    def _health(self, gpu: GpuAnswers, memory: _Memory) -> bool | None:
+    def _health(self, gpu: GpuAnswers, memory: Memory) -> bool | None:
         """True: the GPU says it is broken; None: not known (any more)."""
         tried_ns = memory.health_tried_ns
         if tried_ns is None or self._edge_ns - tried_ns >= HEALTH_EVERY_NS:
@@ -289,7 +206,7 @@ class Beholder:
                 values.append(value)
         return any(value != 0 for value in values) if values else None
 
-    def _read_health(self, gpu: GpuAnswers, memory: _Memory) -> None:
+    def _read_health(self, gpu: GpuAnswers, memory: Memory) -> None:
         if self._enter("nvmlDeviceGetFieldValues", gpu):
             code = self._calls.field_error(RECOVERY_FIELD, gpu)
             action = gpu.track("recovery_action").value(self._calls.now_ns)

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tests.abi.activity import Seen
 from tests.abi.answers import MS_NS, Calls, GpuAnswers
-from tests.abi.beholder import Beholder, Seen
+from tests.abi.beholder import Beholder
 from tests.abi.script import Script
 
 CELL_MS = 300_000
@@ -41,6 +42,8 @@ class CellTruth:
     bins_ms: list[int] = field(default_factory=lambda: [0] * len(BIN_EDGES_PPM))
     active_ns: int = 0
     active_known_ms: int = 0
+    engines_ns: Counter[str] = field(default_factory=Counter)
+    engines_known_ms: Counter[str] = field(default_factory=Counter)
     energy_mj: Counter[str] = field(default_factory=Counter)
     energy_epochs: int = 0
 
@@ -79,7 +82,7 @@ def expect(
         # With the wall clock back in time, a new session seals nothing before the last sealed end.
         world = _World(script=script, calls=calls, wall_start_ms=wall_start_ms, interval_ms=interval_ms)
         meters = [_Meter(answer, truth[answer.gpu.uuid], interval_ms) for answer in answers]
-        sealed_end_ms = _Life(world, meters, beholder(calls), sealed_end_ms).live(run.end_ms * MS_NS)
+        sealed_end_ms = _Life(world, meters, beholder(calls, interval_ms), sealed_end_ms).live(run.end_ms * MS_NS)
     return truth
 
 
@@ -222,6 +225,8 @@ class _Meter:
             if fell:
                 self._cell(begin_ms).energy_epochs += 1
             self._book(begin_ms, edge_ms, kind, name, None if name == HUNG else activity_ppm)
+            if kind == "state" and name != HUNG:
+                self._book_engines(begin_ms, edge_ms, seen.engines_ppm)
             if energy_mj is not None:
                 whole = kind in ("state", "gap") and self._odometer_fresh
                 self._book_energy(begin_ms, edge_ms, STATES.get(name, name) if whole else "uncovered", energy_mj)
@@ -307,6 +312,13 @@ class _Meter:
             if name in ("busy", "held"):
                 place = next(index for index, edge in enumerate(BIN_EDGES_PPM) if activity_ppm <= edge)
                 cell.bins_ms[place] += span_ms
+
+    def _book_engines(self, begin_ms: int, end_ms: int, engines_ppm: dict[str, int]) -> None:
+        for cell, span_ms, _ in self._pieces(begin_ms, end_ms):
+            for engine, active_ppm in engines_ppm.items():
+                if active_ppm:
+                    cell.engines_ns[engine] += active_ppm * span_ms
+                cell.engines_known_ms[engine] += span_ms
 
     def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
         if begin_ms == end_ms:

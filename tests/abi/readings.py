@@ -44,4 +44,6 @@ def _add(cell: CellTruth, gpu: dict[str, Any]) -> None:
         cell.energy_mj[name] += energy_mj
     cell.active_ns += gpu.get("active_ns", 0)
     cell.active_known_ms += gpu.get("active_known_ms", 0)
+    cell.engines_ns.update(gpu.get("engine_ns", {}))
+    cell.engines_known_ms.update(gpu.get("engine_known_ms", {}))
     cell.energy_epochs += gpu.get("energy_epochs", 0)

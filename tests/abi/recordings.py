@@ -66,7 +66,8 @@ class Recording:
             _follow(gpu.tracks.setdefault("utilization", []), use, NOT_SUPPORTED)
             memory = [(s.at_ms, DEFAULT_MEMORY_BYTES if s.memory_bytes is None else s.memory_bytes) for s in samples]
             _follow(gpu.tracks.setdefault("memory_used_bytes", []), memory, UNKNOWN)
-        return script
+        # What was recorded is polled utilisation.
+        return script.polled()
 
 
 def load(path: Path, wanted: str | None = None) -> Iterator[Recording]:

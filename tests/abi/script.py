@@ -208,6 +208,12 @@ class Script:
         self.rules.append(Rule(function=function, **effect))  # type: ignore[arg-type]
         return self
 
+    def polled(self) -> Script:
+        """Leave the GPUs so far nothing but polled utilisation to tell their activity."""
+        for gpu in self.gpus:
+            gpu.gpm = False
+        return self.rule("nvmlDeviceGetSamples", error=NOT_SUPPORTED)
+
     def text(self) -> str:
         """The script as the library reads it."""
         return "\n".join(self._lines()) + "\n"

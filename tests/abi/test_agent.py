@@ -31,6 +31,8 @@ PID = 4_200_001
 COMPUTE = "nvmlDeviceGetComputeRunningProcesses_v3"
 GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses_v3"
 UTILIZATION = "nvmlDeviceGetUtilizationRates"
+SAMPLES = "nvmlDeviceGetSamples"
+GPM_TAKE, GPM_METRICS = "nvmlGpmSampleGet", "nvmlGpmMetricsGet"
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 MEMORY = "nvmlDeviceGetMemoryInfo_v2"
 FIELDS = "nvmlDeviceGetFieldValues"
@@ -119,6 +121,12 @@ def rule(function: str, from_ms: int, to_ms: int, **effect: object) -> Callable[
         pytest.param(rule(UTILIZATION, 20_500, 40_500, error=UNKNOWN), id="utilisation fails"),
         pytest.param(rule(UTILIZATION, 0, 200_000, error=NOT_SUPPORTED), id="utilisation is not supported"),
         pytest.param(rule(UTILIZATION, 20_500, 40_500, error=NO_PERMISSION), id="utilisation is not permitted"),
+        pytest.param(rule(GPM_TAKE, 20_500, 40_500, error=UNKNOWN), id="GPM fails"),
+        pytest.param(rule(GPM_METRICS, 0, 200_000, fail=(2, 5, UNKNOWN)), id="every fifth GPM fails"),
+        pytest.param(rule(GPM_TAKE, 30_000, 31_000, latency_ms=8_300), id="GPM hangs for seconds"),
+        pytest.param(rule(GPM_TAKE, 20_000, 90_000, latency_ms=950), id="GPM is slow"),
+        pytest.param(rule(SAMPLES, 20_000, 90_000, latency_ms=300), id="samples are slow"),
+        pytest.param(rule(SAMPLES, 20_500, 40_500, error=UNKNOWN), id="samples fail"),
         pytest.param(rule(ENERGY, 20_500, 40_500, error=UNKNOWN), id="energy fails"),
         pytest.param(rule(ENERGY, 0, 200_000, error=NOT_SUPPORTED), id="energy is not supported"),
         pytest.param(rule(MEMORY, 20_500, 40_500, error=UNKNOWN), id="memory fails"),
@@ -146,6 +154,10 @@ def test_what_goes_wrong_with_a_call_costs_what_the_oracle_says(play: Play, wron
     working(script).act(100_250, utilization_pct=40, power_w=333.3)
     idle(script).run(PID, 50_500, 120_500).act(50_500, memory_gib=5).act(120_500, memory_gib=0)
     wrong(script)
+    if any(rule.function == UTILIZATION for rule in script.rules):
+        script.polled()
+    elif any(rule.function == SAMPLES for rule in script.rules):
+        script.gpus[0].gpm = script.gpus[1].gpm = False
     found, truth = play(script, 200_000, start_ms=WALL_START_MS + CELL_MS - 35_000)
     assert found == truth
 
@@ -208,6 +220,7 @@ def test_values_out_of_range_and_failing_quantities_are_unknown(play: Play) -> N
     wild.act(30_500, utilization_pct=250).act(60_500, utilization_pct=50)
     blind = working(script)
     blind.tracks["utilization"] = [(0, Failure(NOT_SUPPORTED))]
+    script.polled()
     found, truth = play(script, 90_000)
     assert found == truth
     assert truth[blind.uuid][WALL_START_MS].slice_ms().keys() == {"unmeasured"}

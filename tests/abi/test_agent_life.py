@@ -105,6 +105,11 @@ codes = st.sampled_from([UNKNOWN, NOT_SUPPORTED, UNINITIALIZED, GPU_IS_LOST])
 functions = st.sampled_from(
     [
         "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetSamples",
+        "nvmlGpmQueryDeviceSupport",
+        "nvmlGpmSampleAlloc",
+        "nvmlGpmSampleGet",
+        "nvmlGpmMetricsGet",
         "nvmlDeviceGetTotalEnergyConsumption",
         "nvmlDeviceGetMemoryInfo_v2",
         "nvmlDeviceGetComputeRunningProcesses_v3",
@@ -122,7 +127,10 @@ functions = st.sampled_from(
 def lives(draw: st.DrawFn) -> Script:
     script = Script()
     for index in range(draw(st.integers(1, 3))):
-        gpu = script.add_gpu()
+        gpu = script.add_gpu(gpm=draw(st.booleans()))
+        if draw(st.booleans()):
+            gpu.set("graphics", draw(st.integers(0, FULL))).set("sm", draw(st.integers(0, FULL)), 0)
+            gpu.set("graphics", draw(st.integers(0, 2 * FULL)), draw(st.integers(1, 149_999)))
         for track, high in (("utilization", FULL), ("power_mw", 700_000), ("memory_used_bytes", 2)):
             for at_ms in sorted({0, *draw(st.lists(st.integers(1, 149_999), max_size=4))}):
                 value = draw(st.one_of(st.sampled_from([0, high]), st.integers(0, high)))

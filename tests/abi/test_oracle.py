@@ -17,7 +17,7 @@ def one_gpu(**initial: float) -> tuple[Script, Gpu]:
     script = Script()
     gpu = script.add_gpu()
     gpu.act(0, **{"utilization_pct": 0, "power_w": 70, "memory_gib": 0} | initial)
-    return script, gpu
+    return script.polled(), gpu
 
 
 def cells(

@@ -11,7 +11,7 @@ from typing import Any
 from gpuledger_agent.nvml import FI_RECOVERY_ACTION
 from tests.fakes.clock import MS_NS, FakeClock
 
-NOT_SUPPORTED, NO_PERMISSION, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 9, 15, 16, 999
+NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 6, 9, 15, 16, 999
 UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
 
 
@@ -33,6 +33,19 @@ class FakeMismatchError(Exception):
 
 
 @dataclass(slots=True)
+class FakeGpmRequest:
+    """Shaped like pynvml.c_nvmlGpmMetricsGet_t, filled with what a careless reader would take for an answer."""
+
+    version: int = 0
+    numMetrics: int = 0
+    sample1: Any = None
+    sample2: Any = None
+    metrics: list[SimpleNamespace] = field(
+        default_factory=lambda: [SimpleNamespace(metricId=0, nvmlReturn=0, value=77.0) for _ in range(20)]
+    )
+
+
+@dataclass(slots=True)
 class FakeGpu:
     """One GPU; `fails` maps a function's name (or "*") to the code it fails with for this GPU."""
 
@@ -48,6 +61,10 @@ class FakeGpu:
     processes: list[tuple[int, int | None]] = field(default_factory=list)
     recovery_action: int = 0
     is_row_remap_failed: bool = False
+    gpm: dict[int, tuple[int, float]] | None = None
+    """GPM metric -> (nvmlReturn, value); None: the GPU has no GPM."""
+    samples: list[tuple[int, int]] | None = None
+    """(time stamp in us, %) of the utilisation ring; None: not supported."""
     fails: dict[str, int] = field(default_factory=dict)
 
     def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
@@ -71,6 +88,8 @@ class FakeNvml:
     NVMLError = FakeNvmlError
     NVMLLibraryMismatchError = FakeMismatchError
     nvmlMemory_v2 = 0x02000028
+    NVML_GPM_METRICS_GET_VERSION = 1
+    c_nvmlGpmMetricsGet_t = FakeGpmRequest
 
     def __init__(self, clock: FakeClock, devices: list[FakeGpu]) -> None:
         self._clock = clock
@@ -79,6 +98,8 @@ class FakeNvml:
         self.calls: Counter[str] = Counter()
         self.attached = 0
         self.generation = 0
+        self.gpm_samples: list[dict[str, Any]] = []
+        """What was allocated and not freed."""
 
     def _of_node(self, function: str) -> None:
         self.calls[function] += 1
@@ -176,3 +197,46 @@ class FakeNvml:
 
     def nvmlDeviceGetRemappedRows(self, handle: tuple[int, FakeGpu]) -> tuple[int, int, int, int]:
         return 0, 0, 0, int(self._of_gpu("nvmlDeviceGetRemappedRows", handle).is_row_remap_failed)
+
+    def nvmlDeviceGetSamples(self, handle: tuple[int, FakeGpu], kind: int, since_us: int) -> tuple[int, list[Any]]:
+        gpu = self._of_gpu("nvmlDeviceGetSamples", handle)
+        assert kind == 1
+        if gpu.samples is None:
+            raise FakeNvmlError(NOT_SUPPORTED)
+        newer = [pair for pair in gpu.samples if pair[0] > since_us]
+        if not newer:
+            raise FakeNvmlError(NOT_FOUND)
+        return 1, [SimpleNamespace(timeStamp=us, sampleValue=SimpleNamespace(uiVal=percent)) for us, percent in newer]
+
+    def nvmlGpmQueryDeviceSupport(self, handle: tuple[int, FakeGpu]) -> Any:
+        gpu = self._of_gpu("nvmlGpmQueryDeviceSupport", handle)
+        return SimpleNamespace(isSupportedDevice=int(gpu.gpm is not None))
+
+    def nvmlGpmSampleAlloc(self) -> dict[str, Any]:
+        self._of_node("nvmlGpmSampleAlloc")
+        sample: dict[str, Any] = {"generation": self.generation, "number": self.calls["nvmlGpmSampleAlloc"]}
+        self.gpm_samples.append(sample)
+        return sample
+
+    def nvmlGpmSampleFree(self, sample: dict[str, Any]) -> None:
+        self._of_node("nvmlGpmSampleFree")
+        self.gpm_samples.remove(sample)
+
+    def nvmlGpmSampleGet(self, handle: tuple[int, FakeGpu], sample: dict[str, Any]) -> dict[str, Any]:
+        gpu = self._of_gpu("nvmlGpmSampleGet", handle)
+        assert sample in self.gpm_samples, "a sample that was freed crashes the driver"
+        sample["gpu"], sample["ns"] = gpu, self._clock.boottime_ns()
+        return sample
+
+    def nvmlGpmMetricsGet(self, request: FakeGpmRequest) -> FakeGpmRequest:
+        """Writes what the GPU is set to; only a metric that succeeds has its value written."""
+        self._of_node("nvmlGpmMetricsGet")
+        first, second = request.sample1, request.sample2
+        assert (request.version, first["gpu"]) == (1, second["gpu"])
+        assert first["ns"] < second["ns"], "the older sample comes first"
+        answers = second["gpu"].gpm
+        for metric in request.metrics[: request.numMetrics]:
+            metric.nvmlReturn, value = answers.get(metric.metricId, (NOT_SUPPORTED, 0.0))
+            if metric.nvmlReturn == 0:
+                metric.value = value
+        return request

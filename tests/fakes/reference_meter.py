@@ -76,6 +76,15 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
         cell["known"] += length
         if state in {"busy", "held"}:
             put(cell["bins"], [after.activity_ppm <= edge for edge in EDGES].index(True), 7 * length)
+    if is_single:
+        for engine, share in (
+            ("sm", after.sm_active_ppm),
+            ("tensor", after.tensor_active_ppm),
+            ("dram", after.dram_active_ppm),
+        ):
+            if share is not None:
+                put(cell["engines"], engine, share * length)
+                put(cell["engines_known"], engine, length)
     if state in {"busy", "held"}:
         names = sorted((process.workload, process.user) for process in after.holders)
         for position, name in enumerate(names):
@@ -84,7 +93,7 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
 
 
 def meter(ticks: Any, interval: int) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return {(cell, GPU): {"states", "bins", "active", "known", "holders"}} for the cells with any covered time."""
+    """Return what there is of each (cell, GPU) with any covered time: states, bins, active, known, holders, engines."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for (start, earlier), (end, later) in pairwise(ticks):
         for uuid, after in later.items():
@@ -94,7 +103,15 @@ def meter(ticks: Any, interval: int) -> dict[tuple[int, str], dict[str, Any]]:
             for cell in range(start // CELL * CELL, end, CELL):
                 length = min(end, cell + CELL) - max(start, cell)
                 if length > 0:
-                    empty: dict[str, Any] = {"states": {}, "bins": {}, "active": None, "known": 0, "holders": {}}
+                    empty: dict[str, Any] = {
+                        "states": {},
+                        "bins": {},
+                        "active": None,
+                        "known": 0,
+                        "holders": {},
+                        "engines": {},
+                        "engines_known": {},
+                    }
                     row = cells.setdefault((cell, uuid), empty)
                     paint(row, state, length, after, is_single=end - start <= 2 * interval)
     return cells

@@ -97,6 +97,8 @@ class _Maker:
             activity_ppm=activity_ppm if plan.has_unknowns or activity_ppm is not None else 0,
             activity_source=rng.choice(("gpm", "polled")),
             sm_active_ppm=rng.choice((0, 9_999, 10_000, 500_000)),
+            tensor_active_ppm=rng.choice((None, 0, 333_333)),
+            dram_active_ppm=rng.choice((None, 1, 1_000_000)),
             holders=holders,
             is_allocated=rng.choice((None, True, False)),
             health=health,

@@ -109,6 +109,29 @@ def test_bins_divide_busy_and_held_at_theta_and_their_activity_was_known(stream:
 
 @examples(2)
 @given(streams())
+def test_an_engine_is_never_active_for_longer_than_it_was_known_nor_known_for_longer_than_covered(
+    stream: Stream,
+) -> None:
+    spans, totals = run(stream)
+    for tally in [*(tally for span in spans for tally in span.tallies.values()), *totals.values()]:
+        for engine, active_ns in tally.engine_ns.items():
+            assert 0 <= active_ns <= tally.engine_known_ms[engine] * 1_000_000
+        for known_ms in tally.engine_known_ms.values():
+            assert known_ms * SLICES_PER_GPU <= sum(tally.state_slice_ms.values())
+
+
+def test_the_weakest_source_of_a_span_is_the_one_it_names() -> None:
+    totals: dict[str, Tally] = {}
+    meter = Meter(1000, {}, totals)
+    for tick, source in enumerate(("gpm", "gpm", None, "polled", "samples")):
+        activity_ppm = None if source is None else 0
+        seen = GpuSnapshot(activity_ppm=activity_ppm, activity_source=source, holders=(), health=Health.CLEAN)
+        meter.tick(EDGE_MS + 1000 * tick, {"GPU-0": seen})
+        assert totals["GPU-0"].activity_source == (None, "gpm", "gpm", "polled", "polled")[tick]
+
+
+@examples(2)
+@given(streams())
 def test_totals_since_the_start_are_the_sums_of_the_spans(stream: Stream) -> None:
     spans, totals = run(stream)
     edges_ms = [edge_ms for edge_ms, _ in stream.ticks]
@@ -196,6 +219,7 @@ def test_the_meter_agrees_with_the_plain_reference_in_every_cell(stream: Stream)
             if not tally.state_slice_ms:
                 continue
             empty: dict[str, Any] = {"states": {}, "bins": {}, "active": None, "known": 0, "holders": {}}
+            empty |= {"engines": {}, "engines_known": {}}
             row = found.setdefault((floor_to(span.start_ms, CELL_MS), uuid), empty)
             for state, amount in tally.state_slice_ms.items():
                 put(row["states"], state.value, amount)
@@ -204,6 +228,10 @@ def test_the_meter_agrees_with_the_plain_reference_in_every_cell(stream: Stream)
             if tally.active_ns is not None:
                 row["active"] = tally.active_ns + (0 if row["active"] is None else row["active"])
             row["known"] += tally.active_known_ms
+            for engine, active_ns in tally.engine_ns.items():
+                put(row["engines"], engine, active_ns)
+            for engine, known_ms in tally.engine_known_ms.items():
+                put(row["engines_known"], engine, known_ms)
             for holder, times in tally.workload_slice_ms.items():
                 for state, amount in times.items():
                     put(row["holders"], (*holder, state.value), amount)

@@ -57,11 +57,14 @@ def still(view: View) -> View:
 def eventful(tmp_path: Path) -> Rig:
     """A node on which something of everything has happened."""
     rig = Rig(tmp_path, gpus(4))
+    rig.nvml.gpus[0].gpm = {1: (0, 0.0)}
+    rig.nvml.gpus[2].gpm = {1: (0, 0.0), 2: (0, math.nan), 5: (UNKNOWN, 0.0)}
     rig.nvml.fails["nvmlInit"] = NOT_LOADED
     rig.agent.tick()
     rig.nvml.fails.clear()
     rig.tick(5)
     rig.nvml.gpus[0].work(97, 4100)
+    rig.nvml.gpus[0].gpm = {1: (0, 96.5), 2: (0, 81.25), 3: (0, 40.0), 5: (0, 0.0), 10: (0, 33.0)}
     rig.nvml.gpus[1].work(3, 4100, 4200, power_mw=115_000)
     rig.nvml.gpus[2].fails = {
         "nvmlDeviceGetTotalEnergyConsumption": NOT_SUPPORTED,

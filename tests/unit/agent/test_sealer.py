@@ -22,7 +22,7 @@ from gpuledger.reading import (
     encode_workloads,
 )
 from gpuledger.sealing import NameSealer, SigningKey, digest_name, open_envelope
-from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
+from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
@@ -136,6 +136,8 @@ def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_a
             active_ns=CELL_MS * 1_000_000,
             active_known_ms=CELL_MS,
             activity_source="gpm" * 4,
+            engine_ns=dict.fromkeys(ENGINES, CELL_MS * 1_000_000),
+            engine_known_ms=dict.fromkeys(ENGINES, CELL_MS),
             energy_mj=dict.fromkeys([*map(str, OBSERVED), "uncovered"], 10**12),
             energy_start_mj=INTEGER_MAX,
             energy_end_mj=INTEGER_MAX,

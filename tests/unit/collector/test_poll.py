@@ -64,7 +64,7 @@ async def test_a_round_takes_no_more_pages_than_its_bound_and_asks_again_at_once
     ("mode", "reason", "said"),
     [
         ("slow", "timeout", "did not answer within 0.2 s"),
-        ("huge", "too_large", "sends more than 100000 bytes for 48 readings"),
+        ("huge", "too_large", "sends more than 100000 bytes for 192 readings"),
         ("garbage", "not_json", "does not answer with JSON"),
         ("deep", "not_json", "does not answer with JSON"),
         ("list", "not_json", "answers with a JSON list, not with an object"),
@@ -133,13 +133,13 @@ async def test_failures_back_off_twofold_up_to_the_cap_and_recovery_is_logged_on
 
 
 async def test_a_page_that_is_too_large_is_asked_for_in_smaller_parts_until_it_fits() -> None:
-    agent, intake = FakeAgent(count=48), FakeIntake()
+    agent, intake = FakeAgent(count=192), FakeIntake()
     limits = PollLimits(interval_s=10, body_bytes_max=1500)
     async with serving(agent) as target:
         polling = poller(target, intake=intake, limits=limits)
         while not polling.figures().up.get(target.url, False):
             await poll_each(polling)
-    assert intake.taken[target.url] == list(range(1, 49))
+    assert intake.taken[target.url] == list(range(1, 193))
     assert polling.figures().failures.keys() == {"too_large"}
 
 
