@@ -52,7 +52,6 @@ class View:
 
     gpus: tuple[GpuView, ...] = ()
     edge_ms: int | None = None
-    cell_start_ms: int | None = None
     tick_boottime_ns: int | None = None
     ticks: int = 0
     sessions: Mapping[str, int]
@@ -305,11 +304,9 @@ class Agent:
                     total=Tally() if total is None else total.copy(),
                 )
             )
-        span = meter.open_span
         self.view = View(
             gpus=tuple(gpus),
             edge_ms=edge_ms,
-            cell_start_ms=None if span is None else span.start_ms,
             tick_boottime_ns=boottime_ns,
             ticks=self._ticks,
             sessions=dict(self._sessions),

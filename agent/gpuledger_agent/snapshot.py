@@ -51,6 +51,3 @@ class GpuSnapshot:
     memory_used_bytes: int | None = None
     uncovered: Uncovered | None = None
     rejected_values: int = 0
-
-
-NOTHING_READ = GpuSnapshot()

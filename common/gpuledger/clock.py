@@ -42,11 +42,6 @@ class SystemClock:
         return stop.wait(remaining_s) if remaining_s > 0 else stop.is_set()
 
 
-def cpu_ns() -> int:
-    """Return this thread's CPU time in nanoseconds: what a source costs, whatever else the node does."""
-    return time.thread_time_ns()
-
-
 def monotonic_ns() -> int:
     """Return a monotonic time in nanoseconds for measuring durations."""
     return time.monotonic_ns()

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
-from gpuledger.settings import read_toml
+from gpuledger_collector import config as collector_config
 from gpuledger_collector.figures import LedgerReader
 from gpuledger_collector.report import words
 from gpuledger_collector.report.files import FORMATS, forms, write_files
@@ -96,10 +97,7 @@ def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
         raise ConfigurationError("give --config FILE or --state-dir DIR, so that the ledger can be found")
     if state_dir is not None:
         raise ConfigurationError("give either --config or --state-dir, not both")
-    found = read_toml(config).get("state_dir")
-    if not isinstance(found, str):
-        raise ConfigurationError(f"{config}: state_dir is not there or not a text")
-    return Path(found)
+    return collector_config.load(config, os.environ, {}).value.state_dir
 
 
 def _open(context: click.Context, directory: Path) -> LedgerReader:
