@@ -16,9 +16,8 @@ from typing import Any
 
 from gpuledger.errors import GpuledgerError
 from gpuledger_collector.schedulers.hostlist import HostlistError, expand
-from gpuledger_collector.schedulers.view import Allocation, ClusterView, NodeState, Pending, Unschedulable
+from gpuledger_collector.schedulers.view import Allocation, ClusterView, NodeState, Pending, Unschedulable, short_reason
 
-REASON_CHARACTERS_MAX = 200
 _RUNNING = frozenset({"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED"})
 _GRES = re.compile(r"(?:gres[:/])?gpu(?::(?P<type>[^:(=,]+))??(?:[:=](?P<count>\d+))?(?:\((?P<where>[^)]*)\))?")
 _TRES_GPUS = re.compile(r"\bgres/gpu=(\d+)")
@@ -170,7 +169,7 @@ def _pending(job: Mapping[str, Any]) -> list[Pending]:
             partition=_text(job.get("partition")),
             tasks=_tasks(_text(job.get("array_task_string"))),
             gpus=gpus,
-            reason=_short(reason),
+            reason=short_reason(reason),
             since_ms=_seconds(job, "eligible_time", "submit_time"),
         )
     ]
@@ -236,8 +235,8 @@ def _node_state(node: str, why: Unschedulable, reason: re.Match[str] | None) -> 
     return NodeState(
         node=node,
         why=why,
-        reason=_short(reason["text"]),
-        by=_short(reason["by"]),
+        reason=short_reason(reason["text"]),
+        by=short_reason(reason["by"]),
         since_ms=round(since.timestamp()) * 1000,
     )
 
@@ -250,8 +249,3 @@ def _why(state: str) -> Unschedulable | None:
     if flags & _DRAINED:
         return Unschedulable.DRAINED
     return Unschedulable.RESERVED if flags & _RESERVED else None
-
-
-def _short(text: str) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return printable[:REASON_CHARACTERS_MAX]

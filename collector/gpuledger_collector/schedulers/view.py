@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+REASON_CHARACTERS_MAX = 200
+
+
+def short_reason(text: str) -> str:
+    """Return somebody's words as they may be shown: printable, and not too long."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable[:REASON_CHARACTERS_MAX]
+
 
 class Unschedulable(str, Enum):
     """Why new work is not placed on a node."""
@@ -25,8 +33,9 @@ class Unschedulable(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """GPUs of one node that the scheduler gave to one job.
+    """GPUs of one node that the scheduler gave to one job (of Kubernetes: pod; its namespace is the user).
 
+    `partition` is the queue it came through (of Kubernetes: what made the pod, as Kind/name).
     `indices` are the scheduler's own, None where it does not say which; `count` is how many there are.
     """
 
