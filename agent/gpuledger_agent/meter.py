@@ -45,6 +45,7 @@ class Tally:
     rejected_values: int = 0
     workload_slice_ms: dict[tuple[str, str | None], dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    workload_source: dict[tuple[str, str | None], str] = field(default_factory=dict)
 
     @property
     def total_slice_ms(self) -> int:
@@ -317,6 +318,7 @@ def _add(
             _add_engines(tally, seen, time_ms)
         if state is State.BUSY or state is State.HELD:
             _add_workloads(tally, state, amount, seen.holders or ())
+        _add_reservations(tally, state, amount, seen.allocated_to)
     if odometer_mj is not None:
         if tally.energy_start_mj is None:
             tally.energy_start_mj = odometer_mj if energy_mj is None else odometer_mj - energy_mj
@@ -364,14 +366,22 @@ def _add_engines(tally: Tally, seen: GpuSnapshot, time_ms: int) -> None:
             tally.engine_known_ms[engine] = tally.engine_known_ms.get(engine, 0) + time_ms
 
 
+def _add_reservations(tally: Tally, state: State, amount: int, allocated_to: tuple[Holder, ...]) -> None:
+    """Reserved time is whose the GPU is, as far as its allocation says who."""
+    if state is State.RESERVED and allocated_to:
+        _add_workloads(tally, state, amount, allocated_to)
+
+
 def _add_workloads(tally: Tally, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
-    """Split the time equally over the workloads that hold the GPU, the remainder to the first in order of name."""
+    """Split the time equally over the workloads that hold the GPU, or were given it, the remainder to the first."""
     for holder, share in zip(holders, share_equally(amount, len(holders)), strict=True):
         key = (holder.workload, holder.user)
         times = tally.workload_slice_ms.get(key)
         if times is None:
             times = tally.workload_slice_ms[key] = {}
         times[state] = times.get(state, 0) + share
+        if holder.source is not None:
+            tally.workload_source[key] = holder.source
         if holder.memory_bytes is not None:
             most = tally.workload_memory_bytes_max.get(key)
             if most is None or holder.memory_bytes > most:
