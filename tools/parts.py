@@ -38,7 +38,7 @@ class Part:
 
 PARTS = {
     "prometheus": Part(commands=("prometheus", "promtool"), packages=("prometheus",), standalone=True),
-    # Neither of Slurm's daemons starts without /etc/slurm/slurm.conf; munged may, with a key of its own, and is harmless.
+    # Slurm's daemons do not start without /etc/slurm/slurm.conf; munged may, with a key of its own, and is harmless.
     "slurm": Part(
         commands=("slurmctld", "slurmd", "sbatch", "srun", "scancel", "munged"),
         packages=("slurm-wlm", "munge"),

@@ -55,7 +55,7 @@ _UNCOVERED_TEXTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenGpu:
-    """One GPU after two reads; `holders` are (user, name), None where unknown."""
+    """One GPU after two reads; `holders`, or whom it is reserved for, are (user, name), None where unknown."""
 
     identity: Identity
     result: State | Uncovered
@@ -127,7 +127,7 @@ def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str],
     if seen.holders is None:
         return None
     found = []
-    for holder in seen.holders:
+    for holder in seen.holders or seen.allocated_to:
         digests = [holder.workload] if holder.user is None else [holder.workload, holder.user]
         names = {digest: name for digest, (_, name) in holders.openings(digests).items()}
         user = None if holder.user is None else names.get(holder.user)

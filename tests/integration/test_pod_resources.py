@@ -18,6 +18,7 @@ import pytest
 from gpuledger_agent import pod_poll
 from gpuledger_agent.allocation_files import Answer
 from gpuledger_agent.pod_poll import PodResources
+from gpuledger_agent.pod_resources import ANSWER_BYTES_MAX
 from gpuledger_agent.sources import SourceReport, TickReads
 from tests.fakes import kubelet
 from tests.integration.agents import PATIENCE_S, ROOT, wait_for
@@ -124,7 +125,7 @@ def test_a_pod_that_is_new_is_asked_for_soon_and_not_at_once_again(
 def test_a_large_answer_comes_whole(tmp_path: Path, asking: Callable[..., Asking]) -> None:
     pods = [pod(f"p-{number}-" + "x" * 200, f"GPU-{number:036d}") for number in range(6_000)]
     data = kubelet.answer(pods)
-    assert 1 << 20 < len(data) < pod_poll.ANSWER_BYTES_MAX
+    assert 1 << 20 < len(data) < ANSWER_BYTES_MAX
     with kubelet.serve(tmp_path / "kubelet.sock", lambda request, context: data):
         assert len(asking().ask().allocations) == 6_000
 
@@ -142,7 +143,7 @@ def refuse(code: grpc.StatusCode) -> Callable[[bytes, Any], bytes]:
     [
         (refuse(grpc.StatusCode.UNIMPLEMENTED), "unimplemented"),
         (refuse(grpc.StatusCode.PERMISSION_DENIED), "permission_denied"),
-        (lambda request, context: bytes(pod_poll.ANSWER_BYTES_MAX + 1), "resource_exhausted"),
+        (lambda request, context: bytes(ANSWER_BYTES_MAX + 1), "resource_exhausted"),
         (lambda request, context: b"\xff", "malformed"),
     ],
 )

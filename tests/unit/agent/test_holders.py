@@ -30,8 +30,21 @@ def table() -> FakeProcessTable:
     return FakeProcessTable(p4100="python3", p4200="dcgmproftester12", p4300="nvidia-persiste")
 
 
-def holders(table: FakeProcessTable, secret: bytes = bytes(32), **rules: tuple[str, ...]) -> Holders:
-    return Holders(table, NameSealer(secret), OWN_PID, **rules)
+def holders(
+    table: FakeProcessTable,
+    secret: bytes = bytes(32),
+    operator_users: tuple[str, ...] = (),
+    operator_executables: tuple[str, ...] = (),
+    operator_cgroups: tuple[str, ...] = (),
+) -> Holders:
+    return Holders(
+        table,
+        NameSealer(secret),
+        OWN_PID,
+        operator_users,
+        operator_executables,
+        operator_cgroups=operator_cgroups,
+    )
 
 
 def name_of(found: Holders, holder: Holder) -> str:

@@ -17,7 +17,7 @@ from tests.fakes import kubelet
 UUID = "GPU-8f2b1c7e-5a3d-4e6f-9a1b-2c3d4e5f6a7b"
 MIG = "MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f"
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+NAMES = st.text(st.characters(codec="utf-8"), max_size=20)
 PODS = st.lists(
     st.fixed_dictionaries(
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,12 @@ from gpuledger_agent.allocation_files import Answer
 from gpuledger_agent.allocations import Allocation, Devices
 from gpuledger_agent.devices import Device
 from gpuledger_agent.holders import Holders
-from gpuledger_agent.meter import Meter, Tally
+from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import GpuProcess, Identity
 from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.snapshot import GpuSnapshot, Health
 from gpuledger_agent.sources import SourceReport, TickReads
+from gpuledger_agent.tally import Tally
 from gpuledger_agent.workloads import Source
 from tests.fakes.processes import FakeProcessTable
 
@@ -52,7 +54,7 @@ def device(index: int, minor: int | None = None) -> Device:
     return Device(identity=identity, handle=object())
 
 
-def allocation(name: str, user: str | None = None, **devices: frozenset[int]) -> Allocation:
+def allocation(name: str, user: str | None = None, **devices: frozenset[Any]) -> Allocation:
     return Allocation(name=name, source=Source.SLURM_JOB, user=user, devices=Devices(**devices))
 
 
