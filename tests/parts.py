@@ -16,7 +16,10 @@ PACKAGES = {
     "cc": "gcc and libc6-dev (or the Python package ziglang)",
     "chromium": "chromium",
     "prometheus": "prometheus",
+    "munged": "munge",
     "promtool": "prometheus",
+    "slurmctld": "slurm-wlm",
+    "slurmd": "slurm-wlm",
 }
 
 

@@ -32,6 +32,7 @@ BREAKS = {
     "door-store": [("gpuledger_collector.roster", "import sqlite3")],
     "door-web": [("gpuledger_collector.fleet", "from aiohttp import web")],
     "door-schedule": [("gpuledger_collector.demo", "from apscheduler.schedulers import asyncio")],
+    "door-grpc": [("gpuledger_agent.pod_poll", "import grpc")],
     "door-keys": [("gpuledger_agent.sealer", "from cryptography.hazmat.primitives import hashes")],
     "door-metrics": [("gpuledger_collector.poll", "from prometheus_client.core import GaugeMetricFamily")],
     "door-clock": [("gpuledger_agent.loop", "from time import monotonic")],
@@ -39,6 +40,7 @@ BREAKS = {
     "layers-agent": [
         ("gpuledger_agent.nvml", "import gpuledger_agent.loop"),
         ("gpuledger_agent.journal", "import gpuledger_agent.meter"),
+        ("gpuledger_agent.pod_poll", "import gpuledger_agent.pod_resources_client"),
         ("gpuledger_agent.unplaced", ""),
     ],
     "layers-collector": [

@@ -32,10 +32,18 @@ class Part:
     commands: tuple[str, ...]
     packages: tuple[str, ...]
     standalone: bool = False
+    needs_root: bool = False
+    """Its programs look for each other where they were built for, so they cannot be unpacked elsewhere."""
 
 
 PARTS = {
     "prometheus": Part(commands=("prometheus", "promtool"), packages=("prometheus",), standalone=True),
+    # Slurm's daemons do not start without /etc/slurm/slurm.conf; munged may, with a key of its own, and is harmless.
+    "slurm": Part(
+        commands=("slurmctld", "slurmd", "sbatch", "srun", "scancel", "munged"),
+        packages=("slurm-wlm", "munge"),
+        needs_root=True,
+    ),
     "chromium": Part(commands=("chromium",), packages=("chromium", "fonts-dejavu-core")),
 }
 
@@ -75,6 +83,8 @@ def _provide(name: str, part: Part) -> None:
         return
     if not debian.available():
         raise PartError(f"Debian's package {part.packages[0]} is not installed and this machine has no apt-get")
+    if part.needs_root and not debian.is_root():
+        raise PartError(f"Debian's package {part.packages[0]} is not installed, and only root can install it")
     print(f"Getting Debian's package {part.packages[0]}", flush=True)
     if debian.is_root() and not part.standalone:
         debian.install(part.packages)

@@ -14,6 +14,7 @@ from gpuledger.logs import LEVELS
 from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
 from gpuledger.settings import Loaded, Pairs, setting
 from gpuledger.states import THETA_PPM
+from gpuledger_agent.allocations import ORDERS, is_device_file
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 
@@ -44,6 +45,38 @@ class AgentConfig:
     operator_executables: tuple[str, ...] = setting(
         "operator.executables", "Executables that are the operator's own load, by process name.", ()
     )
+    operator_cgroups: tuple[str, ...] = setting(
+        "operator.cgroups", "Cgroups whose processes are the operator's own load: paths (with all below) or globs.", ()
+    )
+    slurm_cluster: str | None = setting(
+        "workloads.slurm_cluster", "Name of this node's Slurm cluster, to go into the names of its jobs.", None
+    )
+    pod_names_dir: Path = setting(
+        "workloads.pod_names_dir",
+        "Directory of the kubelet's links to logs; their names say what a pod's container is called.",
+        Path("/var/log/containers"),
+    )
+    slurm_dir: Path | None = setting(
+        "allocations.slurm_dir", "Directory that Slurm's prolog keeps a file for each job in (deploy/slurm).", None
+    )
+    slurm_gpu_order: str = setting(
+        "allocations.slurm_gpu_order",
+        "What Slurm's N-th GPU is: by NVML's index (AutoDetect=nvml), by /dev/nvidiaN, or only where both agree.",
+        "same",
+        choices=ORDERS,
+    )
+    slurm_gpu_files: tuple[str, ...] = setting(
+        "allocations.slurm_gpu_files", "Slurm's GPUs in its order, as /dev/nvidiaN, where it has not all of them.", ()
+    )
+    pods_socket: Path | None = setting(
+        "allocations.pods_socket",
+        "The kubelet's socket for pod resources, /var/lib/kubelet/pod-resources/kubelet.sock as a rule.",
+        None,
+    )
+    pods_seconds: float = setting(
+        "allocations.pods_seconds", "Time between two questions to the kubelet.", 30.0, low=5, high=3600
+    )
+    lease_file: Path | None = setting("allocations.lease_file", "TOML file of leases of this node's GPUs.", None)
     tls_cert_file: Path | None = setting(
         "tls_server_config.cert_file", "Certificate (chain) to serve TLS with, PEM.", None
     )
@@ -90,12 +123,21 @@ class AgentConfig:
             self.tls_min_version,
         )
 
+    def _allocations(self) -> list[str]:
+        """Return which sources of allocations there are, and how they are read."""
+        slurm = None if self.slurm_dir is None else f"slurm {self.slurm_gpu_order} {' '.join(self.slurm_gpu_files)}"
+        pods = None if self.pods_socket is None else "pods"
+        leases = None if self.lease_file is None else "leases"
+        return [source for source in (slurm, pods, leases) if source is not None]
+
     def digest(self) -> str:
         """Return the digest of everything that moves time between states; sealed in every reading."""
         facts = {
             "ignorable": sorted(IGNORABLE),
             "ignorable_version": IGNORABLE_VERSION,
             "interval_ms": self.interval_ms,
+            "allocations": sorted(self._allocations()),
+            "operator_cgroups": sorted(self.operator_cgroups),
             "operator_executables": sorted(self.operator_executables),
             "operator_users": sorted(self.operator_users),
             "theta_ppm": THETA_PPM,
@@ -121,10 +163,17 @@ def _check_node_name(name: str | None) -> None:
         )
 
 
+def _check_gpu_files(files: tuple[str, ...]) -> None:
+    for file in files:
+        if not is_device_file(file):
+            raise ConfigurationError(f"allocations.slurm_gpu_files: {file[:40]!r} is not /dev/nvidiaN")
+
+
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object | None]) -> Loaded[AgentConfig]:
     """Return the settings with their origins; raises ConfigurationError."""
     loaded = settings.load(AgentConfig, file=file, environment=environment, prefix=PREFIX, flags=flags)
     parse_listen(loaded.value.listen)
     _check_node_name(loaded.value.node_name)
+    _check_gpu_files(loaded.value.slurm_gpu_files)
     _ = loaded.value.tls
     return loaded

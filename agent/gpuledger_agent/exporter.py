@@ -126,6 +126,7 @@ class AgentCollector(Collector):
             "gpuledger_gpu_current_state": lambda view: [
                 ((gpu.identity.uuid, gpu.result.value), 1.0) for gpu in view.gpus if isinstance(gpu.result, State)
             ],
+            "gpuledger_gpu_allocated": _per_gpu(lambda gpu: gpu.seen.is_allocated),
             "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
             "gpuledger_gpu_rejected_values_total": _per_gpu(lambda gpu: gpu.total.rejected_values),
             "gpuledger_agent_info": lambda view: [((*who, view.driver_version or ""), 1.0)],

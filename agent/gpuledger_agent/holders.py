@@ -3,21 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from gpuledger import workload_names
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.sealing import NameSealer
+from gpuledger_agent.allocations import Allocation
 from gpuledger_agent.nvml import GpuProcess
+from gpuledger_agent.pod_names import PodNames
 from gpuledger_agent.processes import ProcessFacts, ProcessTable
 from gpuledger_agent.snapshot import Holder
+from gpuledger_agent.workloads import Source, Workload, identify, identify_step, is_within, paths_of
 
-IGNORABLE_VERSION = 1
-IGNORABLE = frozenset({"nvidia-persistenced", "nvidia-persiste", "nvidia-cuda-mps-server", "nvidia-cuda-mps"})
+IGNORABLE_VERSION = 2
+MPS_SERVERS = frozenset({"nvidia-cuda-mps-server", "nvidia-cuda-mps"})
+"""The server's own context does no work: its clients hold the GPU. Where the driver lists no clients of it at all, the
+server stands for them."""
+IGNORABLE = frozenset({"nvidia-persistenced", "nvidia-persiste"}) | MPS_SERVERS
 """Executables that hold a GPU without working on it; the kernel cuts names to 15 characters. Versioned: a change moves
 time between held and free, so it is part of the configuration digest."""
 
 _NAMES_KEPT_MAX = 4096
-_PROCESS_NAME_CHARACTERS_MAX = 200
+_PROCESSES_KEPT_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What a process was found to be. `is_settled`: nothing that may come later can tell more."""
+
+    facts: ProcessFacts
+    name: str
+    source: Source
+    user: str | None
+    is_operator: bool
+    is_settled: bool
 
 
 class Holders:
@@ -30,27 +50,58 @@ class Holders:
         own_pid: int,
         operator_users: Iterable[str] = (),
         operator_executables: Iterable[str] = (),
+        *,
+        operator_cgroups: Iterable[str] = (),
+        slurm_cluster: str | None = None,
+        pod_names: PodNames | None = None,
     ) -> None:
         self._table = table
         self._sealer = sealer
         self._own_pid = own_pid
         self._operator_users = frozenset(operator_users)
         self._operator_executables = frozenset(operator_executables)
+        self._operator_cgroups = tuple(operator_cgroups)
+        self._slurm_cluster = slurm_cluster
+        self._pod_names = pod_names
+        self._known: dict[int, _Known] = {}
         self._names: dict[str, str] = {}
         self._digests: dict[str, str] = {}
+        self._is_pod_new = False
+        self.job_by_sluid: Mapping[str, str] = {}
+        """Slurm's job id by its other id (SLUID), for cgroups that are named by that."""
 
     def resolve(self, processes: Iterable[GpuProcess]) -> tuple[Holder, ...]:
-        """Return the workloads behind the processes in order of digest; ignorable processes are none."""
-        found: dict[str, Holder] = {}
-        for process in processes:
+        """Return the workloads behind the processes in order of digest; ignorable processes are none.
+
+        A workload is one holder however many of its processes are there; only a systemd unit is one for each user,
+        since what users start from it (cron, ssh) is theirs.
+        """
+        found: dict[tuple[str, str | None], Holder] = {}
+        for process in sorted(processes, key=lambda process: process.pid):
             if process.pid == self._own_pid:
                 continue
-            facts = self._table.describe(process.pid)
-            if facts is not None and facts.name in IGNORABLE:
+            known = self._describe(process.pid)
+            if known is not None and self._is_ignorable(known.facts.name, process):
                 continue
-            holder = self._holder(process, facts)
-            found[holder.workload] = holder
-        return tuple(found[workload] for workload in sorted(found))
+            holder = self._holder(process, known)
+            key = (holder.workload, holder.user if holder.source == Source.UNIT.value else None)
+            before = found.get(key)
+            found[key] = holder if before is None else _merge(before, holder)
+        return tuple(sorted(found.values(), key=lambda holder: (holder.workload, holder.user or "")))
+
+    def of_allocation(self, allocation: Allocation) -> Holder:
+        """Return the workload that was given a GPU, under the digest that it has as the holder of one."""
+        return Holder(
+            workload=self._seal(allocation.name),
+            user=None if allocation.user is None else self._seal(allocation.user),
+            memory_bytes=None,
+            source=allocation.source.value,
+        )
+
+    def take_new_pod(self) -> bool:
+        """Return whether a container of a pod was seen for the first time since this was last asked."""
+        is_new, self._is_pod_new = self._is_pod_new, False
+        return is_new
 
     def openings(self, digests: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Return digest -> (salt in hexadecimal, name) for those digests whose name is known."""
@@ -61,23 +112,89 @@ class Holders:
                 found[digest] = (self._sealer.salt_of(name).hex(), name)
         return found
 
-    def _holder(self, process: GpuProcess, facts: ProcessFacts | None) -> Holder:
-        if facts is None:
-            workload, user = f"process {process.pid} (not visible)", None
+    # ------------------------------------------------------------------------------------------ one process
+
+    @staticmethod
+    def _is_ignorable(name: str, process: GpuProcess) -> bool:
+        if name in MPS_SERVERS:
+            return process.is_mps_client is not None
+        return name in IGNORABLE
+
+    def _holder(self, process: GpuProcess, known: _Known | None) -> Holder:
+        if known is None:
+            name, source, user = workload_names.process_not_visible(process.pid), Source.PROCESS, None
         else:
-            # A long name must not push out what tells its processes apart.
-            name = facts.name[:_PROCESS_NAME_CHARACTERS_MAX]
-            workload = f"{name} (pid {process.pid}, started {int(facts.started_s)})"
-            user = facts.user
-        is_operator = facts is not None and (
-            facts.user in self._operator_users or facts.name in self._operator_executables
-        )
+            name, source, user = known.name, known.source, known.user
         return Holder(
-            workload=self._seal(workload),
+            workload=self._seal(name),
             user=None if user is None else self._seal(user),
             memory_bytes=process.memory_bytes,
-            is_operator=is_operator,
+            is_operator=known is not None and known.is_operator,
+            source=source.value,
         )
+
+    def _describe(self, pid: int) -> _Known | None:
+        facts = self._table.describe(pid)
+        if facts is None:
+            self._known.pop(pid, None)
+            return None
+        known = self._known.get(pid)
+        if known is None or known.facts != facts or not known.is_settled:
+            if pid not in self._known and len(self._known) >= _PROCESSES_KEPT_MAX:
+                self._known.pop(next(iter(self._known)))
+            is_new = known is None or known.facts != facts
+            known = self._known[pid] = self._identify(pid, facts)
+            self._is_pod_new |= is_new and known.source is Source.POD
+        return known
+
+    def _identify(self, pid: int, facts: ProcessFacts) -> _Known:
+        workload = self._workload(pid, facts)
+        user = facts.user
+        if workload is None:
+            name, source = workload_names.process(facts.name, pid, facts.started_s), Source.PROCESS
+        else:
+            name, source = workload.name(self._slurm_cluster), workload.source
+            if workload.owner_uid is not None:
+                user = self._table.user_name(workload.owner_uid)
+        is_pod_unnamed = workload is not None and workload.source is Source.POD and workload.pod_name is None
+        is_job_unnumbered = source is Source.SLURM_JOB and workload is not None and not workload.is_job_numbered
+        return _Known(
+            facts=facts,
+            name=name,
+            source=source,
+            user=user,
+            is_operator=self._is_operator(facts, user),
+            is_settled=not is_pod_unnamed and not is_job_unnumbered,
+        )
+
+    def _is_operator(self, facts: ProcessFacts, user: str | None) -> bool:
+        return (
+            facts.user in self._operator_users
+            or user in self._operator_users
+            or facts.name in self._operator_executables
+            or (bool(self._operator_cgroups) and is_within(paths_of(facts.cgroup), self._operator_cgroups))
+        )
+
+    def _workload(self, pid: int, facts: ProcessFacts) -> Workload | None:
+        """Return what the cgroup tells, with what it leaves out: the job without a cgroup, and names of pods."""
+        workload = identify(facts.cgroup)
+        if workload is None or workload.source is Source.UNIT or workload.source is Source.SLURM_JOB:
+            return self._slurm_job(pid, workload)
+        if workload.source is Source.POD and workload.container_id is not None and self._pod_names is not None:
+            return replace(workload, pod_name=self._pod_names.of(workload.container_id))
+        return workload
+
+    def _slurm_job(self, pid: int, workload: Workload | None) -> Workload | None:
+        """Return the job by its number where only its SLUID is told, or nothing is (proctrack without cgroups)."""
+        if workload is not None and workload.is_job_numbered:
+            return workload
+        title = self._table.step_title(pid)
+        job = None if title is None else identify_step(title)
+        if job is not None:
+            return job if workload is None else replace(job, owner_uid=workload.owner_uid)
+        if workload is not None and workload.job is not None:
+            return replace(workload, job=self.job_by_sluid.get(workload.job, workload.job))
+        return workload
 
     def _seal(self, name: str) -> str:
         name = "".join(character if character.isprintable() else "?" for character in name[:TEXT_CHARACTERS_MAX])
@@ -88,3 +205,15 @@ class Holders:
             digest = self._digests[name] = self._sealer.digest_of(name)
             self._names[digest] = name
         return digest
+
+
+def _merge(first: Holder, second: Holder) -> Holder:
+    """Return one holder for two processes of a workload on a GPU; its user is that of the lower pid, where known."""
+    is_known = first.memory_bytes is not None and second.memory_bytes is not None
+    return replace(
+        first,
+        user=second.user if first.user is None else first.user,
+        memory_bytes=(first.memory_bytes or 0) + (second.memory_bytes or 0) if is_known else None,
+        # Time is out of the figures only where all of it is the operator's.
+        is_operator=first.is_operator and second.is_operator,
+    )

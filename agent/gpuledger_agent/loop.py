@@ -21,6 +21,7 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
+from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.sealer import Origin, Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
@@ -102,6 +103,7 @@ class Agent:
         holders: Holders,
         journal: Journal,
         sealer: Sealer,
+        reservations: Reservations | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         is_catching_up: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -110,7 +112,9 @@ class Agent:
         self._nvml = nvml
         self._inventory = Inventory(nvml)
         self._holders = holders
-        self._sampler = Sampler(nvml, self._inventory, holders, clock.boottime_ns, config.interval_ms)
+        self._sampler = Sampler(
+            nvml, self._inventory, holders, clock.boottime_ns, config.interval_ms, reservations=reservations
+        )
         self._journal = journal
         self._sealer = sealer
         self._entropy = entropy

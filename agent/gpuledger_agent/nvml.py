@@ -122,14 +122,20 @@ class Identity:
     model: str | None
     memory_total_bytes: int | None
     power_limit_mw: int | None
+    minor_number: int | None = None
+    """N of /dev/nvidiaN; not the index."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process on a GPU: host pid, and its memory in bytes where the driver tells."""
+    """A process on a GPU: host pid, and its memory in bytes where the driver tells.
+
+    `is_mps_client` is None where the driver does not list the clients of MPS.
+    """
 
     pid: int
     memory_bytes: int | None
+    is_mps_client: bool | None = False
 
 
 Handle = Any
@@ -150,6 +156,7 @@ _NAMES_USED = (
     "nvmlDeviceGetHandleByIndex",
     "nvmlDeviceGetMPSComputeRunningProcesses",
     "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetMinorNumber",
     "nvmlDeviceGetName",
     "nvmlDeviceGetPciInfo",
     "nvmlDeviceGetRemappedRows",
@@ -243,6 +250,7 @@ class Nvml:
             model=_text(self._tried(self.offered, self.binding.nvmlDeviceGetName, handle)),
             memory_total_bytes=None if used_total is None else used_total[1],
             power_limit_mw=self._tried(self.offered, self.binding.nvmlDeviceGetEnforcedPowerLimit, handle),
+            minor_number=self._tried(self.offered, self.binding.nvmlDeviceGetMinorNumber, handle),
         )
 
     # ------------------------------------------------------------------------------------------ reads
@@ -277,18 +285,17 @@ class Nvml:
         compute = self.offered(binding.nvmlDeviceGetComputeRunningProcesses, handle)
         if compute is None:
             return None
+        graphics = self.offered(binding.nvmlDeviceGetGraphicsRunningProcesses, handle)
+        clients = self.offered(binding.nvmlDeviceGetMPSComputeRunningProcesses, handle)
         found: dict[int, int | None] = {}
-        for listed in (
-            compute,
-            self.offered(binding.nvmlDeviceGetGraphicsRunningProcesses, handle),
-            self.offered(binding.nvmlDeviceGetMPSComputeRunningProcesses, handle),
-        ):
+        for listed in (compute, graphics, clients):
             for process in listed or ():
                 memory = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
                 before = found.get(process.pid)
                 if before is None or (memory is not None and memory > before):
                     found[process.pid] = memory
-        return [GpuProcess(pid, memory) for pid, memory in sorted(found.items())]
+        pids = None if clients is None else {process.pid for process in clients}
+        return [GpuProcess(pid, memory, None if pids is None else pid in pids) for pid, memory in sorted(found.items())]
 
     def recovery_action(self, handle: Handle) -> int | None:
         """Return field NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; 0 is none."""

@@ -7,19 +7,20 @@ Nothing is written, kept or served. Two reads are needed, since activity and pow
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
+from gpuledger import workload_names
 from gpuledger.clock import Clock
 from gpuledger.errors import GpuledgerError
 from gpuledger.sealing import NameSealer
 from gpuledger.states import THETA_PPM, State, Uncovered
+from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.devices import Inventory
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
-from gpuledger_agent.processes import ProcessTable
+from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.snapshot import GpuSnapshot, Health
 
@@ -54,7 +55,7 @@ _UNCOVERED_TEXTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenGpu:
-    """One GPU after two reads; `holders` are (user, name), None where unknown."""
+    """One GPU after two reads; `holders`, or whom it is reserved for, are (user, name), None where unknown."""
 
     identity: Identity
     result: State | Uncovered
@@ -84,9 +85,9 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     """Read everything twice, one second apart; raises GpuledgerError where there is no usable driver or no GPU."""
     # Names are sealed with a secret that nobody keeps, only to be opened again below.
     names = NameSealer(os.urandom(32))
-    holders = Holders(processes, names, os.getpid(), config.operator_users, config.operator_executables)
+    holders, reservations = attribute(config, processes, names, read_boot_id())
     inventory = Inventory(nvml)
-    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS)
+    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS, reservations=reservations)
     meter = Meter(SAMPLE_MS, {}, {})
     nvml.attach()
     try:
@@ -126,7 +127,7 @@ def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str],
     if seen.holders is None:
         return None
     found = []
-    for holder in seen.holders:
+    for holder in seen.holders or seen.allocated_to:
         digests = [holder.workload] if holder.user is None else [holder.workload, holder.user]
         names = {digest: name for digest, (_, name) in holders.openings(digests).items()}
         user = None if holder.user is None else names.get(holder.user)
@@ -193,8 +194,11 @@ def _gib(size_bytes: int | None) -> str:
 
 
 def _holder(user: str | None, name: str) -> str:
-    # The start time tells processes of one pid apart in readings; a person looks at those that live now.
-    name = re.sub(r", started \d+\)$", ")", name)
+    parsed = workload_names.parse(name)
+    if parsed is not None and parsed.source == "process":
+        # The start tells processes of one pid apart in readings; a person looks at those that live now.
+        program, pid, start = parsed.parts
+        name = f"process {pid} (not visible)" if start is None else f"{program} (pid {pid})"
     return _plain(f"{_UNKNOWN if user is None else user}: {name}")
 
 

@@ -11,7 +11,6 @@ import socket
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,21 @@ from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
 from gpuledger_agent.access import Access, Passwords, Tokens
+from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
-from gpuledger_agent.holders import Holders
 from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
-from gpuledger_agent.processes import ProcessTable
+from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
 from gpuledger_agent.tls import TlsContexts
 
 _log = logging.getLogger(__name__)
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DAY_MS = 86_400_000
 
 
@@ -59,19 +57,19 @@ def run(config: AgentConfig, parts: Parts) -> None:
         sealer_of_names = NameSealer(load_or_create_secret(config.state_dir / "names.secret"))
         journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
         node_name = socket.gethostname() if config.node_name is None else config.node_name
-        holders = Holders(
-            parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables
-        )
+        boot_id = read_boot_id()
+        holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id)
         sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
         agent = Agent(
             config=config,
             node_name=node_name,
-            boot_id=_boot_id(),
+            boot_id=boot_id,
             clock=parts.clock,
             nvml=parts.nvml,
             holders=holders,
             journal=journal,
             sealer=sealer,
+            reservations=reservations,
             is_catching_up=parts.is_catching_up,
         )
         collector = AgentCollector(
@@ -154,9 +152,3 @@ def lock_state_dir(directory: Path) -> int:
         os.close(descriptor)
         raise StorageError(f"{directory}: cannot lock the state directory: {exc.strerror}") from exc
     return descriptor
-
-
-def _boot_id() -> str:
-    with suppress(OSError):
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    return "unknown"

@@ -15,6 +15,7 @@ from gpuledger_agent.activity import ActivitySource
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import GpuLost, Handle, Nvml, ResetRequired
+from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
 from gpuledger_agent.sources import GpuReads, SourceReport, TickReads
 
@@ -42,12 +43,20 @@ class Sampler:
     """Takes one snapshot of every known GPU; all times are the tick's edge in milliseconds."""
 
     def __init__(
-        self, nvml: Nvml, inventory: Inventory, holders: Holders, now_ns: Callable[[], int], interval_ms: int
+        self,
+        nvml: Nvml,
+        inventory: Inventory,
+        holders: Holders,
+        now_ns: Callable[[], int],
+        interval_ms: int,
+        *,
+        reservations: Reservations | None = None,
     ) -> None:
         self._nvml = nvml
         self._activity = ActivitySource(nvml, now_ns, interval_ms)
         self._inventory = inventory
         self._holders = holders
+        self._reservations = Reservations(holders) if reservations is None else reservations
         self._slow: dict[str, _Slow] = {}
         self._enumerated_ms: int | None = None
         self.sources: dict[str, SourceReport] = {}
@@ -59,8 +68,9 @@ class Sampler:
         self._enumerated_ms = None
 
     def release(self) -> None:
-        """Give back what NVML allocated, before it is let go of."""
+        """Give back what NVML allocated, before it is let go of, and end what is under way."""
         self._activity.release()
+        self._reservations.close()
 
     def sample(self, edge_ms: int) -> dict[str, GpuSnapshot]:
         """Return a snapshot per UUID; raises DriverUnavailable."""
@@ -68,8 +78,10 @@ class Sampler:
         try:
             self._enumerate(edge_ms, reads)
             devices = self._inventory.devices
+            self._reservations.poll(edge_ms, devices, reads)
             self._activity.begin_tick({d.identity.uuid for d in devices if d.uncovered is not Uncovered.NOT_ENUMERATED})
-            return {d.identity.uuid: self._sample_device(d, edge_ms, reads) for d in devices}
+            seen = {d.identity.uuid: self._sample_device(d, edge_ms, reads) for d in devices}
+            return {uuid: self._reservations.mark(uuid, snapshot) for uuid, snapshot in seen.items()}
         finally:
             # Whoever holds the reports of a tick (a View) keeps them: they are replaced, and never changed.
             self.sources = {**self.sources, **reads.ran}

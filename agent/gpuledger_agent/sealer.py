@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuledger import __version__
+from gpuledger import __version__, workload_time
 from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.errors import ReadingError, StorageError
 from gpuledger.gpu_time import GpuTime
@@ -288,7 +288,14 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
             if key in top:
                 memory = tally.workload_memory_bytes_max.get(key)
                 parts.append(
-                    WorkloadTime(workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory)
+                    WorkloadTime(
+                        workload=key[0],
+                        user=key[1],
+                        uuid=uuid,
+                        state_slice_ms=times,
+                        memory_bytes_max=memory,
+                        source=tally.workload_source.get(key),
+                    )
                 )
             else:
                 for state, amount in times.items():
@@ -307,13 +314,4 @@ def _decode_draft(part: Mapping[str, Any]) -> Draft:
 
 
 def _decode_workloads(text: str) -> tuple[WorkloadTime, ...]:
-    return tuple(
-        WorkloadTime(
-            workload=item["workload"],
-            user=item.get("user"),
-            uuid=item["uuid"],
-            state_slice_ms={State(name): amount for name, amount in item.get("states", {}).items()},
-            memory_bytes_max=item.get("memory_bytes_max"),
-        )
-        for item in json.loads(text)
-    )
+    return tuple(workload_time.decode(item, f"workloads[{index}]") for index, item in enumerate(json.loads(text)))

@@ -179,6 +179,9 @@ class SimulatedNvml:
     def nvmlDeviceGetSerial(self, gpu: int) -> str:
         return f"SIM{int(_chance('serial', self._scenario, gpu) * 1e9):010d}"
 
+    def nvmlDeviceGetMinorNumber(self, gpu: int) -> int:
+        return gpu
+
     def nvmlDeviceGetName(self, gpu: int) -> str:
         return MODEL
 
@@ -250,6 +253,12 @@ class SimulatedProcesses:
             return None
         name, user = _PEOPLE[pid]
         return ProcessFacts(name=f"SIMULATED {name}", user=f"SIMULATED {user}", started_s=0.0)
+
+    def step_title(self, pid: int) -> str | None:
+        return None
+
+    def user_name(self, uid: int) -> str:
+        return f"SIMULATED {uid}"
 
 
 class CatchUpClock:

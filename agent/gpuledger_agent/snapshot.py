@@ -21,12 +21,17 @@ class Health(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """One workload that holds the GPU: digests of its name and of its user's (None: user unknown)."""
+    """One workload that holds the GPU: digests of its name and of its user's (None: user unknown).
+
+    `memory_bytes` is that of all its processes on the GPU, None where one's is unknown; `source` says what told it, one
+    of WORKLOAD_SOURCES.
+    """
 
     workload: str
     user: str | None
     memory_bytes: int | None
     is_operator: bool = False
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,8 @@ class GpuSnapshot:
 
     `activity_ppm` is engine activity over the tick in parts per million, from `activity_source`; the others beside it
     are GPM's. `holders` are the workloads whose processes hold the GPU, ignorable ones left out (None: process list
-    unknown); `energy_mj` is the board's odometer. `uncovered` says that nothing at all can be observed, and why.
+    unknown); `is_allocated` says whether the GPU was given to somebody, process or not, and `allocated_to` to whom;
+    `energy_mj` is the board's odometer. `uncovered` says that nothing at all can be observed, and why.
     """
 
     activity_ppm: int | None = None
@@ -46,6 +52,7 @@ class GpuSnapshot:
     dram_active_ppm: int | None = None
     holders: tuple[Holder, ...] | None = None
     is_allocated: bool | None = None
+    allocated_to: tuple[Holder, ...] = ()
     health: Health | None = None
     energy_mj: int | None = None
     memory_used_bytes: int | None = None

@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gpuledger.clock import monotonic_ns
+from gpuledger.errors import GpuledgerError
 from gpuledger_agent.nvml import CallFailed, DriverUnavailable, GpuLost, ResetRequired
 
 T = TypeVar("T")
+
+
+class SourceFailed(GpuledgerError):
+    """A read of a source other than NVML failed; `error` is a short name for it, for a metric's label."""
+
+    def __init__(self, error: str, why: str) -> None:
+        super().__init__(why)
+        self.error = error
 
 
 @dataclass(slots=True)
@@ -23,7 +32,7 @@ class SourceReport:
     duration_ns: int = 0
     is_success: bool = True
     failures: dict[str, int] = field(default_factory=dict)
-    """Failed reads by NVML error, since the agent started."""
+    """Failed reads by error (NVML's name for it, or that of SourceFailed), since the agent started."""
     failed: int = 0
     """Failed reads in this tick."""
 
@@ -56,7 +65,7 @@ class TickReads:
         began_ns = monotonic_ns()
         try:
             return read(*arguments)
-        except CallFailed as exc:
+        except (CallFailed, SourceFailed) as exc:
             report.count(exc.error)
             return None
         except (GpuLost, ResetRequired) as exc:

@@ -110,6 +110,7 @@ class Tally(Measured):
     rejected_values: int = 0
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
+    workload_source: dict[WorkloadKey, str] = field(default_factory=dict)
 
     def copy(self) -> Tally:
         """Return a copy that later ticks do not change (workloads are left out: only spans need them)."""
@@ -141,6 +142,8 @@ class Tally(Measured):
             self.activity_source = _weaker(self.activity_source, part.seen.activity_source)
         if state is State.BUSY or state is State.HELD:
             self._add_workloads(state, time_ms * part.slices, part.seen.holders or ())
+        elif state is State.RESERVED and part.seen.allocated_to:
+            self._add_workloads(state, time_ms * part.slices, part.seen.allocated_to)
 
     def spend(self, key: str, energy_mj: int | None, odometer_mj: int | None) -> None:
         """Add energy under `key`; `odometer_mj` is the board's counter after it. None where unknown."""
@@ -152,13 +155,15 @@ class Tally(Measured):
             self.energy_mj[key] = self.energy_mj.get(key, 0) + energy_mj
 
     def _add_workloads(self, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
-        """Split the time equally over the workloads that hold the GPU, the remainder to the first in order of name."""
+        """Split the time equally over the workloads that hold the GPU, or were given it, the remainder to the first."""
         for holder, share in zip(holders, share_equally(amount, len(holders)), strict=True):
             key = (holder.workload, holder.user)
             times = self.workload_slice_ms.get(key)
             if times is None:
                 times = self.workload_slice_ms[key] = {}
             times[state] = times.get(state, 0) + share
+            if holder.source is not None:
+                self.workload_source[key] = holder.source
             if holder.memory_bytes is not None:
                 most = self.workload_memory_bytes_max.get(key)
                 if most is None or holder.memory_bytes > most:

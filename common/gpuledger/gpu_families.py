@@ -113,6 +113,14 @@ GPU: tuple[Family, ...] = (
         _GPU,
     ),
     family(
+        "gpuledger_gpu_allocated",
+        Kind.GAUGE,
+        "uuid",
+        "1 if the GPU was given to somebody (a job, a pod or a lease), process or not, else 0.",
+        "no source of allocations is configured, or one of them does not tell: the GPU may be allocated",
+        _GPU,
+    ),
+    family(
         "gpuledger_gpu_hang_suspicion_seconds_total",
         Kind.COUNTER,
         "uuid",

@@ -65,6 +65,10 @@ class FakeGpu:
     """GPM metric -> (nvmlReturn, value); None: the GPU has no GPM."""
     samples: list[tuple[int, int]] | None = None
     """(time stamp in us, %) of the utilisation ring; None: not supported."""
+    minor: int | None = None
+    """Its minor number where that is not its index."""
+    mps_clients: list[tuple[int, int | None]] | None = None
+    """None: the driver does not list clients of MPS."""
     fails: dict[str, int] = field(default_factory=dict)
 
     def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
@@ -149,6 +153,10 @@ class FakeNvml:
     def nvmlDeviceGetSerial(self, handle: tuple[int, FakeGpu]) -> str:
         return self._of_gpu("nvmlDeviceGetSerial", handle).serial
 
+    def nvmlDeviceGetMinorNumber(self, handle: tuple[int, FakeGpu]) -> int:
+        gpu = self._of_gpu("nvmlDeviceGetMinorNumber", handle)
+        return self.gpus.index(gpu) if gpu.minor is None else gpu.minor
+
     def nvmlDeviceGetName(self, handle: tuple[int, FakeGpu]) -> str:
         return self._of_gpu("nvmlDeviceGetName", handle).name
 
@@ -180,8 +188,10 @@ class FakeNvml:
         return []
 
     def nvmlDeviceGetMPSComputeRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
-        self._of_gpu("nvmlDeviceGetMPSComputeRunningProcesses", handle)
-        raise FakeMismatchError
+        gpu = self._of_gpu("nvmlDeviceGetMPSComputeRunningProcesses", handle)
+        if gpu.mps_clients is None:
+            raise FakeMismatchError
+        return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in gpu.mps_clients]
 
     def nvmlDeviceGetFieldValues(self, handle: tuple[int, FakeGpu], fields: list[int]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetFieldValues", handle)

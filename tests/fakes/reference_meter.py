@@ -85,11 +85,11 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
             if share is not None:
                 put(cell["engines"], engine, 7 * share * length)
                 put(cell["engines_known"], engine, 7 * length)
-    if state in {"busy", "held"}:
-        names = sorted((process.workload, process.user) for process in after.holders)
-        for position, name in enumerate(names):
-            share = 7 * length // len(names) + (1 if position < 7 * length % len(names) else 0)
-            put(cell["holders"], (*name, state), share)
+    owners = {"busy": after.holders, "held": after.holders, "reserved": after.allocated_to}.get(state, ())
+    names = sorted((owner.workload, owner.user) for owner in owners)
+    for position, name in enumerate(names):
+        share = 7 * length // len(names) + (1 if position < 7 * length % len(names) else 0)
+        put(cell["holders"], (*name, state), share)
 
 
 def meter(ticks: Any, interval: int) -> dict[tuple[int, str], dict[str, Any]]:

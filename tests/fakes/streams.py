@@ -93,6 +93,7 @@ class _Maker:
         health: Health | None = Health.CLEAN if rng.random() < 0.9 else rng.choice(list(Health))
         activity_ppm = rng.choice(ACTIVITIES_PPM)
         memory_bytes: int | None = rng.choice((0, 1, 2**36))
+        is_allocated = rng.choice((None, True, False))
         snapshot = GpuSnapshot(
             activity_ppm=activity_ppm if plan.has_unknowns or activity_ppm is not None else 0,
             activity_source=rng.choice(("gpm", "polled")),
@@ -100,7 +101,9 @@ class _Maker:
             tensor_active_ppm=rng.choice((None, 0, 333_333)),
             dram_active_ppm=rng.choice((None, 1, 1_000_000)),
             holders=holders,
-            is_allocated=rng.choice((None, True, False)),
+            is_allocated=is_allocated,
+            # An allocation whose owner is not told is one all the same.
+            allocated_to=tuple(holder for holder in HOLDERS if is_allocated is True and rng.random() < 0.6),
             health=health,
             memory_used_bytes=memory_bytes,
             rejected_values=rng.choice((0, 0, 1)),

@@ -16,10 +16,11 @@ from gpuledger import metrics
 from gpuledger.gpu_time import GpuTime, InstanceTime
 from gpuledger.metrics import Family, Kind
 from gpuledger.reading import Reading, encode
-from gpuledger.settings import setting
+from gpuledger.settings import read_toml, setting
 from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import WorkloadTime
 from gpuledger_agent import config as agent_config
+from gpuledger_agent.allocations import leases_of
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import lease_files, roster_files
 from gpuledger_collector.intake import Refusal
@@ -161,10 +162,15 @@ def load_leases(file: Path) -> None:
     assert len(lease_files.load_leases(file).book.leases) > 0
 
 
+def load_node_leases(file: Path) -> None:
+    assert len(leases_of(read_toml(file))) > 0
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
     "leases.toml": load_leases,
+    "node-leases.toml": load_node_leases,
     "roster.toml": load_roster,
 }
 

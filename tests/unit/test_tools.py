@@ -4,6 +4,7 @@
 import hashlib
 from pathlib import Path
 
+import debian
 import environment
 import parts
 import pytest
@@ -80,4 +81,15 @@ def test_a_missing_part_is_named_and_fails_only_under_ci(
 
 def test_an_unknown_part_is_a_usage_error_that_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert parts.main(["promtheus"]) == 2
-    assert "of prometheus, chromium, cc" in capsys.readouterr().err
+    assert "of prometheus, slurm, chromium, cc" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_a_part_that_only_root_can_install_is_not_even_fetched_by_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "")
+    monkeypatch.setattr(debian, "available", lambda: True)
+    monkeypatch.setattr(debian, "is_root", lambda: False)
+    assert parts.main(["slurm"]) == 0
+    assert "slurm is missing (Debian's package slurm-wlm is not installed, and only root" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_each_value_remembers_where_it_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("intervall_seconds = 1", "unknown key 'intervall_seconds'; legal keys: basic_auth_users, bearer_tokens_file"),
+        ("intervall_seconds = 1", "unknown key 'intervall_seconds'; legal keys: allocations.lease_file, allocations."),
         ("[journal]\nweeks = 2", "unknown key 'journal.weeks'"),
         ("listen = [", "not valid TOML: Invalid value (at "),
         ("interval_seconds = 0.4", "interval_seconds: 0.4 is less than 0.5"),

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.exposition import generate_latest
@@ -100,7 +102,8 @@ BROKEN = "gpuledger_gpu_memory_used_bytes"
 
 def broken(view: View) -> View:
     """A view of which the family BROKEN cannot be built, as a bug would have it."""
-    return replace(view, gpus=(replace(view.gpus[0], seen=None), *view.gpus[1:]))  # type: ignore[arg-type]
+    seen: Any = SimpleNamespace(is_allocated=False)
+    return replace(view, gpus=(replace(view.gpus[0], seen=seen), *view.gpus[1:]))
 
 
 @pytest.fixture(params=["empty", "eventful", "detached"])
@@ -162,6 +165,17 @@ def test_what_a_board_never_told_has_no_series(tmp_path: Path) -> None:
             (rig.nvml.gpus[1].uuid,), ("free", rig.nvml.gpus[1].uuid)
         }  # fmt: skip
     assert values(rig.agent.view, "gpuledger_gpu_power_watts") == {(rig.nvml.gpus[1].uuid,): 70}
+
+
+@pytest.mark.parametrize(("is_allocated", "value"), [(None, None), (False, 0), (True, 1)])
+def test_an_allocation_that_is_not_known_has_no_series(
+    tmp_path: Path, is_allocated: bool | None, value: int | None
+) -> None:
+    rig = Rig(tmp_path, gpus(1))
+    rig.tick(2)
+    (gpu,) = rig.agent.view.gpus
+    view = replace(rig.agent.view, gpus=(replace(gpu, seen=replace(gpu.seen, is_allocated=is_allocated)),))
+    assert values(view, "gpuledger_gpu_allocated") == ({} if value is None else {(rig.gpu.uuid,): value})
 
 
 def test_a_gpu_that_departed_has_no_series_in_any_family(eventful: Rig) -> None:

@@ -106,7 +106,25 @@ def test_a_driver_that_only_has_the_old_memory_call_is_asked_the_old_way(nvml: N
 
 def test_a_process_in_several_lists_is_one_with_the_most_memory_that_is_known(nvml: Nvml, fake: FakeNvml) -> None:
     fake.gpus[0].processes = [(5, None), (6, 70), (5, 30), (7, None)]
-    assert nvml.processes(nvml.handle(0)) == [GpuProcess(5, 30), GpuProcess(6, 70), GpuProcess(7, None)]
+    listed = nvml.processes(nvml.handle(0))
+    assert listed is not None
+    assert [(process.pid, process.memory_bytes) for process in listed] == [(5, 30), (6, 70), (7, None)]
+
+
+def test_clients_of_mps_are_told_from_others_where_the_driver_lists_them(nvml: Nvml, fake: FakeNvml) -> None:
+    fake.gpus[0].processes = [(5, 30), (6, 70)]
+    assert nvml.processes(nvml.handle(0)) == [GpuProcess(5, 30, None), GpuProcess(6, 70, None)]
+    fake.gpus[0].mps_clients = [(6, 80), (7, None)]
+    expected = [GpuProcess(5, 30, False), GpuProcess(6, 80, True), GpuProcess(7, None, True)]
+    assert nvml.processes(nvml.handle(0)) == expected
+
+
+def test_the_number_of_the_device_file_is_not_the_index(nvml: Nvml, fake: FakeNvml) -> None:
+    fake.gpus[0].minor = 6
+    identity = nvml.identity(nvml.handle(0), 0)
+    assert (identity.index, identity.minor_number) == (0, 6)
+    fake.gpus[0].fails["nvmlDeviceGetMinorNumber"] = NOT_SUPPORTED
+    assert nvml.identity(nvml.handle(0), 0).minor_number is None
 
 
 def test_a_process_list_of_which_a_part_failed_is_unknown_as_a_whole(nvml: Nvml, fake: FakeNvml) -> None:

@@ -131,6 +131,14 @@ def test_what_is_not_known_is_a_question_mark_and_never_a_zero() -> None:
     assert cells(line)[4] == "0 % (polled)"
 
 
+def test_a_reserved_gpu_shows_whom_it_was_given_to(tmp_path: Path) -> None:
+    leases = tmp_path / "leases.toml"
+    leases.write_text('[[lease]]\nholder = "ACME"\ngpus = [0]\n')
+    line = lines(Node(gpus(1)[0]), AgentConfig(lease_file=leases))[0]
+    assert cells(line)[2:4] == ["reserved", "allocated, and no process"]
+    assert cells(line)[-1] == "?: lease:ACME"
+
+
 def test_a_name_cannot_drive_the_terminal() -> None:
     node = Node(gpus(1)[0].work(93, 4100))
     node.processes.add(4100, "\x1b[2Jevil\n", user="a\x07b")

@@ -224,7 +224,7 @@ def test_names_are_sealed_as_digests_and_opened_beside_the_reading(desk: Desk) -
     desk.seal(Span(start_ms=START_MS, end_ms=START_MS + CELL_MS, tallies={"GPU-a": tally}))
     (record,) = records(desk.directory)
     names = {name for _, name in record["openings"].values()}
-    assert names == {"python3 (pid 4100, started 7)", "mei"}
+    assert names == {"process:python3/4100@7.50", "mei"}
     for digest, (salt, name) in record["openings"].items():
         assert digest_name(bytes.fromhex(salt), name) == digest
         assert digest in record["workloads"]
