@@ -250,6 +250,8 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         activity_source=tally.activity_source,
         engine_ns={engine: amount // SLICES_PER_GPU for engine, amount in tally.engine_slice_ns.items()},
         engine_known_ms={engine: _whole_up(amount) for engine, amount in tally.engine_known_slice_ms.items()},
+        link_bytes=tally.link_bytes,
+        link_known_ms=tally.link_known_ms,
         energy_mj=tally.energy_mj,
         energy_start_mj=tally.energy_start_mj,
         energy_end_mj=tally.energy_end_mj,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 FULL = 1_000_000
 """100 % in parts per million."""
 GIB = 1 << 30
+COUNTERS_ABSENT, COUNTERS_OFFERED, COUNTERS_REFUSED, COUNTERS_BETWEEN_SAMPLES = range(4)
+"""GPM's counters: not there; there; a request for them is refused whole; they count from the first sample on."""
 
 # nvmlReturn_t values that scripts name.
 UNINITIALIZED = 1
@@ -140,6 +142,10 @@ class Gpu:
     power_limit_mw: int = 700_000
     energy_base_mj: int = 0
     gpm: bool = True
+    counters: int = COUNTERS_ABSENT
+    counters_reset_ms: int | None = None
+    energy_refresh_ms: int | None = None
+    energy_rate_ppm: int = FULL
     tracks: dict[str, list[tuple[int, Signal]]] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
@@ -235,6 +241,11 @@ def _gpu_lines(index: int, gpu: Gpu) -> Iterator[str]:
         yield f"gpu {index} {key} {getattr(gpu, key) or '-'}"
     for key in ("memory_total_bytes", "memory_reserved_bytes", "power_limit_mw", "energy_base_mj"):
         yield f"gpu {index} {key} {getattr(gpu, key)}"
+    for key in ("counters", "energy_rate_ppm"):
+        yield f"gpu {index} {key} {getattr(gpu, key)}"
+    for key in ("counters_reset_ms", "energy_refresh_ms"):
+        if getattr(gpu, key) is not None:
+            yield f"gpu {index} {key} {getattr(gpu, key)}"
     yield f"gpu {index} gpm {int(gpu.gpm)}"
     for track, spans in gpu.tracks.items():
         for from_ms, signal in spans:

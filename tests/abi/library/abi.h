@@ -130,13 +130,17 @@ struct xid {
         size_t count, capacity; \
     }
 
+/* GPM's counters: not there; there; a request for them refused whole; a misreading of them: since the first sample. */
+enum counters { COUNTERS_ABSENT, COUNTERS_OFFERED, COUNTERS_REFUSED, COUNTERS_BETWEEN_SAMPLES, COUNTERS_KINDS };
+
 struct gpu {
     unsigned int index, minor, pci_device;
     char uuid[96], serial[32], name[96], part[80], pci[32];
     unsigned long long memory_total_bytes, memory_reserved_bytes;
     unsigned int power_limit_mw, architecture, gpm, mig;
     int capability_major, capability_minor;
-    int64_t energy_base_mj;
+    enum counters counters;
+    int64_t energy_base_mj, counters_reset_ns, energy_refresh_ns, energy_rate_ppm;
     struct track tracks[TRACK_COUNT];
     LIST(struct process) processes;
     LIST(struct outage) outages;
