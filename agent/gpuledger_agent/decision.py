@@ -116,11 +116,11 @@ class _Lowest:
 
     __slots__ = ("_energy_mj", "_ticks", "_time_ms", "power_mw")
 
-    def __init__(self) -> None:
+    def __init__(self, power_mw: float | None = None) -> None:
         self._ticks: deque[tuple[int, int]] = deque()
         self._energy_mj = 0
         self._time_ms = 0
-        self.power_mw: float | None = None
+        self.power_mw = power_mw
 
     def push(self, energy_mj: int, time_ms: int) -> None:
         self._ticks.append((energy_mj, time_ms))
@@ -150,9 +150,15 @@ class Floors:
 
     __slots__ = ("_bare", "_parked")
 
-    def __init__(self) -> None:
-        self._parked = _Lowest()
-        self._bare = _Lowest()
+    def __init__(self, bare_mw: float | None = None, parked_mw: float | None = None) -> None:
+        """Begin with what was learnt before, if anything was."""
+        self._parked = _Lowest(parked_mw)
+        self._bare = _Lowest(bare_mw)
+
+    def known_mw(self) -> dict[str, float]:
+        """Return the floors that are known, by "bare" and "parked"."""
+        floors = {"bare": self._bare.power_mw, "parked": self._parked.power_mw}
+        return {kind: power_mw for kind, power_mw in floors.items() if power_mw is not None}
 
     @property
     def idle_mw(self) -> float | None:

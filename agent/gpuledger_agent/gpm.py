@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the door to NVML that measures: GPU performance monitoring (GPM, Hopper and later), and samples.
+"""The part of the door to NVML that measures: GPU performance monitoring (GPM, Hopper and later), samples, power.
 
 A GPM sample is opaque and holds the counters of one moment; a metric is the mean between two of them. It is the
 caller's to say which two, and to free them while NVML is initialised. One thread may use it at a time.
@@ -128,6 +128,11 @@ class Gpm:
         if kind not in VALUE_MEMBERS:
             raise CallFailed("nvmlDeviceGetSamples", "unexpected_value_type")
         return [(int(s.timeStamp), int(getattr(s.sampleValue, VALUE_MEMBERS[kind]))) for s in samples]
+
+    def reported_power_mw(self, handle: Handle) -> int | None:
+        """Return nvmlDeviceGetPowerUsage: on Hopper the mean of the last second."""
+        value = self._nvml.offered(self._nvml.binding.nvmlDeviceGetPowerUsage, handle)
+        return None if value is None else int(value)
 
     def _new_request(self, metric_ids: Sequence[int]) -> _Request:
         """Return the 19 kB structure of nvmlGpmMetricsGet, which is used again and again, and its metrics."""

@@ -20,6 +20,8 @@ from gpuledger_agent.tally import Part, Span, Tally
 
 CONSECUTIVE_INTERVALS_MAX = 2
 GAP_INTERVALS_MAX = 30
+POWER_WINDOW_MS_MIN = 100
+"""The energy counter moves in steps: over less time it may not have moved at all, and that is no power of 0."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,8 @@ class Meter:
         """What the last tick was for each GPU, by UUID."""
         self.power_mw: dict[str, float] = {}
         """Mean power of each GPU over the last tick, where it is known."""
+        self.suspected: frozenset[str] = frozenset()
+        """The GPUs of which the last tick suspected a hang or a fault."""
 
     @property
     def open_span(self) -> Span | None:
@@ -93,6 +97,7 @@ class Meter:
             gap_ms = 0
         outcomes = {uuid: self._outcome(uuid, snapshot, gap_ms) for uuid, snapshot in seen.items()}
         self.states = {uuid: outcome.part.result for uuid, outcome in outcomes.items()}
+        self.suspected = frozenset(uuid for uuid, outcome in outcomes.items() if outcome.part.is_hang_suspected)
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
@@ -178,7 +183,7 @@ class Meter:
         power_mw = None
         if gap_ms == 0:
             tick_energy_mj = None  # a second look at the same millisecond: no time, no power
-        if tick_energy_mj is not None:
+        if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         decision = decide(seen, power_mw, floors.idle_mw)
         floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)

@@ -152,6 +152,7 @@ _NAMES_USED = (
     "nvmlDeviceGetMemoryInfo",
     "nvmlDeviceGetName",
     "nvmlDeviceGetPciInfo",
+    "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetSamples",
     "nvmlDeviceGetSerial",

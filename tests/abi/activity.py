@@ -91,6 +91,8 @@ class Memory:
         self.remap_failure: int | None = None
         self.remap_read_ns: int | None = None
         self.health_tried_ns: int | None = None
+        self.energy: tuple[int, int] | None = None
+        self.power_ms: int | None = None
         self.gpm_offered: bool | None = None
         self.gpm_tick: int | None = None
         self.gpm_ns: int | None = None

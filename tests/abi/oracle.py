@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from tests.abi.activity import Seen
 from tests.abi.answers import LINKS, MS_NS, Calls, GpuAnswers
 from tests.abi.beholder import Beholder
-from tests.abi.counting import Spans
+from tests.abi.counting import Floor, Spans, shares
 from tests.abi.script import Script
 
 CELL_MS = 300_000
@@ -26,10 +25,10 @@ BIN_EDGES_PPM = (0, 10_000, 50_000, 100_000, 250_000, 500_000, 750_000, 1_000_00
 HANG_PPM = 700_000
 SM_ALIVE_PPM = 10_000
 PARKED_PPM = 10_000
-FLOOR_TICKS = 60
 NEAR_INTERVALS = 2
 GAP_INTERVALS = 30
 STEP_MS = 1_000
+POWER_WINDOW_MS = 100
 CONTRADICTED_MS = 10_000
 UNCLAIMED_MS = 60_000
 HUNG = "hung"
@@ -167,29 +166,6 @@ class _Life:
         meter.tick(edge_ms, sight)
 
 
-class _Floor:
-    """The lowest mean power over 60 consecutive quiet ticks, as (mJ, ms)."""
-
-    def __init__(self) -> None:
-        self._window: list[tuple[int, int]] = []
-        self.lowest: tuple[int, int] | None = None
-
-    def interrupt(self) -> None:
-        self._window.clear()
-
-    def learn(self, quiet: bool, energy_mj: int | None, span_ms: int) -> None:
-        if not quiet or energy_mj is None:
-            self.interrupt()
-            return
-        self._window.append((energy_mj, span_ms))
-        if len(self._window) > FLOOR_TICKS:
-            self._window.pop(0)
-        if len(self._window) == FLOOR_TICKS:
-            total_mj, total_ms = (sum(part) for part in zip(*self._window, strict=True))
-            if self.lowest is None or total_mj * self.lowest[1] < self.lowest[0] * total_ms:
-                self.lowest = (total_mj, total_ms)
-
-
 class _Meter:
     """One GPU's account."""
 
@@ -197,7 +173,7 @@ class _Meter:
         self.answers = answers
         self._cells = cells
         self._interval_ms = interval_ms
-        self._parked, self._bare = _Floor(), _Floor()
+        self._parked, self._bare = Floor(), Floor()
         self._spans = Spans(GAP_INTERVALS * interval_ms)
         self.begin()
 
@@ -273,7 +249,7 @@ class _Meter:
         if not self._whole:
             return "uncovered", "first_tick"
         if span_ms <= NEAR_INTERVALS * self._interval_ms:
-            return "state", self._state(span_ms, seen, energy_mj)
+            return "state", self._state(span_ms, seen, energy_mj if span_ms >= POWER_WINDOW_MS else None)
         integrating = self._odometer_fresh and seen.energy_mj is not None
         if integrating and (self._process or seen.process):
             return "gap", "unmeasured"
@@ -372,28 +348,17 @@ class _Meter:
             if name in LINKS:
                 self._book_link(name, amount, since_ms, edge_ms, start_ms)
                 continue
-            parts = self._share(amount, since_ms, edge_ms, start_ms)
+            parts = shares(amount, since_ms, edge_ms, start_ms, CELL_MS)
             for (cell, span_ms, _), part in zip(self._pieces(start_ms, edge_ms), parts, strict=True):
                 cell.engines_ns[name] += min(part, span_ms * 1_000_000)
                 cell.engines_known_ms[name] += span_ms
 
     def _book_link(self, link: str, amount: int, since_ms: int, end_ms: int, start_ms: int) -> None:
         for (cell, span_ms, _), part in zip(
-            self._pieces(start_ms, end_ms), self._share(amount, since_ms, end_ms, start_ms), strict=True
+            self._pieces(start_ms, end_ms), shares(amount, since_ms, end_ms, start_ms, CELL_MS), strict=True
         ):
             cell.links[link] += part
             cell.links_known_ms[link] += span_ms
-
-    def _share(self, amount: int, since_ms: int, end_ms: int, start_ms: int) -> list[int]:
-        """The parts of an amount over [since, end) that fall on the pieces from `start_ms` on."""
-        edges = [since_ms, *(begin for begin in [start_ms] if begin > since_ms)]
-        at_ms = start_ms // CELL_MS * CELL_MS + CELL_MS
-        while at_ms < end_ms:
-            edges.append(at_ms)
-            at_ms += CELL_MS
-        parts = [amount * (to - begin) // (end_ms - since_ms) for begin, to in pairwise([*edges, end_ms])]
-        parts[-1] += amount - sum(parts)
-        return parts[1:] if start_ms > since_ms else parts
 
     def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
         if begin_ms == end_ms:
