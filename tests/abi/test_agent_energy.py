@@ -16,7 +16,7 @@ from tests.abi.stage import Stage
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001
-POWER, LISTS = "nvmlDeviceGetPowerUsage", "nvmlDeviceGetComputeRunningProcesses_v3"
+POWER = "nvmlDeviceGetPowerUsage"
 
 
 def parked(power_w: float = 115) -> tuple[Script, Gpu]:
@@ -56,18 +56,6 @@ def test_a_counter_that_says_187_j_where_power_says_327_j_is_reported_once(
     assert found.energy_mj == {"held": pytest.approx(115 * 619 * rate_ppm / 1_000, abs=2)}
 
 
-def test_a_counter_that_has_not_moved_since_a_moment_ago_shows_no_power_of_zero(meter: Meter) -> None:
-    script, gpu = parked()
-    # The counter moves at 90.8 and 91.2 s.
-    gpu.energy_refresh_ms = 400
-    # The tick of 90 s begins at 90.95 s, because the one before took so long; the next is due at 91 s.
-    gpu.act(80_000, utilization_pct=100, power_w=300)
-    script.rule(LISTS, from_ms=89_000, to_ms=89_001, latency_ms=1_950)
-    found = meter(script, 100_000)
-    assert found.hang_s == 0
-    assert found.states == {"held": 80, "busy": 19}
-
-
 def test_a_learnt_floor_outlives_the_agent_so_the_next_one_suspects_at_once(
     stage: Callable[..., Stage], tmp_path: Path
 ) -> None:
@@ -86,4 +74,4 @@ def test_a_learnt_floor_outlives_the_agent_so_the_next_one_suspects_at_once(
 
 
 def first_end_ms(state_dir: Path) -> int:
-    return max(core["end_ms"] for core in sealed(state_dir)) + 1_000
+    return 1_000 + max(int(core["end_ms"]) for core in sealed(state_dir))
