@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, split_at
 from gpuledger.gpu_time import UNCOVERED_ENERGY
 from gpuledger.states import State, Uncovered
+from gpuledger_agent import features
 from gpuledger_agent.decision import Floors, decide
 from gpuledger_agent.integrals import Amount, Bridge, cut
 from gpuledger_agent.snapshot import GpuSnapshot
@@ -38,6 +39,11 @@ class _Outcome:
     engines: list[Amount]
     """What counters say of engines where no mean does."""
     links: list[Amount]
+
+    @property
+    def own_energy(self) -> tuple[Part, int | None]:
+        """Return what the tick meant, and the energy that was spent within it alone."""
+        return self.part, self.energy_mj if self.is_energy_whole else None
 
     @property
     def energy_key(self) -> str:
@@ -66,6 +72,7 @@ class Meter:
         self._span: Span | None = None
         self._previous: dict[str, _Previous] = {}
         self._bridges: dict[str, Bridge] = {}
+        self._features = features.Features()
         self.states: dict[str, State | Uncovered] = {}
         """What the last tick was for each GPU, by UUID."""
         self.power_mw: dict[str, float] = {}
@@ -102,6 +109,8 @@ class Meter:
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
         parts = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
+        behaviour = self._features.tick({uuid: outcome.own_energy for uuid, outcome in outcomes.items()}, gap_ms)
+        found = {uuid: (key, features.cut(found, pieces)) for uuid, (key, found) in behaviour.items()}
         engines = {uuid: cut(outcome.engines, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         links = {uuid: cut(outcome.links, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
@@ -109,6 +118,8 @@ class Meter:
                 energy_mj, odometer_mj = parts[uuid][index]
                 _add(span.tally(uuid), outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
                 _integrate(span.tally(uuid), engines[uuid][index], links[uuid][index])
+            for uuid, (key, parts_found) in found.items():
+                span.tally(uuid).behave(key, parts_found[index])
             self._pass_over_missing(span, seen, end_ms - start_ms)
             span.end_ms = end_ms
             if end_ms == floor_to(end_ms, CELL_MS) and end_ms > span.start_ms:

@@ -132,6 +132,7 @@ class Sampler:
             energy_mj=energy_mj,
             power_limit_mw=device.identity.power_limit_mw,
             memory_used_bytes=memory_used_bytes,
+            memory_total_bytes=None if memory is None else memory[1],
             uncovered=Uncovered.CALLS_FAILED if reads.failed > 0 and reads.answered == 0 else None,
             rejected_values=activity.rejected_values,
         )

@@ -21,6 +21,7 @@ from gpuledger.errors import ReadingError, StorageError
 from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import (
     PAYLOAD_TYPE,
+    WORKLOADS_BYTES_MAX,
     WORKLOADS_MAX,
     Reading,
     decode,
@@ -45,6 +46,8 @@ PART_GPUS_MAX = 32
 """GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 200
 """Entries of one workloads blob, likewise."""
+WORKLOAD_PART_BYTES_MAX = 1_800
+"""No entry takes more, with all its features."""
 SEAL_BATCH_MAX = 24
 """Spans that share one fsync after the disk was full."""
 PENDING_MAX = 2016
@@ -109,7 +112,7 @@ class Sealer:
         drafts = []
         for number, chunk in enumerate(chunks, 1):
             tallies = {uuid: span.tallies[uuid] for uuid in chunk}
-            workloads = rank_workloads(tallies)
+            workloads = fit_features(rank_workloads(tallies))
             names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
             reading = Reading(
                 node_id=self._key.node_id,
@@ -290,7 +293,14 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
             if key in top:
                 memory = tally.workload_memory_bytes_max.get(key)
                 parts.append(
-                    WorkloadTime(workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory)
+                    WorkloadTime(
+                        workload=key[0],
+                        user=key[1],
+                        uuid=uuid,
+                        state_slice_ms=times,
+                        memory_bytes_max=memory,
+                        features=_known_features(tally, key),
+                    )
                 )
             else:
                 for state, amount in times.items():
@@ -298,6 +308,25 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
         if rest:
             parts.append(WorkloadTime(workload=REST, user=None, uuid=uuid, state_slice_ms=rest))
     return tuple(parts)
+
+
+def _known_features(tally: Tally, key: WorkloadKey) -> dict[str, int]:
+    return {name: amount for name, amount in tally.workload_features.get(key, {}).items() if amount != 0}
+
+
+def fit_features(parts: tuple[WorkloadTime, ...]) -> tuple[WorkloadTime, ...]:
+    """Return the parts, without the features of those with the least time where the blob would be too large."""
+    if len(parts) * WORKLOAD_PART_BYTES_MAX <= WORKLOADS_BYTES_MAX:
+        return parts
+    excess = len(sketch_workloads(parts)) - WORKLOADS_BYTES_MAX
+    kept = list(parts)
+    for index in sorted(range(len(parts)), key=lambda index: (sum(parts[index].state_slice_ms.values()), index)):
+        if excess <= 0:
+            break
+        bare = replace(parts[index], features={})
+        excess -= len(sketch_workloads([parts[index]])) - len(sketch_workloads([bare]))
+        kept[index] = bare
+    return tuple(kept)
 
 
 def _decode_draft(part: Mapping[str, Any]) -> Draft:
@@ -316,6 +345,7 @@ def _decode_workloads(text: str) -> tuple[WorkloadTime, ...]:
             uuid=item["uuid"],
             state_slice_ms={State(name): amount for name, amount in item.get("states", {}).items()},
             memory_bytes_max=item.get("memory_bytes_max"),
+            features=item.get("features", {}),
         )
         for item in json.loads(text)
     )

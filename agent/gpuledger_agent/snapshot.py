@@ -65,5 +65,6 @@ class GpuSnapshot:
     energy_mj: int | None = None
     power_limit_mw: int | None = None
     memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
     uncovered: Uncovered | None = None
     rejected_values: int = 0

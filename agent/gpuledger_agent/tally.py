@@ -7,6 +7,7 @@ sealed: integrals are slice-ns (parts per million x ms x slices), and times are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
@@ -126,6 +127,7 @@ class Tally(Measured):
     rejected_values: int = 0
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
+    workload_features: dict[WorkloadKey, dict[str, int]] = field(default_factory=dict)
 
     def copy(self) -> Tally:
         """Return a copy that later ticks do not change (workloads are left out: only spans need them)."""
@@ -174,6 +176,14 @@ class Tally(Measured):
         if known_ms > 0:
             self.link_bytes[link] = self.link_bytes.get(link, 0) + carried_bytes
             self.link_known_ms[link] = self.link_known_ms.get(link, 0) + known_ms
+
+    def behave(self, key: WorkloadKey, found: Mapping[str, int]) -> None:
+        """Add to what is known of how a workload behaves."""
+        features = self.workload_features.get(key)
+        if features is None:
+            features = self.workload_features[key] = {}
+        for name, amount in found.items():
+            features[name] = features.get(name, 0) + amount
 
     def _add_workloads(self, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
         """Split the time equally over the workloads that hold the GPU, the remainder to the first in order of name."""
