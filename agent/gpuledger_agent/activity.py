@@ -5,19 +5,22 @@ GPM and samples are means over the time since the last tick, so they need a tick
 A value that cannot be is rejected and counted, and the next source is asked; a source that is silent is never a zero.
 
 Percent or ratio? A GPM that counted to 1 instead of 100 would make every busy GPU idle. Until a GPU's GPM has said
-more than 1 %, a small value is held against polled utilisation, and what they disagree on is unknown.
+more than 1 %, a small value is held against polled utilisation, and what they disagree on is unknown. After that,
+utilisation is asked every 10 s while GPM sees next to nothing: what it says then is no activity, and not overheard.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from gpuledger.states import THETA_PPM
-from gpuledger_agent.gpm import NO_MEANS, Gpm, GpmMeans, GpmSample
-from gpuledger_agent.nvml import Handle, Nvml
+from gpuledger_agent.counters import CounterTrials
+from gpuledger_agent.gpm import Gpm, GpmSample
+from gpuledger_agent.measures import NO_MEANS, Checked, GpmMeans, Measures
+from gpuledger_agent.nvml import CallFailed, Handle, Nvml
+from gpuledger_agent.snapshot import Count
 from gpuledger_agent.sources import GpuReads
 
 _log = logging.getLogger(__name__)
@@ -26,7 +29,9 @@ GPM_SOURCE, SAMPLES_SOURCE, POLLED_SOURCE = "gpm", "samples", "polled"
 WINDOW_NS_MIN = 100_000_000
 """GPM's counters are refreshed every 100 ms: on Hopper a shorter window is invalid."""
 WINDOW_INTERVALS_MAX = 30
-FULL_PPM = 1_000_000
+HIGH_PPM = 700_000
+UTILIZATION_POLL_NS = 10 * 10**9
+"""How often utilisation is asked while GPM sees next to nothing."""
 PROVEN_PPM = 10_000
 """More than this no ratio taken for a percentage can be."""
 DISAGREEMENT_MIN, DISAGREEMENT_MAX = 50, 200
@@ -45,39 +50,44 @@ class Activity:
     sm_occupancy_ppm: int | None = None
     tensor_active_ppm: int | None = None
     dram_active_ppm: int | None = None
+    link_bytes: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    high_activity_ms: int | None = None
     rejected_values: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """The time between the last two samples of GPM, and the means over it where it is the last tick's."""
+
+    means: GpmMeans | None = None
+    window_ns: int = 0
+    is_wide: bool = False
+    """The samples are far enough apart to be asked about."""
 
 
 @dataclass(slots=True)
 class _Gpu:
-    """What is kept of one GPU between ticks. `gpm_samples` are two once allocated: the older one first."""
+    """What is kept of one GPU between ticks. `gpm_samples` are two once allocated: the one last taken first."""
 
     gpm_samples: list[GpmSample] = field(default_factory=list)
     is_gpm_offered: bool | None = None
     gpm_tick: int | None = None
-    gpm_ns: int = 0
+    gpm_ns: int | None = None
+    """When the sample last taken was; None: none was yet."""
+    are_counts_offered: bool | None = None
+    trials: CounterTrials = field(default_factory=CounterTrials)
     is_gpm_proven: bool = False
     is_gpm_failed: bool = False
     disagreements: int = 0
     are_samples_offered: bool = True
     samples_tick: int | None = None
     samples_us: int = 0
-
-
-class _Range:
-    """Takes percentages in and lets parts per million out; counts what cannot be."""
-
-    def __init__(self) -> None:
-        self.rejected = 0
-
-    def ppm(self, percent: float | None) -> int | None:
-        if percent is None:
-            return None
-        value_ppm = round(percent * 10_000) if math.isfinite(percent) else -1
-        if 0 <= value_ppm <= FULL_PPM:
-            return value_ppm
-        self.rejected += 1
-        return None
+    utilization_ppm: int | None = None
+    """What utilisation said last while GPM saw next to nothing; None: unknown, or not asked."""
+    utilization_ns: int | None = None
+    high_since_ns: int | None = None
+    is_high_by_utilization: bool = False
 
 
 class ActivitySource:
@@ -125,33 +135,54 @@ class ActivitySource:
         gpu = self._gpus.get(uuid)
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
-        checked = _Range()
-        means = reads.ask("gpm", self._read_gpm, gpu, handle)
-        if means is None:
-            means = NO_MEANS
+        checked = Checked()
+        window = reads.ask("gpm", self._read_gpm, gpu, handle) or _Window()
+        means = NO_MEANS if window.means is None else window.means
         for error in means.errors:
             reads.count("gpm", error)
-        activity_ppm, source = checked.ppm(means.graphics), GPM_SOURCE
+        measures = checked.measure(means, window.window_ns)
+        counts = self._counts(uuid, gpu, window, None if window.means is None else measures, reads)
+        activity_ppm, source = measures.graphics_ppm, GPM_SOURCE
         if activity_ppm is not None and self._is_in_doubt(uuid, activity_ppm, handle, reads, checked):
-            return Activity(rejected_values=checked.rejected)
+            high_ms = self._high_ms(gpu, gpu.utilization_ppm, is_by_utilization=True)
+            return Activity(high_activity_ms=high_ms, rejected_values=checked.rejected)
         if activity_ppm is None:
             activity_ppm, source = self._sampled(gpu, handle, reads, checked), SAMPLES_SOURCE
         if activity_ppm is None:
             activity_ppm, source = self._polled(handle, reads, checked), POLLED_SOURCE
+        is_silent = source == GPM_SOURCE and activity_ppm is not None and activity_ppm <= THETA_PPM
+        if is_silent:
+            self._cross_check(gpu, handle, reads, checked)
+        else:
+            gpu.utilization_ns = None
+        heard_ppm = gpu.utilization_ppm if is_silent else activity_ppm
         return Activity(
             activity_ppm=activity_ppm,
             source=None if activity_ppm is None else source,
-            sm_active_ppm=checked.ppm(means.sm),
-            sm_occupancy_ppm=checked.ppm(means.sm_occupancy),
-            tensor_active_ppm=checked.ppm(means.tensor),
-            dram_active_ppm=checked.ppm(means.dram),
+            sm_active_ppm=measures.sm_active_ppm,
+            sm_occupancy_ppm=measures.sm_occupancy_ppm,
+            tensor_active_ppm=measures.tensor_active_ppm,
+            dram_active_ppm=measures.dram_active_ppm,
+            link_bytes=measures.link_bytes,
+            counts=counts,
+            high_activity_ms=self._high_ms(gpu, heard_ppm, is_by_utilization=is_silent),
             rejected_values=checked.rejected,
         )
 
+    def _high_ms(self, gpu: _Gpu, heard_ppm: int | None, *, is_by_utilization: bool) -> int | None:
+        """Return for how long what is heard of the GPU has been high; whose word it is must not change in between."""
+        if heard_ppm is None or heard_ppm <= HIGH_PPM:
+            gpu.high_since_ns = None
+            return None
+        now_ns = self._now_ns()
+        if gpu.high_since_ns is None or gpu.is_high_by_utilization is not is_by_utilization:
+            gpu.high_since_ns, gpu.is_high_by_utilization = now_ns, is_by_utilization
+        return (now_ns - gpu.high_since_ns) // 1_000_000
+
     # ------------------------------------------------------------------------------------------ GPM
 
-    def _read_gpm(self, gpu: _Gpu, handle: Handle) -> GpmMeans | None:
-        """Return the means since the last tick (empty where this tick only seeds), None where GPM is not offered."""
+    def _read_gpm(self, gpu: _Gpu, handle: Handle) -> _Window | None:
+        """Return what GPM says of the time since the last tick, None where GPM is not offered."""
         if gpu.is_gpm_failed or gpu.is_gpm_offered is False:
             return None
         if gpu.is_gpm_offered is None:
@@ -165,21 +196,49 @@ class ActivitySource:
         began_ns = self._now_ns()
         if not self._gpm.take(handle, now):
             return None
-        window_ns = began_ns - gpu.gpm_ns
+        before_ns, gpu.gpm_ns = gpu.gpm_ns, self._now_ns()
         gpu.gpm_samples = [now, before]
-        gpu.gpm_tick, gpu.gpm_ns = self._tick, self._now_ns()
-        if seeded_tick != self._tick - 1 or not WINDOW_NS_MIN <= window_ns <= self._window_ns_max:
-            return NO_MEANS
-        return self._gpm.means(before, now)
+        gpu.gpm_tick = self._tick
+        if before_ns is None or began_ns - before_ns < WINDOW_NS_MIN:
+            return _Window()
+        window_ns = gpu.gpm_ns - before_ns
+        if seeded_tick != self._tick - 1 or began_ns - before_ns > self._window_ns_max:
+            return _Window(window_ns=window_ns, is_wide=True)
+        return _Window(means=self._gpm.means(before, now), window_ns=window_ns, is_wide=True)
 
-    def _is_in_doubt(self, uuid: str, gpm_ppm: int, handle: Handle, reads: GpuReads, checked: _Range) -> bool:
+    def _counts(
+        self, uuid: str, gpu: _Gpu, window: _Window, told: Measures | None, reads: GpuReads
+    ) -> Mapping[str, Count]:
+        """Return the counters that proved themselves; where the first answer has none, they are not asked again."""
+        counts: Mapping[str, Count] | None = None
+        if window.is_wide and gpu.are_counts_offered is not False:
+            now, before = gpu.gpm_samples
+            if gpu.are_counts_offered is None:
+                try:
+                    counts = self._gpm.counts(before, now)
+                except CallFailed:
+                    # What an older driver says to a metric that it does not know is not written anywhere.
+                    counts = None
+                gpu.are_counts_offered = counts is not None
+            else:
+                counts = reads.ask("gpm_counters", self._gpm.counts, before, now)
+        believed = gpu.trials.offer({} if counts is None else counts, told, window.window_ns)
+        for name in sorted(gpu.trials.failed):
+            if f"{uuid} {name}" not in self._said:
+                self._said.add(f"{uuid} {name}")
+                reads.count("gpm_counters", "disagreement")
+                _log.warning("gpm_counter_disagrees", extra={"uuid": uuid, "counter": name})
+        return believed
+
+    def _is_in_doubt(self, uuid: str, gpm_ppm: int, handle: Handle, reads: GpuReads, checked: Checked) -> bool:
         """Return whether a small value of a GPM that has proved nothing yet is contradicted by utilisation."""
         gpu = self._gpus[uuid]
         if gpm_ppm > PROVEN_PPM:
             gpu.is_gpm_proven = True
         if gpu.is_gpm_proven:
             return False
-        polled_ppm = self._polled(handle, reads, checked)
+        polled_ppm = gpu.utilization_ppm = self._polled(handle, reads, checked)
+        gpu.utilization_ns = self._now_ns()
         if polled_ppm is None or polled_ppm <= max(THETA_PPM, DISAGREEMENT_MIN * gpm_ppm - 1):
             gpu.disagreements = 0
             return False
@@ -192,6 +251,13 @@ class ActivitySource:
                 facts = {"uuid": uuid, "gpm_ppm": gpm_ppm, "polled_ppm": polled_ppm}
                 _log.error("gpm_disagrees", extra=facts)
         return True
+
+    def _cross_check(self, gpu: _Gpu, handle: Handle, reads: GpuReads, checked: Checked) -> None:
+        """Ask utilisation now and then what it says of a GPU of which GPM says next to nothing."""
+        now_ns = self._now_ns()
+        if gpu.utilization_ns is None or now_ns - gpu.utilization_ns >= UTILIZATION_POLL_NS:
+            gpu.utilization_ns = now_ns
+            gpu.utilization_ppm = self._polled(handle, reads, checked)
 
     # ------------------------------------------------------------------------------------------ the other sources
 
@@ -212,7 +278,7 @@ class ActivitySource:
             gpu.samples_us = 0
         return [percent for _, percent in found] if is_seeded else []
 
-    def _sampled(self, gpu: _Gpu, handle: Handle, reads: GpuReads, checked: _Range) -> int | None:
+    def _sampled(self, gpu: _Gpu, handle: Handle, reads: GpuReads, checked: Checked) -> int | None:
         """Return the mean of the samples to the nearest ppm; None of no samples, and where one of them cannot be."""
         percents = reads.ask("samples", self._read_samples, gpu, handle)
         values_ppm = [checked.ppm(percent) for percent in percents or ()]
@@ -222,5 +288,5 @@ class ActivitySource:
             return None
         return (2 * sum(known_ppm) + count) // (2 * count)
 
-    def _polled(self, handle: Handle, reads: GpuReads, checked: _Range) -> int | None:
+    def _polled(self, handle: Handle, reads: GpuReads, checked: Checked) -> int | None:
         return checked.ppm(reads.ask("activity", self._nvml.utilization_percent, handle))

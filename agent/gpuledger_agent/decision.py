@@ -12,26 +12,39 @@ from gpuledger_agent.snapshot import GpuSnapshot, Health
 HANG_ACTIVITY_PPM = 700_000
 HANG_SM_ACTIVE_PPM = 10_000
 HANG_POWER_MARGIN = 1.05
+LOW_POWER_SHARE = 4
+"""Below one part in so many of its power limit, a GPU does no work that would fill it."""
+CONTRADICTED_MS_MIN = 10_000
+"""Utilisation may still speak of the last second's work: so long it must contradict GPM."""
+UNCLAIMED_MS_MIN = 60_000
+"""The driver scrubs memory at its start, without a process: so long activity must last to be none of that."""
 QUIET_PPM = 10_000
 FLOOR_TICKS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The state of a tick, and whether a hang is suspected in it."""
+    """The state of a tick, whether a hang or a fault is suspected in it, and whether its activity can be believed."""
 
     state: State
     is_hang_suspected: bool = False
+    is_activity_believed: bool = True
 
 
 _DOWN = Decision(State.DOWN)
 _OPERATOR = Decision(State.OPERATOR)
 _BUSY = Decision(State.BUSY)
 _UNMEASURED = Decision(State.UNMEASURED)
-_HUNG = Decision(State.UNMEASURED, is_hang_suspected=True)
+_HUNG = Decision(State.UNMEASURED, is_hang_suspected=True, is_activity_believed=False)
+_DISBELIEVED = Decision(State.UNMEASURED, is_activity_believed=False)
 _HELD = Decision(State.HELD)
 _RESERVED = Decision(State.RESERVED)
 _FREE = Decision(State.FREE)
+_SUSPECTED = {
+    state: Decision(state, is_hang_suspected=True, is_activity_believed=state is not State.UNMEASURED)
+    for state in (State.UNMEASURED, State.HELD, State.RESERVED, State.FREE)
+}
+"""What nobody is seen to work in may be contradicted: the state stays what the best source says, and is reported."""
 
 
 def decide(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) -> Decision:
@@ -39,6 +52,21 @@ def decide(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) ->
 
     `power_mw` is the mean power of the tick and `floor_mw` the GPU's learnt idle floor; None where unknown.
     """
+    decision = _state(seen, power_mw, floor_mw)
+    if decision.is_hang_suspected or decision.state not in _SUSPECTED:
+        return decision
+    if power_mw is None or not _is_contradicted(seen):
+        return decision
+    if _is_low(seen, power_mw, floor_mw):
+        return _SUSPECTED[decision.state]
+    is_silent = seen.activity_ppm is not None and seen.activity_ppm <= THETA_PPM
+    if is_silent and seen.power_limit_mw is not None and power_mw * LOW_POWER_SHARE >= seen.power_limit_mw:
+        # Engines draw this power, and GPM does not see them.
+        return _DISBELIEVED
+    return decision
+
+
+def _state(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) -> Decision:
     if seen.health is not None and seen.health is not Health.CLEAN:
         return _DOWN
     holders, activity_ppm = seen.holders, seen.activity_ppm
@@ -60,11 +88,27 @@ def decide(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) ->
 
 
 def _is_hang(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) -> bool:
-    if seen.activity_ppm is None or seen.activity_ppm <= HANG_ACTIVITY_PPM:
-        return False
-    if seen.sm_active_ppm is not None and seen.sm_active_ppm >= HANG_SM_ACTIVE_PPM:
+    if seen.activity_ppm is None or seen.activity_ppm <= HANG_ACTIVITY_PPM or not _is_still(seen):
         return False
     return power_mw is not None and floor_mw is not None and power_mw <= floor_mw * HANG_POWER_MARGIN
+
+
+def _is_still(seen: GpuSnapshot) -> bool:
+    return seen.sm_active_ppm is None or seen.sm_active_ppm < HANG_SM_ACTIVE_PPM
+
+
+def _is_contradicted(seen: GpuSnapshot) -> bool:
+    """Return whether a source insists on high activity where nobody is seen to work, or where GPM sees none."""
+    if seen.high_activity_ms is None or seen.holders is None or not _is_still(seen):
+        return False
+    return seen.high_activity_ms >= (CONTRADICTED_MS_MIN if seen.holders else UNCLAIMED_MS_MIN)
+
+
+def _is_low(seen: GpuSnapshot, power_mw: float, floor_mw: float | None) -> bool:
+    """Return whether power is what a GPU draws that does nothing."""
+    if floor_mw is not None and power_mw <= floor_mw * HANG_POWER_MARGIN:
+        return True
+    return seen.power_limit_mw is not None and power_mw * LOW_POWER_SHARE < seen.power_limit_mw
 
 
 class _Lowest:
@@ -72,11 +116,11 @@ class _Lowest:
 
     __slots__ = ("_energy_mj", "_ticks", "_time_ms", "power_mw")
 
-    def __init__(self) -> None:
+    def __init__(self, power_mw: float | None = None) -> None:
         self._ticks: deque[tuple[int, int]] = deque()
         self._energy_mj = 0
         self._time_ms = 0
-        self.power_mw: float | None = None
+        self.power_mw = power_mw
 
     def push(self, energy_mj: int, time_ms: int) -> None:
         self._ticks.append((energy_mj, time_ms))
@@ -106,9 +150,15 @@ class Floors:
 
     __slots__ = ("_bare", "_parked")
 
-    def __init__(self) -> None:
-        self._parked = _Lowest()
-        self._bare = _Lowest()
+    def __init__(self, bare_mw: float | None = None, parked_mw: float | None = None) -> None:
+        """Begin with what was learnt before, if anything was."""
+        self._parked = _Lowest(parked_mw)
+        self._bare = _Lowest(bare_mw)
+
+    def known_mw(self) -> dict[str, float]:
+        """Return the floors that are known, by "bare" and "parked"."""
+        floors = {"bare": self._bare.power_mw, "parked": self._parked.power_mw}
+        return {kind: power_mw for kind, power_mw in floors.items() if power_mw is not None}
 
     @property
     def idle_mw(self) -> float | None:

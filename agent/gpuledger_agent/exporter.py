@@ -97,6 +97,19 @@ def _engine_seconds(engine: str) -> Callable[[View], Samples]:
     return _per_gpu(seconds)
 
 
+def _link_bytes(link: str) -> Callable[[View], Samples]:
+    def carried(gpu: GpuView) -> float | None:
+        return gpu.total.link_bytes.get(link, 0) if gpu.total.link_known_ms.get(link, 0) > 0 else None
+
+    return _per_gpu(carried)
+
+
+def _idle_floors(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, kind), power_mw / 1000) for gpu in view.gpus for kind, power_mw in gpu.floors_mw.items()
+    ]
+
+
 def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
@@ -119,7 +132,12 @@ class AgentCollector(Collector):
             "gpuledger_gpu_sm_active_seconds_total": _engine_seconds("sm"),
             "gpuledger_gpu_tensor_active_seconds_total": _engine_seconds("tensor"),
             "gpuledger_gpu_dram_active_seconds_total": _engine_seconds("dram"),
+            "gpuledger_gpu_pcie_transmit_bytes_total": _link_bytes("pcie_tx"),
+            "gpuledger_gpu_pcie_receive_bytes_total": _link_bytes("pcie_rx"),
+            "gpuledger_gpu_nvlink_transmit_bytes_total": _link_bytes("nvlink_tx"),
+            "gpuledger_gpu_nvlink_receive_bytes_total": _link_bytes("nvlink_rx"),
             "gpuledger_gpu_energy_joules_total": _energy_joules,
+            "gpuledger_gpu_idle_floor_watts": _idle_floors,
             "gpuledger_gpu_power_watts": _per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
             "gpuledger_gpu_memory_used_bytes": _per_gpu(lambda gpu: gpu.seen.memory_used_bytes),
             "gpuledger_gpu_memory_total_bytes": _per_gpu(lambda gpu: gpu.identity.memory_total_bytes),

@@ -10,13 +10,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
 from gpuledger_agent.config import AgentConfig
-from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Device, Inventory
+from gpuledger_agent.floors_file import FloorsFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 CLOCK_STEP_MS_MAX = 1_000
 CATCH_UP_SPANS = 12
+SUSPICION_OVER_MS = 60_000
+"""So long nothing must be suspected of a GPU before that is said, and may be said anew: power wavers around a floor."""
 ATTACH_RETRY_MS_FIRST = 1_000
 ATTACH_RETRY_MS_MAX = 60_000
 _NS = 1_000_000
@@ -46,6 +48,8 @@ class GpuView:
     seen: GpuSnapshot
     power_mw: float | None
     total: Tally
+    floors_mw: Mapping[str, float] = field(default_factory=dict)
+    """Its learnt idle power, `bare` and `parked`, where known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class Agent:
         reservations: Reservations | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         is_catching_up: Callable[[], bool] = lambda: False,
+        floors_file: FloorsFile | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -119,7 +124,8 @@ class Agent:
         self._sealer = sealer
         self._entropy = entropy
         self._is_catching_up = is_catching_up
-        self._floors: dict[str, Floors] = {}
+        self._floors_file = floors_file
+        self._floors = {} if floors_file is None else floors_file.read(clock.wall_ns() // _NS)
         self._totals: dict[str, Tally] = {}
         self._origin = Origin(
             node_name=node_name,
@@ -140,6 +146,8 @@ class Agent:
         self._retry_at_ns: int | None = None
         self._retry_ms = ATTACH_RETRY_MS_FIRST
         self._sessions: dict[str, int] = {}
+        self._suspected_ms: dict[str, int] = {}
+        """When a hang was last suspected of each GPU of which that was said."""
         self._ticks = 0
         self._sealer.recover()
         self._session = self._begin_session("start")
@@ -182,8 +190,12 @@ class Agent:
             self._say_waiting(edge_ms)
         else:
             identities = self._identities()
-            for span in meter.tick(edge_ms, seen):
+            finished = meter.tick(edge_ms, seen)
+            for span in finished:
                 self._sealer.add(self._sealer.draft(span, self._origin, identities, self._holders))
+            if finished:
+                self._save_floors()
+            self._say_suspicions(meter.suspected, edge_ms)
             if self._sealer.pending >= CATCH_UP_SPANS or not self._is_catching_up():
                 self._sealer.seal_pending()
             self._save_open()
@@ -192,6 +204,7 @@ class Agent:
     def close(self) -> None:
         """Seal what is open and let go of the driver."""
         self._end_session()
+        self._save_floors()
         if self._is_attached:
             self._sampler.release()
             self._nvml.detach()
@@ -219,6 +232,16 @@ class Agent:
             wait_s = (self._session.not_before_ms - edge_ms) / 1000
             _log.warning("clock_behind_last_seal", extra={"uncovered_for_s": wait_s})
 
+    def _say_suspicions(self, suspected: frozenset[str], edge_ms: int) -> None:
+        for uuid in sorted(suspected):
+            if uuid not in self._suspected_ms:
+                _log.warning("hang_suspected", extra={"uuid": uuid})
+            self._suspected_ms[uuid] = edge_ms
+        over = [uuid for uuid, last_ms in self._suspected_ms.items() if edge_ms - last_ms >= SUSPICION_OVER_MS]
+        for uuid in over:
+            del self._suspected_ms[uuid]
+            _log.info("hang_suspicion_over", extra={"uuid": uuid})
+
     def _end_session(self) -> None:
         span = self._session.meter.close()
         if span is not None:
@@ -233,6 +256,10 @@ class Agent:
             self._sealer.save_open(())
         else:
             self._sealer.save_open(self._sealer.draft(span, self._origin, self._identities(), self._holders))
+
+    def _save_floors(self) -> None:
+        if self._floors_file is not None:
+            self._floors_file.save(self._floors, self._clock.wall_ns() // _NS)
 
     def _identities(self) -> dict[str, Identity]:
         return {device.identity.uuid: device.identity for device in self._inventory.devices}
@@ -307,6 +334,7 @@ class Agent:
                     seen=snapshot,
                     power_mw=meter.power_mw.get(uuid),
                     total=Tally() if total is None else total.copy(),
+                    floors_mw=self._floors[uuid].known_mw() if uuid in self._floors else {},
                 )
             )
         self.view = View(

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, split_at
 from gpuledger.gpu_time import UNCOVERED_ENERGY
 from gpuledger.states import State, Uncovered
+from gpuledger_agent import features
 from gpuledger_agent.decision import Floors, decide
+from gpuledger_agent.integrals import Amount, Bridge, cut
 from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.tally import Part, Span, Tally
 
 CONSECUTIVE_INTERVALS_MAX = 2
 GAP_INTERVALS_MAX = 30
+POWER_WINDOW_MS_MIN = 100
+"""The energy counter moves in steps: over less time it may not have moved at all, and that is no power of 0."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,14 @@ class _Outcome:
     is_energy_whole: bool
     """The energy was spent within this tick alone, so it belongs to the tick's state."""
     is_energy_epoch: bool
+    engines: list[Amount]
+    """What counters say of engines where no mean does."""
+    links: list[Amount]
+
+    @property
+    def own_energy(self) -> tuple[Part, int | None]:
+        """Return what the tick meant, and the energy that was spent within it alone."""
+        return self.part, self.energy_mj if self.is_energy_whole else None
 
     @property
     def energy_key(self) -> str:
@@ -59,10 +71,14 @@ class Meter:
         self._totals = totals
         self._span: Span | None = None
         self._previous: dict[str, _Previous] = {}
+        self._bridges: dict[str, Bridge] = {}
+        self._features = features.Features()
         self.states: dict[str, State | Uncovered] = {}
         """What the last tick was for each GPU, by UUID."""
         self.power_mw: dict[str, float] = {}
         """Mean power of each GPU over the last tick, where it is known."""
+        self.suspected: frozenset[str] = frozenset()
+        """The GPUs of which the last tick suspected a hang or a fault."""
 
     @property
     def open_span(self) -> Span | None:
@@ -88,14 +104,22 @@ class Meter:
             gap_ms = 0
         outcomes = {uuid: self._outcome(uuid, snapshot, gap_ms) for uuid, snapshot in seen.items()}
         self.states = {uuid: outcome.part.result for uuid, outcome in outcomes.items()}
+        self.suspected = frozenset(uuid for uuid, outcome in outcomes.items() if outcome.part.is_hang_suspected)
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
         parts = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
+        behaviour = self._features.tick({uuid: outcome.own_energy for uuid, outcome in outcomes.items()}, gap_ms)
+        found = {uuid: (key, features.cut(found, pieces)) for uuid, (key, found) in behaviour.items()}
+        engines = {uuid: cut(outcome.engines, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
+        links = {uuid: cut(outcome.links, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
             for uuid, outcome in outcomes.items():
                 energy_mj, odometer_mj = parts[uuid][index]
                 _add(span.tally(uuid), outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
+                _integrate(span.tally(uuid), engines[uuid][index], links[uuid][index])
+            for uuid, (key, parts_found) in found.items():
+                span.tally(uuid).behave(key, parts_found[index])
             self._pass_over_missing(span, seen, end_ms - start_ms)
             span.end_ms = end_ms
             if end_ms == floor_to(end_ms, CELL_MS) and end_ms > span.start_ms:
@@ -129,6 +153,10 @@ class Meter:
             energy_mj=seen.energy_mj if seen.energy_mj is not None else before_mj,
             is_energy_fresh=seen.energy_mj is not None,
         )
+        bridge = self._bridges.get(uuid)
+        if bridge is None:
+            bridge = self._bridges[uuid] = Bridge()
+        engines, links = bridge.cross(seen, part, gap_ms, GAP_INTERVALS_MAX * self._interval_ms)
         return _Outcome(
             seen=seen,
             part=part,
@@ -136,6 +164,8 @@ class Meter:
             energy_before_mj=before_mj,
             is_energy_whole=is_whole,
             is_energy_epoch=is_epoch,
+            engines=engines,
+            links=links,
         )
 
     def _decide(
@@ -164,7 +194,7 @@ class Meter:
         power_mw = None
         if gap_ms == 0:
             tick_energy_mj = None  # a second look at the same millisecond: no time, no power
-        if tick_energy_mj is not None:
+        if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         decision = decide(seen, power_mw, floors.idle_mw)
         floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
@@ -173,9 +203,10 @@ class Meter:
             result=decision.state,
             seen=seen,
             # What a hung GPU calls activity is none: it must not reach the engine-active integral either.
-            activity_ppm=None if decision.is_hang_suspected else seen.activity_ppm,
+            activity_ppm=seen.activity_ppm if decision.is_activity_believed else None,
             is_hang_suspected=decision.is_hang_suspected,
             is_single=True,
+            is_believed=decision.is_activity_believed,
         )
 
     # ------------------------------------------------------------------------------------------ adding up
@@ -186,12 +217,14 @@ class Meter:
             if uuid not in seen:
                 tally.leave_uncovered(Uncovered.NOT_ENUMERATED, time_ms * SLICES_PER_GPU)
                 self._previous.pop(uuid, None)
+                self._bridges.pop(uuid, None)
 
     def _total(self, uuid: str, outcome: _Outcome, time_ms: int) -> None:
         tally = self._totals.get(uuid)
         if tally is None:
             tally = self._totals[uuid] = Tally()
         _add(tally, outcome, time_ms, outcome.energy_mj, None, True)
+        _integrate(tally, outcome.engines, outcome.links)
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:
@@ -225,3 +258,11 @@ def _add(
     if is_first:
         tally.energy_epochs += outcome.is_energy_epoch
         tally.rejected_values += outcome.seen.rejected_values
+
+
+def _integrate(tally: Tally, engines: list[Amount], links: list[Amount]) -> None:
+    """Add what counters bridged and links carried."""
+    for part in engines:
+        tally.bridge(part.name, part.amount * SLICES_PER_GPU, part.time_ms * SLICES_PER_GPU)
+    for part in links:
+        tally.carry(part.name, part.amount, part.time_ms)

@@ -159,6 +159,7 @@ _NAMES_USED = (
     "nvmlDeviceGetMinorNumber",
     "nvmlDeviceGetName",
     "nvmlDeviceGetPciInfo",
+    "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetSamples",
     "nvmlDeviceGetSerial",

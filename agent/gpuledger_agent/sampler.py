@@ -7,23 +7,31 @@ read is None; a lost GPU is `down` at once; a library that is gone ends the tick
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuledger.states import Uncovered
 from gpuledger_agent.activity import ActivitySource
 from gpuledger_agent.devices import Device, Inventory
+from gpuledger_agent.gpm import Gpm
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import GpuLost, Handle, Nvml, ResetRequired
+from gpuledger_agent.power_check import PowerCheck
 from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
 from gpuledger_agent.sources import GpuReads, SourceReport, TickReads
+
+_log = logging.getLogger(__name__)
 
 PROCESS_POLL_MS = 30_000
 PROCESS_AGE_MAX_MS = 2 * PROCESS_POLL_MS
 HEALTH_POLL_MS = 10_000
 HEALTH_AGE_MAX_MS = 30_000
 INVENTORY_POLL_MS = 10_000
+POWER_POLL_MS = 10_000
+POWER_WINDOW_MS_MIN, POWER_WINDOW_MS_MAX = 500, 2_000
+"""The driver reports the mean of a second: what is held against it must be of about the same time."""
 
 
 @dataclass(slots=True)
@@ -37,6 +45,10 @@ class _Slow:
     holders: tuple[Holder, ...] | None = None
     holders_read_ms: int | None = None
     holders_memory_bytes: int | None = None
+    energy: tuple[int, int] | None = None
+    """The odometer in the last tick, mJ, and that tick's edge."""
+    power_read_ms: int | None = None
+    power_check: PowerCheck = field(default_factory=PowerCheck)
 
 
 class Sampler:
@@ -53,6 +65,8 @@ class Sampler:
         reservations: Reservations | None = None,
     ) -> None:
         self._nvml = nvml
+        self._gpm = Gpm(nvml)
+        self._said: set[str] = set()
         self._activity = ActivitySource(nvml, now_ns, interval_ms)
         self._inventory = inventory
         self._holders = holders
@@ -104,6 +118,7 @@ class Sampler:
         nvml, handle, reads = self._nvml, device.handle, GpuReads(tick)
         try:
             energy_mj = reads.ask("energy", nvml.energy_mj, handle)
+            self._check_energy(device.identity.uuid, handle, slow, energy_mj, edge_ms, reads)
             activity = self._activity.read(device.identity.uuid, handle, reads)
             memory = reads.ask("memory", nvml.memory_bytes, handle)
             memory_used_bytes = None if memory is None else memory[0]
@@ -121,10 +136,15 @@ class Sampler:
             sm_occupancy_ppm=activity.sm_occupancy_ppm,
             tensor_active_ppm=activity.tensor_active_ppm,
             dram_active_ppm=activity.dram_active_ppm,
+            link_bytes=activity.link_bytes,
+            counts=activity.counts,
+            high_activity_ms=activity.high_activity_ms,
             holders=holders,
             health=health,
             energy_mj=energy_mj,
+            power_limit_mw=device.identity.power_limit_mw,
             memory_used_bytes=memory_used_bytes,
+            memory_total_bytes=None if memory is None else memory[1],
             uncovered=Uncovered.CALLS_FAILED if reads.failed > 0 and reads.answered == 0 else None,
             rejected_values=activity.rejected_values,
         )
@@ -148,6 +168,30 @@ class Sampler:
         if slow.recovery_action is not None and slow.recovery_action != 0:
             return Health.RECOVERY_ACTION
         return Health.ROW_REMAP_FAILURE if slow.is_row_remap_failed is True else Health.CLEAN
+
+    def _check_energy(
+        self, uuid: str, handle: Handle, slow: _Slow, energy_mj: int | None, edge_ms: int, reads: GpuReads
+    ) -> None:
+        """Hold the energy counter against the power that the driver reports, now and then."""
+        before, slow.energy = slow.energy, None if energy_mj is None else (energy_mj, edge_ms)
+        if before is None or energy_mj is None or energy_mj < before[0]:
+            return
+        time_ms = edge_ms - before[1]
+        is_due = slow.power_read_ms is None or edge_ms - slow.power_read_ms >= POWER_POLL_MS
+        if not is_due or not POWER_WINDOW_MS_MIN <= time_ms <= POWER_WINDOW_MS_MAX:
+            return
+        slow.power_read_ms = edge_ms
+        reported_mw = reads.ask("power", self._gpm.reported_power_mw, handle)
+        if reported_mw is None:
+            return
+        means_mw = slow.power_check.offer(1000 * (energy_mj - before[0]) / time_ms, reported_mw)
+        if means_mw is None:
+            return
+        reads.count("energy", "disagreement")
+        if uuid not in self._said:
+            self._said.add(uuid)
+            counted_w, reported_w = (round(mean_mw / 1000, 1) for mean_mw in means_mw)
+            _log.warning("energy_disagrees", extra={"uuid": uuid, "counted_w": counted_w, "reported_w": reported_w})
 
     def _processes(
         self, handle: Handle, slow: _Slow, memory_used_bytes: int | None, edge_ms: int, reads: GpuReads

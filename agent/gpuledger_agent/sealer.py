@@ -21,6 +21,7 @@ from gpuledger.errors import ReadingError, StorageError
 from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import (
     PAYLOAD_TYPE,
+    WORKLOADS_BYTES_MAX,
     WORKLOADS_MAX,
     Reading,
     decode,
@@ -45,6 +46,8 @@ PART_GPUS_MAX = 32
 """GPUs in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 200
 """Entries of one workloads blob, likewise."""
+WORKLOAD_PART_BYTES_MAX = 1_800
+"""No entry takes more, with all its features."""
 SEAL_BATCH_MAX = 24
 """Spans that share one fsync after the disk was full."""
 PENDING_MAX = 2016
@@ -109,7 +112,7 @@ class Sealer:
         drafts = []
         for number, chunk in enumerate(chunks, 1):
             tallies = {uuid: span.tallies[uuid] for uuid in chunk}
-            workloads = rank_workloads(tallies)
+            workloads = fit_features(rank_workloads(tallies))
             names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
             reading = Reading(
                 node_id=self._key.node_id,
@@ -250,6 +253,8 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         activity_source=tally.activity_source,
         engine_ns={engine: amount // SLICES_PER_GPU for engine, amount in tally.engine_slice_ns.items()},
         engine_known_ms={engine: _whole_up(amount) for engine, amount in tally.engine_known_slice_ms.items()},
+        link_bytes=tally.link_bytes,
+        link_known_ms=tally.link_known_ms,
         energy_mj=tally.energy_mj,
         energy_start_mj=tally.energy_start_mj,
         energy_end_mj=tally.energy_end_mj,
@@ -295,6 +300,7 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
                         state_slice_ms=times,
                         memory_bytes_max=memory,
                         source=tally.workload_source.get(key),
+                        features=_known_features(tally, key),
                     )
                 )
             else:
@@ -303,6 +309,25 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
         if rest:
             parts.append(WorkloadTime(workload=REST, user=None, uuid=uuid, state_slice_ms=rest))
     return tuple(parts)
+
+
+def _known_features(tally: Tally, key: WorkloadKey) -> dict[str, int]:
+    return {name: amount for name, amount in tally.workload_features.get(key, {}).items() if amount != 0}
+
+
+def fit_features(parts: tuple[WorkloadTime, ...]) -> tuple[WorkloadTime, ...]:
+    """Return the parts, without the features of those with the least time where the blob would be too large."""
+    if len(parts) * WORKLOAD_PART_BYTES_MAX <= WORKLOADS_BYTES_MAX:
+        return parts
+    excess = len(sketch_workloads(parts)) - WORKLOADS_BYTES_MAX
+    kept = list(parts)
+    for index in sorted(range(len(parts)), key=lambda index: (sum(parts[index].state_slice_ms.values()), index)):
+        if excess <= 0:
+            break
+        bare = replace(parts[index], features={})
+        excess -= len(sketch_workloads([parts[index]])) - len(sketch_workloads([bare]))
+        kept[index] = bare
+    return tuple(kept)
 
 
 def _decode_draft(part: Mapping[str, Any]) -> Draft:

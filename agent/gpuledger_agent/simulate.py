@@ -219,6 +219,9 @@ class SimulatedNvml:
         self._energy[gpu] = (time_ms, energy_mj)
         return energy_mj
 
+    def nvmlDeviceGetPowerUsage(self, gpu: int) -> int:
+        return self._now(gpu).power_w * 1000
+
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: int) -> list[SimpleNamespace]:
         moment = self._now(gpu)
         if moment.pid == 0:

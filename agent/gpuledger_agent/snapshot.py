@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gpuledger.states import Uncovered
@@ -34,14 +35,25 @@ class Holder:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A counter that runs on between ticks: SM cycles in `amount` out of `of`, or (`of` is None) bytes."""
+
+    amount: int
+    of: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSnapshot:
     """One GPU in one tick.
 
     `activity_ppm` is engine activity over the tick in parts per million, from `activity_source`; the others beside it
-    are GPM's. `holders` are the workloads whose processes hold the GPU, ignorable ones left out (None: process list
-    unknown); `is_allocated` says whether the GPU was given to somebody, process or not, and `allocated_to` to whom;
-    `energy_mj` is the board's odometer. `uncovered` says that nothing at all can be observed, and why.
+    are GPM's. `link_bytes` are the bytes over each link since the last tick; `counts` the counters of engines and links
+    that proved themselves, by name. `high_activity_ms` is for how long activity, or utilisation where GPM sees next to
+    nothing, has been above 70 % without a break (None: it is not, or nobody knows). `holders` are the workloads whose
+    processes hold the GPU, ignorable ones left out (None: process list unknown); `is_allocated` says whether the GPU is
+    somebody's, process or not, and `allocated_to` whose; `energy_mj` is the board's odometer. `uncovered` says that
+    nothing at all can be observed, and why.
     """
 
     activity_ppm: int | None = None
@@ -50,11 +62,16 @@ class GpuSnapshot:
     sm_occupancy_ppm: int | None = None
     tensor_active_ppm: int | None = None
     dram_active_ppm: int | None = None
+    link_bytes: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    high_activity_ms: int | None = None
     holders: tuple[Holder, ...] | None = None
     is_allocated: bool | None = None
     allocated_to: tuple[Holder, ...] = ()
     health: Health | None = None
     energy_mj: int | None = None
+    power_limit_mw: int | None = None
     memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
     uncovered: Uncovered | None = None
     rejected_values: int = 0

@@ -7,6 +7,7 @@ sealed: integrals are slice-ns (parts per million x ms x slices), and times are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
@@ -32,6 +33,13 @@ class Part:
     is_hang_suspected: bool = False
     is_single: bool = False
     """The time is one tick's, decided by what was seen in it: engines were active in it as they were seen."""
+    is_believed: bool = True
+    """What was seen of engines can be so."""
+
+    @property
+    def are_engines_believed(self) -> bool:
+        """Return whether engines did what was seen of them: what a hung GPU says of itself is in no integral."""
+        return self.is_believed and (not self.is_hang_suspected or self.activity_ppm is not None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,8 +70,15 @@ class Measured:
             self.state_slice_ms[result] = self.state_slice_ms.get(result, 0) + amount
             if part.activity_ppm is not None:
                 self._add_activity(part.activity_ppm, result, amount)
-            if part.is_single and not part.is_hang_suspected:
+            if part.is_single and part.are_engines_believed:
                 self._add_engines(part.seen, amount)
+
+    def bridge(self, engine: str, active_slice_ns: int, known_slice_ms: int) -> None:
+        """Add what an engine did in a time of which no mean tells; cut to pieces it may be a unit too much for one."""
+        if known_slice_ms > 0:
+            active_slice_ns = min(active_slice_ns, known_slice_ms * 1_000_000)
+            self.engine_slice_ns[engine] = self.engine_slice_ns.get(engine, 0) + active_slice_ns
+            self.engine_known_slice_ms[engine] = self.engine_known_slice_ms.get(engine, 0) + known_slice_ms
 
     def leave_uncovered(self, reason: Uncovered, amount: int) -> None:
         """Add slice-ms that no state covers."""
@@ -106,11 +121,14 @@ class Tally(Measured):
     energy_start_mj: int | None = None
     energy_end_mj: int | None = None
     energy_epochs: int = 0
+    link_bytes: dict[str, int] = field(default_factory=dict)
+    link_known_ms: dict[str, int] = field(default_factory=dict)
     hang_suspicion_ms: int = 0
     rejected_values: int = 0
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
     workload_source: dict[WorkloadKey, str] = field(default_factory=dict)
+    workload_features: dict[WorkloadKey, dict[str, int]] = field(default_factory=dict)
 
     def copy(self) -> Tally:
         """Return a copy that later ticks do not change (workloads are left out: only spans need them)."""
@@ -126,6 +144,8 @@ class Tally(Measured):
             engine_known_slice_ms=dict(self.engine_known_slice_ms),
             energy_mj=dict(self.energy_mj),
             energy_epochs=self.energy_epochs,
+            link_bytes=dict(self.link_bytes),
+            link_known_ms=dict(self.link_known_ms),
             hang_suspicion_ms=self.hang_suspicion_ms,
             rejected_values=self.rejected_values,
         )
@@ -153,6 +173,20 @@ class Tally(Measured):
             self.energy_end_mj = odometer_mj
         if energy_mj is not None and energy_mj > 0:
             self.energy_mj[key] = self.energy_mj.get(key, 0) + energy_mj
+
+    def carry(self, link: str, carried_bytes: int, known_ms: int) -> None:
+        """Add the bytes over a link in a time for which they are known."""
+        if known_ms > 0:
+            self.link_bytes[link] = self.link_bytes.get(link, 0) + carried_bytes
+            self.link_known_ms[link] = self.link_known_ms.get(link, 0) + known_ms
+
+    def behave(self, key: WorkloadKey, found: Mapping[str, int]) -> None:
+        """Add to what is known of how a workload behaves."""
+        features = self.workload_features.get(key)
+        if features is None:
+            features = self.workload_features[key] = {}
+        for name, amount in found.items():
+            features[name] = features.get(name, 0) + amount
 
     def _add_workloads(self, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
         """Split the time equally over the workloads that hold the GPU, or were given it, the remainder to the first."""

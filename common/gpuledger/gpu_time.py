@@ -14,6 +14,8 @@ from gpuledger.wire import Fields, amounts, fail, present
 UNCOVERED_ENERGY = "uncovered"
 MIG_ENERGY = "mig"
 """Where a board's energy goes while it is divided: it is measured once per board, and instances share it."""
+SUSPECTABLE = (State.UNMEASURED, State.HELD, State.RESERVED, State.FREE)
+"""States in which a hang or a fault may be suspected: never busy, and what is down is known."""
 XID_MAX = 999
 INSTANCES_MAX = 14
 """Instances of one GPU in one reading; a GPU has at most seven at a time, and they may be made anew."""
@@ -237,8 +239,9 @@ def check(gpu: GpuTime, where: str, span_ms: int) -> None:
     for name, known_ms in (*gpu.link_known_ms.items(), *gpu.throttle_ms.items()):
         if known_ms > span_ms:
             fail(where, f"{name}: longer than the span")
-    if gpu.hang_suspicion_ms * SLICES_PER_GPU > gpu.state_slice_ms.get(State.UNMEASURED, 0):
-        fail(where, "hang_suspicion_ms is longer than the unmeasured time it is part of")
+    suspectable = sum(gpu.state_slice_ms.get(state, 0) for state in SUSPECTABLE)
+    if gpu.hang_suspicion_ms * SLICES_PER_GPU > suspectable:
+        fail(where, "hang_suspicion_ms is longer than the unmeasured and idle time it is part of")
     if gpu.instances:
         _check_instances(gpu, where, span_ms)
 

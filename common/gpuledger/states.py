@@ -102,8 +102,35 @@ ECC_KINDS = ("corrected", "uncorrected")
 WORKLOAD_SOURCES = ("slurm_job", "pod", "container", "unit", "process", "lease", "virtual_machine")
 """What told a workload from others."""
 
-FEATURES: tuple[str, ...] = ()
-"""What is kept of a workload's behaviour for its classification, by name; integers, units come last."""
+POWER_BANDS_PERCENT = (0, 15, 25, 40, 60, 80)
+"""Lower edges of the bands of power, in percent of the limit; upper-closed, so that the first holds 0 too."""
+
+FEATURES: tuple[str, ...] = (
+    "sole_ms",
+    "active_ns",
+    "bursts",
+    "engines_known_ms",
+    "sm_ns",
+    "tensor_ns",
+    "dram_ns",
+    "links_known_ms",
+    "pcie_bytes",
+    "nvlink_bytes",
+    "energy_mj",
+    *(f"power_{percent}_ms" for percent in POWER_BANDS_PERCENT),
+    "power_square_w2ms",
+    "power_jumps",
+    "power_jumps_together",
+    "power_swings",
+    "power_swing_sum_ms",
+    "power_swing_square_ms2",
+    "memory_swings",
+    "spin_ms",
+    "peers_ms",
+    "alike_ms",
+)
+"""What is kept of a workload's behaviour for its classification, by name; integers, units come last. All add up over
+time. Only a new schema of the reading may take one away or change what it means (docs/features.md)."""
 
 
 def activity_bin(activity_ppm: int) -> int:

@@ -6,8 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
+from tests.abi.answers import LINKS, MIB, MS_NS, SECOND_NS, Calls, GpuAnswers
+from tests.abi.counting import Trial
 from tests.abi.script import (
+    COUNTERS_ABSENT,
+    COUNTERS_REFUSED,
     DRIVER_NOT_LOADED,
     FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
@@ -24,6 +27,11 @@ GPM_METRICS = ("graphics", "sm", "sm_occupancy", "tensor", "dram")
 GPM_WINDOW_NS = SECOND_NS // 10
 GPM_WINDOW_INTERVALS = 30
 NO_STAMP_US = -(10**18)
+THETA_PPM = 5 * PPM_PER_PERCENT
+HIGH_PPM = 70 * PPM_PER_PERCENT
+CROSS_CHECK_EVERY_NS = 10 * SECOND_NS
+MIB_PER_S_MOST = {"pcie_tx": 2**18, "pcie_rx": 2**18, "nvlink_tx": 2**23, "nvlink_rx": 2**23}
+COUNTERS = ("sm", "tensor", "pcie_tx", "pcie_rx")
 LIBRARY_WIDE = (UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH)
 NOT_OFFERED = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 GONE = (GPU_IS_LOST, RESET_REQUIRED)
@@ -40,7 +48,15 @@ class Seen:
     activity_ppm: int | None = None
     sm_ppm: int | None = None
     engines_ppm: dict[str, int] = field(default_factory=dict)
+    links: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    high_ms: int | None = None
     energy_mj: int | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """The GPU was lost, or waited for a reset."""
+        return self.down and self.healthy is None
 
 
 class LibraryGone(Exception):
@@ -75,9 +91,17 @@ class Memory:
         self.remap_failure: int | None = None
         self.remap_read_ns: int | None = None
         self.health_tried_ns: int | None = None
+        self.energy: tuple[int, int] | None = None
+        self.power_ms: int | None = None
         self.gpm_offered: bool | None = None
         self.gpm_tick: int | None = None
-        self.gpm_ns = 0
+        self.gpm_ns: int | None = None
+        self.counters_offered: bool | None = None
+        self.trial = Trial()
+        self.cross_checked_ns: int | None = None
+        self.cross_check_ppm: int | None = None
+        self.high_from_ns: int | None = None
+        self.high_by: str | None = None
         self.gpm_trusted = False
         self.gpm_discredited = False
         self.contradictions = 0
@@ -118,15 +142,36 @@ class ActivityReader:
 
     def _activity(self, gpu: GpuAnswers, memory: Memory, seen: Seen) -> None:
         """The best source that answers: GPM, then the driver's samples, then what it last polled itself."""
-        engines = self._gpm(gpu, memory)
-        activity_ppm = engines.pop("graphics", None)
+        means, links = self._gpm(gpu, memory, seen)
+        activity_ppm = means.pop("graphics", None)
         if activity_ppm is not None and self._contradicted(gpu, memory, activity_ppm):
+            seen.counts = {}
+            seen.high_ms = self._high_ms(memory, memory.cross_check_ppm, "utilisation")
             return
-        seen.engines_ppm = engines
-        seen.sm_ppm = engines.get("sm")
+        seen.engines_ppm, seen.links = means, links
+        seen.sm_ppm = means.get("sm")
+        silent = activity_ppm is not None and activity_ppm <= THETA_PPM
         if activity_ppm is None:
             activity_ppm = self._sampled(gpu, memory)
         seen.activity_ppm = self._polled(gpu) if activity_ppm is None else activity_ppm
+        if not silent:
+            memory.cross_checked_ns = None
+            seen.high_ms = self._high_ms(memory, seen.activity_ppm, "itself")
+            return
+        asked_ns = memory.cross_checked_ns
+        if asked_ns is None or self._calls.now_ns - asked_ns >= CROSS_CHECK_EVERY_NS:
+            memory.cross_checked_ns = self._calls.now_ns
+            memory.cross_check_ppm = self._polled(gpu)
+        seen.high_ms = self._high_ms(memory, memory.cross_check_ppm, "utilisation")
+
+    def _high_ms(self, memory: Memory, ppm: int | None, by: str) -> int | None:
+        """How long it has said more than 70 % on end, and the same source always."""
+        if ppm is None or ppm <= HIGH_PPM:
+            memory.high_from_ns = None
+            return None
+        if memory.high_from_ns is None or memory.high_by != by:
+            memory.high_from_ns, memory.high_by = self._calls.now_ns, by
+        return (self._calls.now_ns - memory.high_from_ns) // MS_NS
 
     def _polled(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetUtilizationRates", gpu):
@@ -134,50 +179,104 @@ class ActivityReader:
         percent = self._got(gpu.utilization_pct(self._calls.now_ns))
         return percent * PPM_PER_PERCENT if percent is not None and 0 <= percent <= 100 else None
 
-    def _gpm(self, gpu: GpuAnswers, memory: Memory) -> dict[str, int]:
-        """What GPM says of the time since the last tick, by metric; what it does not say is left out."""
+    def _gpm(self, gpu: GpuAnswers, memory: Memory, seen: Seen) -> tuple[dict[str, int], dict[str, int]]:
+        """What GPM says of the time since the last tick: shares by metric and bytes by link; the rest is left out."""
+        nothing: tuple[dict[str, int], dict[str, int]] = {}, {}
+        counts: dict[str, tuple[int, int | None]] = {}
+        told, window = nothing, None
+        if self._has_gpm(gpu, memory):
+            window = self._take(gpu, memory)
+        if window is not None:
+            first_ns, usable = window
+            if usable and self._failed("nvmlGpmMetricsGet", None):
+                window = None
+            else:
+                self._codes.append(None)
+                second_ns = self._calls.now_ns if memory.gpm_ns is None else memory.gpm_ns
+                told = self._means(gpu, first_ns, second_ns) if usable else nothing
+                counts = self._counts(gpu, memory, first_ns, second_ns)
+        shares, links = told
+        is_told = window is not None and window[1]
+        seen.counts = memory.trial.hear(counts, {**shares, **links} if is_told else None)
+        return told
+
+    def _has_gpm(self, gpu: GpuAnswers, memory: Memory) -> bool:
         if memory.gpm_offered is False or memory.gpm_discredited:
-            return {}
+            return False
         if memory.gpm_offered is None:
             if self._failed("nvmlGpmQueryDeviceSupport", gpu):
                 if self._codes and self._codes[-1] in NOT_OFFERED:
                     memory.gpm_offered = False
-                return {}
+                return False
             memory.gpm_offered = gpu.gpu.gpm
-            if not memory.gpm_offered:
-                return {}
+        return memory.gpm_offered
+
+    def _take(self, gpu: GpuAnswers, memory: Memory) -> tuple[int, bool] | None:
+        """Take a sample: where the one before was, and whether means between the two are of this tick alone."""
         while self._allocated.get(gpu.index, 0) < 2:
             if self._failed("nvmlGpmSampleAlloc", None):
-                return {}
+                return None
             self._allocated[gpu.index] = self._allocated.get(gpu.index, 0) + 1
         last_tick, memory.gpm_tick = memory.gpm_tick, None
         began_ns, first_ns = self._calls.now_ns, memory.gpm_ns
         if self._failed("nvmlGpmSampleGet", gpu):
-            return {}
+            return None
         memory.gpm_tick, memory.gpm_ns = self._tick, self._calls.now_ns
-        is_window = GPM_WINDOW_NS <= began_ns - first_ns <= self._window_most_ns
-        usable = last_tick == self._tick - 1 and is_window
-        if usable and self._failed("nvmlGpmMetricsGet", None):
-            return {}
-        self._codes.append(None)
-        return self._means(gpu, first_ns, memory.gpm_ns) if usable else {}
+        if first_ns is None or began_ns - first_ns < GPM_WINDOW_NS:
+            self._codes.append(None)
+            return None
+        return first_ns, last_tick == self._tick - 1 and began_ns - first_ns <= self._window_most_ns
 
-    def _means(self, gpu: GpuAnswers, first_ns: int, second_ns: int) -> dict[str, int]:
-        means: dict[str, int] = {}
+    def _means(self, gpu: GpuAnswers, first_ns: int, second_ns: int) -> tuple[dict[str, int], dict[str, int]]:
+        shares: dict[str, int] = {}
         for metric in GPM_METRICS:
             percent = gpu.gpm(metric, first_ns, second_ns)
             if isinstance(percent, Failure):
                 raise_if_gone(percent.code)
             elif percent is not None and 0 <= round(percent * PPM_PER_PERCENT) <= 100 * PPM_PER_PERCENT:
-                means[metric] = round(percent * PPM_PER_PERCENT)
-        return means
+                shares[metric] = round(percent * PPM_PER_PERCENT)
+        links: dict[str, int] = {}
+        for link in LINKS:
+            rate = gpu.gpm(f"{link}_bytes", first_ns, second_ns)
+            if isinstance(rate, Failure):
+                raise_if_gone(rate.code)
+            elif rate is not None and 0 <= rate <= MIB_PER_S_MOST[link]:
+                exact = Fraction(rate) * MIB * (second_ns - first_ns) / SECOND_NS
+                links[link] = int(exact + Fraction(1, 2))
+        return shares, links
+
+    def _counts(
+        self, gpu: GpuAnswers, memory: Memory, first_ns: int, second_ns: int
+    ) -> dict[str, tuple[int, int | None]]:
+        """The counters as of the second sample: cycles out of cycles, and bytes; asked for as long as they answer."""
+        if memory.counters_offered is False:
+            return {}
+        kind = gpu.gpu.counters
+        code = self._call("nvmlGpmMetricsGet", None)
+        raise_if_gone(code)
+        failed = code is not None or kind == COUNTERS_REFUSED
+        found: dict[str, tuple[int, int | None]] = {}
+        values = {} if failed else {name: gpu.gpm_count(name, first_ns, second_ns) for name in ("elapsed", *COUNTERS)}
+        for answer in values.values():
+            if isinstance(answer, Failure):
+                raise_if_gone(answer.code)
+        known = {name: int(value) for name, value in values.items() if isinstance(value, float)}
+        for name in COUNTERS:
+            if name in known and (name in LINKS or "elapsed" in known):
+                found[name] = (known[name], None if name in LINKS else known["elapsed"])
+        if memory.counters_offered is None:
+            memory.counters_offered = kind != COUNTERS_ABSENT and bool(found)
+        else:
+            self._codes.append(code if failed else None if found else NOT_SUPPORTED)
+        return found
 
     def _contradicted(self, gpu: GpuAnswers, memory: Memory, gpm_ppm: int) -> bool:
         """Could a hundredth be meant? Once GPM has said more than 1 % it cannot; before, utilisation is asked."""
         memory.gpm_trusted = memory.gpm_trusted or gpm_ppm > PPM_PER_PERCENT
         if memory.gpm_trusted:
             return False
-        other_ppm = self._polled(gpu)
+        other_ppm = memory.cross_check_ppm = self._polled(gpu)
+        memory.cross_checked_ns = self._calls.now_ns
         if other_ppm is None or other_ppm <= 5 * PPM_PER_PERCENT or other_ppm < 50 * gpm_ppm:
             memory.contradictions = 0
             return False

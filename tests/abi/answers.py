@@ -9,13 +9,27 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from tests.abi.script import Constant, Failure, Gpu, Rule, Script, Signal, Wave
+from tests.abi.script import (
+    COUNTERS_ABSENT,
+    COUNTERS_BETWEEN_SAMPLES,
+    FULL,
+    Constant,
+    Failure,
+    Gpu,
+    Rule,
+    Script,
+    Signal,
+    Wave,
+)
 
 MS_NS = 1_000_000
 SECOND_NS = 1_000_000_000
 PERCENT = 10_000
 GPM_REFRESH_NS = 100 * MS_NS
 SAMPLES_RING = 120
+MIB = 1 << 20
+LINKS = ("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx")
+UPTIME_NS = 10 * 86_400 * SECOND_NS
 HANDLE = "nvmlDeviceGetHandleByIndex_v2"
 DEFAULTS = {"power_mw": 70_000}
 
@@ -110,7 +124,7 @@ class GpuAnswers:
         return gpu if isinstance(gpu, Failure) else memory if isinstance(memory, Failure) else gpu
 
     def gpm(self, metric: str, first_ns: int, second_ns: int) -> float | Failure | None:
-        """One GPM metric between two samples, in percent; None is NaN. The arithmetic is the library's, in doubles."""
+        """One GPM metric between two samples, in percent or MiB/s; None is NaN. As in the library, in doubles."""
         if metric == "graphics" and metric not in self._tracks:
             metric = "utilization"
         if metric not in self._tracks:
@@ -121,7 +135,30 @@ class GpuAnswers:
             return now
         if second_ns - first_ns < GPM_REFRESH_NS or not track.is_whole(first_ns, second_ns):
             return None
-        return float(track.integral(second_ns) - track.integral(first_ns)) / float(second_ns - first_ns) * 1e-4
+        scale = 1 / MIB if metric.removesuffix("_bytes") in LINKS else 1e-4
+        return float(track.integral(second_ns) - track.integral(first_ns)) / float(second_ns - first_ns) * scale
+
+    def gpm_count(self, name: str, first_ns: int, second_ns: int) -> float | Failure:
+        """One of GPM's counters: "elapsed" cycles, active ones of "sm" and "tensor", bytes over a link."""
+        kind = self.gpu.counters
+        metric = {"elapsed": "sm"}.get(name, f"{name}_bytes" if name in LINKS else name)
+        if kind == COUNTERS_ABSENT or metric not in self._tracks:
+            return Failure()
+        now = self._tracks[metric].value(second_ns)
+        if isinstance(now, Failure):
+            return now
+        start = self._counted(name, metric, first_ns) if kind == COUNTERS_BETWEEN_SAMPLES else 0
+        return float(self._counted(name, metric, second_ns) - start)
+
+    def _counted(self, name: str, metric: str, at_ns: int) -> int:
+        since_ns, before, track = -UPTIME_NS, 0, self._tracks[metric]
+        reset_ms = self.gpu.counters_reset_ms
+        if reset_ms is not None and reset_ms * MS_NS <= at_ns:
+            since_ns, before = reset_ms * MS_NS, track.integral(reset_ms * MS_NS)
+        if name == "elapsed":
+            return (at_ns - since_ns) * 198 // 100
+        grown = track.integral(at_ns) - before
+        return grown // SECOND_NS if name in LINKS else grown * 198 // 100 // 1_000_000
 
     def utilization_samples(self, at_ns: int, since_us: int) -> list[tuple[int, int]] | Failure:
         """The ring's samples that are newer than a time stamp (µs, from script start): (time stamp, percent)."""
@@ -146,11 +183,13 @@ class GpuAnswers:
         now = power.value(at_ns)
         if isinstance(now, Failure):
             return now
+        refresh_ms = self.gpu.energy_refresh_ms
+        at_ns -= 0 if refresh_ms is None else at_ns % (refresh_ms * MS_NS)
         base_mj, since = self.gpu.energy_base_mj, 0
         for reset_ms, reset_mj in self.gpu.energy_resets:
             if reset_ms * MS_NS <= at_ns:
                 base_mj, since = reset_mj, power.integral(reset_ms * MS_NS)
-        return base_mj + (power.integral(at_ns) - since) // SECOND_NS
+        return base_mj + (power.integral(at_ns) - since) * self.gpu.energy_rate_ppm // FULL // SECOND_NS
 
     def processes(self, kind: str, at_ns: int) -> list[int]:
         """The pids one list shows."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen
-from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
+from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
 from tests.abi.script import NO_PERMISSION, Failure
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
@@ -18,6 +18,8 @@ HEALTH_EVERY_NS = 10 * SECOND_NS
 HEALTH_VALID_NS = 30 * SECOND_NS
 RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
+POWER_EVERY_NS = 10 * SECOND_NS
+POWER_SPAN_MS = range(500, 2_001)
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
@@ -137,6 +139,7 @@ class Beholder(ActivityReader):
         seen = Seen()
         try:
             seen.energy_mj = self._energy(gpu)
+            self._power(gpu, memory, seen.energy_mj)
             self._activity(gpu, memory, seen)
             used = self._used_bytes(gpu)
             bad = self._health(gpu, memory)
@@ -156,6 +159,18 @@ class Beholder(ActivityReader):
         if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
             return None
         return self._got(gpu.energy_mj(self._calls.now_ns))
+
+    def _power(self, gpu: GpuAnswers, memory: Memory, energy_mj: int | None) -> None:
+        """Power as the driver reports it is asked every ten seconds, after a tick of about a second with its energy."""
+        edge_ms = (self._edge_ns + MS_NS // 2) // MS_NS
+        before = memory.energy
+        memory.energy = None if energy_mj is None else (energy_mj, edge_ms)
+        if before is None or energy_mj is None or energy_mj < before[0] or edge_ms - before[1] not in POWER_SPAN_MS:
+            return
+        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_NS // MS_NS:
+            memory.power_ms = edge_ms
+            if self._enter("nvmlDeviceGetPowerUsage", gpu):
+                self._got(gpu.track("power_mw").value(self._calls.now_ns))
 
     def _used_bytes(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):

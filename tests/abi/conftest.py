@@ -9,6 +9,7 @@ import pytest
 
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
+from tests.abi.metering import Meter, Sealed, run_meter
 from tests.abi.script import Script
 from tests.abi.stage import Stage, set_up
 
@@ -42,3 +43,13 @@ def ask(stage: Callable[..., Stage]) -> Ask:
         return stage(script, **options).probe([[None, "nvmlInit"], *requests])[1:]
 
     return answers
+
+
+@pytest.fixture
+def meter(stage: Callable[..., Stage], tmp_path: Path) -> Meter:
+    """`meter(script, end_ms, interval_ms=...)`: what the agent sealed of the first GPU, once the oracle agrees."""
+
+    def run(script: Script, *times: int, **options: int) -> Sealed:
+        return run_meter(stage, tmp_path / "state", script, *times, **options)
+
+    return run

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.abi.activity import Seen
-from tests.abi.answers import MS_NS, Calls, GpuAnswers
+from tests.abi.answers import LINKS, MS_NS, Calls, GpuAnswers
 from tests.abi.beholder import Beholder
+from tests.abi.counting import Floor, Spans, shares
 from tests.abi.script import Script
 
 CELL_MS = 300_000
@@ -24,13 +25,19 @@ BIN_EDGES_PPM = (0, 10_000, 50_000, 100_000, 250_000, 500_000, 750_000, 1_000_00
 HANG_PPM = 700_000
 SM_ALIVE_PPM = 10_000
 PARKED_PPM = 10_000
-FLOOR_TICKS = 60
 NEAR_INTERVALS = 2
 GAP_INTERVALS = 30
 STEP_MS = 1_000
+POWER_WINDOW_MS = 100
+CONTRADICTED_MS = 10_000
+UNCLAIMED_MS = 60_000
 HUNG = "hung"
 """A suspected hang: unmeasured, and what the GPU calls activity is none."""
-STATES = {HUNG: "unmeasured"}
+DISBELIEVED = "disbelieved"
+"""GPM sees nothing where utilisation and power see much: unmeasured, and what GPM says counts for nothing."""
+SUSPECT = " (suspected)"
+"""What follows the name of a state that is as it was seen, though a hang or a fault is suspected."""
+STATES = {HUNG: "unmeasured", DISBELIEVED: "unmeasured"}
 
 
 @dataclass(slots=True)
@@ -44,6 +51,9 @@ class CellTruth:
     active_known_ms: int = 0
     engines_ns: Counter[str] = field(default_factory=Counter)
     engines_known_ms: Counter[str] = field(default_factory=Counter)
+    links: Counter[str] = field(default_factory=Counter)
+    links_known_ms: Counter[str] = field(default_factory=Counter)
+    hang_ms: int = 0
     energy_mj: Counter[str] = field(default_factory=Counter)
     energy_epochs: int = 0
 
@@ -156,29 +166,6 @@ class _Life:
         meter.tick(edge_ms, sight)
 
 
-class _Floor:
-    """The lowest mean power over 60 consecutive quiet ticks, as (mJ, ms)."""
-
-    def __init__(self) -> None:
-        self._window: list[tuple[int, int]] = []
-        self.lowest: tuple[int, int] | None = None
-
-    def interrupt(self) -> None:
-        self._window.clear()
-
-    def learn(self, quiet: bool, energy_mj: int | None, span_ms: int) -> None:
-        if not quiet or energy_mj is None:
-            self.interrupt()
-            return
-        self._window.append((energy_mj, span_ms))
-        if len(self._window) > FLOOR_TICKS:
-            self._window.pop(0)
-        if len(self._window) == FLOOR_TICKS:
-            total_mj, total_ms = (sum(part) for part in zip(*self._window, strict=True))
-            if self.lowest is None or total_mj * self.lowest[1] < self.lowest[0] * total_ms:
-                self.lowest = (total_mj, total_ms)
-
-
 class _Meter:
     """One GPU's account."""
 
@@ -186,7 +173,8 @@ class _Meter:
         self.answers = answers
         self._cells = cells
         self._interval_ms = interval_ms
-        self._parked, self._bare = _Floor(), _Floor()
+        self._parked, self._bare = Floor(), Floor()
+        self._spans = Spans(GAP_INTERVALS * interval_ms)
         self.begin()
 
     @property
@@ -206,6 +194,7 @@ class _Meter:
         self._whole = False  # the last tick was covered or could have begun a covered one
         self._process: bool | None = None
         self._pending_mj = 0
+        self._spans.begin({}, 0)
         self._odometer_mj: int | None = None
         self._odometer_fresh = False  # read in the last tick itself
 
@@ -215,7 +204,9 @@ class _Meter:
             energy_mj, fell = self._delta(seen)
             known_mj = energy_mj if self._odometer_fresh else None
             kind, name = self._judge(edge_ms - begin_ms, seen, known_mj)
-            activity_ppm = seen.activity_ppm if kind == "state" else None
+            suspected, name = name == HUNG or name.endswith(SUSPECT), name.removesuffix(SUSPECT)
+            believed = kind == "state" and name not in STATES
+            activity_ppm = seen.activity_ppm if believed and (not suspected or name != "unmeasured") else None
             if kind == "dark":
                 # Nothing is said about the time since; what the board used meanwhile is known all the same.
                 begin_ms = edge_ms
@@ -224,13 +215,18 @@ class _Meter:
                 self._pending_mj = 0
             if fell:
                 self._cell(begin_ms).energy_epochs += 1
-            self._book(begin_ms, edge_ms, kind, name, None if name == HUNG else activity_ppm)
-            if kind == "state" and name != HUNG:
-                self._book_engines(begin_ms, edge_ms, seen.engines_ppm)
+            self._book(begin_ms, edge_ms, kind, name, activity_ppm)
+            if suspected:
+                for cell, span_ms, _ in self._pieces(begin_ms, edge_ms):
+                    cell.hang_ms += span_ms
+            heard = believed and (not suspected or activity_ppm is not None)
+            told = self._book_means(begin_ms, edge_ms, seen) if heard else set()
+            covered = heard or kind == "gap"
+            self._book_counts(begin_ms, edge_ms, seen, told if covered and not seen.is_gone else None)
             if energy_mj is not None:
                 whole = kind in ("state", "gap") and self._odometer_fresh
                 self._book_energy(begin_ms, edge_ms, STATES.get(name, name) if whole else "uncovered", energy_mj)
-            self._learn(kind, name, activity_ppm, known_mj, edge_ms - begin_ms)
+            self._learn(kind, name, seen.activity_ppm if kind == "state" else None, known_mj, edge_ms - begin_ms)
         self._edge_ms = edge_ms
         self._whole = seen.reason is None
         self._process = seen.process
@@ -253,13 +249,26 @@ class _Meter:
         if not self._whole:
             return "uncovered", "first_tick"
         if span_ms <= NEAR_INTERVALS * self._interval_ms:
-            return "state", self._state(span_ms, seen, energy_mj)
+            return "state", self._state(span_ms, seen, energy_mj if span_ms >= POWER_WINDOW_MS else None)
         integrating = self._odometer_fresh and seen.energy_mj is not None
         if integrating and (self._process or seen.process):
             return "gap", "unmeasured"
         return "uncovered", "gap"
 
     def _state(self, span_ms: int, seen: Seen, energy_mj: int | None) -> str:
+        name = self._plain_state(span_ms, seen, energy_mj)
+        needed_ms = CONTRADICTED_MS if seen.process else UNCLAIMED_MS
+        still = seen.sm_ppm is None or seen.sm_ppm < SM_ALIVE_PPM
+        insists = seen.high_ms is not None and seen.high_ms >= needed_ms and still and energy_mj is not None
+        if name not in ("unmeasured", "held", "free") or seen.process is None or energy_mj is None or not insists:
+            return name
+        limit_mj = self.answers.gpu.power_limit_mw * span_ms / 1_000
+        if energy_mj * 4 < limit_mj or self._at_floor(span_ms, energy_mj):
+            return name + SUSPECT
+        silent = seen.activity_ppm is not None and seen.activity_ppm <= THETA_PPM
+        return DISBELIEVED if silent else name
+
+    def _plain_state(self, span_ms: int, seen: Seen, energy_mj: int | None) -> str:
         if seen.down:
             return "down"
         if seen.process is None:
@@ -280,6 +289,9 @@ class _Meter:
             return False
         if seen.sm_ppm is not None and seen.sm_ppm >= SM_ALIVE_PPM:
             return False
+        return self._at_floor(span_ms, energy_mj)
+
+    def _at_floor(self, span_ms: int, energy_mj: int) -> bool:
         floor = self._parked.lowest or self._bare.lowest
         # energy / span <= 1.05 × floor energy / floor span, without dividing
         return floor is not None and energy_mj * floor[1] * 100 <= 105 * floor[0] * span_ms
@@ -313,12 +325,40 @@ class _Meter:
                 place = next(index for index, edge in enumerate(BIN_EDGES_PPM) if activity_ppm <= edge)
                 cell.bins_ms[place] += span_ms
 
-    def _book_engines(self, begin_ms: int, end_ms: int, engines_ppm: dict[str, int]) -> None:
+    def _book_means(self, begin_ms: int, end_ms: int, seen: Seen) -> set[str]:
+        """Book what means tell of a tick; returns the names of what they tell."""
         for cell, span_ms, _ in self._pieces(begin_ms, end_ms):
-            for engine, active_ppm in engines_ppm.items():
+            for engine, active_ppm in seen.engines_ppm.items():
                 if active_ppm:
                     cell.engines_ns[engine] += active_ppm * span_ms
                 cell.engines_known_ms[engine] += span_ms
+        for link, carried in seen.links.items():
+            if end_ms > begin_ms:
+                self._book_link(link, carried, begin_ms, end_ms, begin_ms)
+        return {*seen.engines_ppm, *seen.links}
+
+    def _book_counts(self, begin_ms: int, edge_ms: int, seen: Seen, told: set[str] | None) -> None:
+        """Book what counters say where no mean does; `told` None: over this time nothing is to be said."""
+        if told is None:
+            self._spans.begin(seen.counts, edge_ms)
+            return
+        for name, amount, since_ms in self._spans.reach(seen.counts, edge_ms, told):
+            # What lies in a cell that is sealed already is lost.
+            start_ms = max(since_ms, begin_ms // CELL_MS * CELL_MS)
+            if name in LINKS:
+                self._book_link(name, amount, since_ms, edge_ms, start_ms)
+                continue
+            parts = shares(amount, since_ms, edge_ms, start_ms, CELL_MS)
+            for (cell, span_ms, _), part in zip(self._pieces(start_ms, edge_ms), parts, strict=True):
+                cell.engines_ns[name] += min(part, span_ms * 1_000_000)
+                cell.engines_known_ms[name] += span_ms
+
+    def _book_link(self, link: str, amount: int, since_ms: int, end_ms: int, start_ms: int) -> None:
+        for (cell, span_ms, _), part in zip(
+            self._pieces(start_ms, end_ms), shares(amount, since_ms, end_ms, start_ms, CELL_MS), strict=True
+        ):
+            cell.links[link] += part
+            cell.links_known_ms[link] += span_ms
 
     def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
         if begin_ms == end_ms:

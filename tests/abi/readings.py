@@ -46,4 +46,7 @@ def _add(cell: CellTruth, gpu: dict[str, Any]) -> None:
     cell.active_known_ms += gpu.get("active_known_ms", 0)
     cell.engines_ns.update(gpu.get("engine_ns", {}))
     cell.engines_known_ms.update(gpu.get("engine_known_ms", {}))
+    cell.links.update(gpu.get("link_bytes", {}))
+    cell.links_known_ms.update(gpu.get("link_known_ms", {}))
+    cell.hang_ms += gpu.get("hang_suspicion_ms", 0)
     cell.energy_epochs += gpu.get("energy_epochs", 0)

@@ -14,6 +14,8 @@ from typing import Self
 FULL = 1_000_000
 """100 % in parts per million."""
 GIB = 1 << 30
+COUNTERS_ABSENT, COUNTERS_OFFERED, COUNTERS_REFUSED, COUNTERS_BETWEEN_SAMPLES = range(4)
+"""GPM's counters: not there; there; a request for them is refused whole; they count from the first sample on."""
 
 BOARD = -1
 """Of a rule: no GPU instance."""
@@ -221,6 +223,10 @@ class Gpu(Worker):
     power_limit_mw: int = 700_000
     energy_base_mj: int = 0
     gpm: bool = True
+    counters: int = COUNTERS_ABSENT
+    counters_reset_ms: int | None = None
+    energy_refresh_ms: int | None = None
+    energy_rate_ppm: int = FULL
     mig_supported: bool = True
     mig: list[tuple[int, bool, bool]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
@@ -326,6 +332,11 @@ def _gpu_lines(index: int, gpu: Gpu) -> Iterator[str]:
         yield f"gpu {index} {key} {getattr(gpu, key) or '-'}"
     for key in ("memory_total_bytes", "memory_reserved_bytes", "power_limit_mw", "energy_base_mj"):
         yield f"gpu {index} {key} {getattr(gpu, key)}"
+    for key in ("counters", "energy_rate_ppm"):
+        yield f"gpu {index} {key} {getattr(gpu, key)}"
+    for key in ("counters_reset_ms", "energy_refresh_ms"):
+        if getattr(gpu, key) is not None:
+            yield f"gpu {index} {key} {getattr(gpu, key)}"
     yield f"gpu {index} gpm {int(gpu.gpm)}"
     yield f"gpu {index} mig_supported {int(gpu.mig_supported)}"
     for from_ms, current, pending in gpu.mig:

@@ -58,6 +58,8 @@ class FakeGpu:
     memory_total_bytes: int = 85_520_809_984
     power_mw: int = 70_000
     energy_base_mj: int = 0
+    reported_power_mw: int | None = None
+    """What the driver reports beside the counter; None: the same."""
     processes: list[tuple[int, int | None]] = field(default_factory=list)
     recovery_action: int = 0
     is_row_remap_failed: bool = False
@@ -178,6 +180,10 @@ class FakeNvml:
         """Constant power since the machine started: tests that change it change the odometer too."""
         gpu = self._of_gpu("nvmlDeviceGetTotalEnergyConsumption", handle)
         return gpu.energy_base_mj + gpu.power_mw * (self._clock.boottime_ns() // MS_NS) // 1000
+
+    def nvmlDeviceGetPowerUsage(self, handle: tuple[int, FakeGpu]) -> int:
+        gpu = self._of_gpu("nvmlDeviceGetPowerUsage", handle)
+        return gpu.power_mw if gpu.reported_power_mw is None else gpu.reported_power_mw
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetComputeRunningProcesses", handle)

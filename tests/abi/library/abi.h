@@ -136,6 +136,9 @@ struct xid {
         size_t count, capacity; \
     }
 
+/* GPM's counters: not there; there; a request for them refused whole; a misreading of them: since the first sample. */
+enum counters { COUNTERS_ABSENT, COUNTERS_OFFERED, COUNTERS_REFUSED, COUNTERS_BETWEEN_SAMPLES, COUNTERS_KINDS };
+
 struct mig_mode {
     int64_t from_ns;
     unsigned int current, pending;
@@ -162,7 +165,8 @@ struct gpu {
     unsigned long long memory_total_bytes, memory_reserved_bytes;
     unsigned int power_limit_mw, architecture, gpm, mig_supported;
     int capability_major, capability_minor;
-    int64_t energy_base_mj;
+    enum counters counters;
+    int64_t energy_base_mj, counters_reset_ns, energy_refresh_ns, energy_rate_ppm;
     struct track tracks[TRACK_COUNT];
     LIST(struct process) processes;
     LIST(struct outage) outages;

@@ -29,6 +29,25 @@ static const struct metric metrics[] = {
     {NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC, TRACK_nvlink_tx_bytes, 1 / MIB, "nvltx", "MiB/s"},
 };
 
+/* Counters "since reboot": the header says no more. As NVIDIA's DCGM uses them they are values at the second sample,
+ * PCIe in bytes. Cycles run at CYCLES_PER_100_NS, active ones for the track's share of the time. */
+#define CYCLES_PER_100_NS 198
+#define UPTIME_NS (10 * 86400 * SECOND_NS) /* of the machine at script start; idle until then */
+
+struct counter {
+    unsigned int id;
+    enum track_id track;
+    bool is_elapsed, is_bytes;
+};
+
+static const struct counter counters[] = {
+    {NVML_GPM_METRIC_SM_CYCLES_ELAPSED, TRACK_sm, true, false},
+    {NVML_GPM_METRIC_SM_CYCLES_ACTIVE, TRACK_sm, false, false},
+    {NVML_GPM_METRIC_MMA_CYCLES_ACTIVE, TRACK_tensor, false, false},
+    {NVML_GPM_METRIC_PCIE_TX, TRACK_pcie_tx_bytes, false, true},
+    {NVML_GPM_METRIC_PCIE_RX, TRACK_pcie_rx_bytes, false, true},
+};
+
 struct nvmlGpmSample_st {
     const struct gpu *gpu; /* NULL: nothing read yet */
     int64_t at_ns;
@@ -110,6 +129,42 @@ static nvmlReturn_t mean(const struct metric *metric, const struct nvmlGpmSample
     return NVML_SUCCESS;
 }
 
+static wide_t counted(const struct counter *counter, const struct gpu *gpu, int64_t at_ns)
+{
+    int64_t since_ns = -UPTIME_NS;
+    wide_t before = 0;
+    if (gpu->counters_reset_ns <= at_ns) {
+        since_ns = gpu->counters_reset_ns;
+        before = track_integral(gpu, counter->track, since_ns);
+    }
+    if (counter->is_elapsed) return (wide_t)(at_ns - since_ns) * CYCLES_PER_100_NS / 100;
+    wide_t sum = track_integral(gpu, counter->track, at_ns) - before;
+    return counter->is_bytes ? sum / SECOND_NS : sum * CYCLES_PER_100_NS / 100 / RATIO_FULL;
+}
+
+static nvmlReturn_t count(const struct counter *counter, const struct nvmlGpmSample_st *first,
+                          const struct nvmlGpmSample_st *second, double *value)
+{
+    const struct gpu *gpu = second->gpu;
+    int64_t now;
+    if (gpu->counters == COUNTERS_ABSENT || !track_scripted(gpu, counter->track)) return NVML_ERROR_NOT_SUPPORTED;
+    nvmlReturn_t result = track_value(gpu, counter->track, second->at_ns, &now);
+    if (result != NVML_SUCCESS) return result;
+    wide_t total = counted(counter, gpu, second->at_ns);
+    if (gpu->counters == COUNTERS_BETWEEN_SAMPLES) total -= counted(counter, gpu, first->at_ns);
+    *value = (double)total;
+    return NVML_SUCCESS;
+}
+
+/* Whether a driver that refuses the whole call over a metric that it does not know does so. */
+static bool refused(const nvmlGpmMetricsGet_t *get)
+{
+    if (get->sample2->gpu->counters != COUNTERS_REFUSED) return false;
+    for (unsigned int i = 0; i < get->numMetrics; i++)
+        if (get->metrics[i].metricId >= NVML_GPM_METRIC_SM_CYCLES_ELAPSED) return true;
+    return false;
+}
+
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get)
 {
     BEGIN(nvmlGpmMetricsGet);
@@ -118,6 +173,7 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get)
     if (get->version != NVML_GPM_METRICS_GET_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     REQUIRE(get->sample1->gpu != NULL && get->sample2->gpu != NULL);
     REQUIRE(same_place(get->sample1->gpu, get->sample2->gpu));
+    if (refused(get)) return NVML_ERROR_INVALID_ARGUMENT;
     for (unsigned int i = 0; i < get->numMetrics; i++) {
         nvmlGpmMetric_t *entry = &get->metrics[i];
         entry->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
@@ -127,6 +183,9 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get)
             entry->metricInfo.unit = metrics[m].unit;
             entry->nvmlReturn = mean(&metrics[m], get->sample1, get->sample2, &entry->value);
         }
+        for (size_t c = 0; c < sizeof counters / sizeof *counters; c++)
+            if (counters[c].id == entry->metricId)
+                entry->nvmlReturn = count(&counters[c], get->sample1, get->sample2, &entry->value);
     }
     return NVML_SUCCESS;
 }

@@ -140,6 +140,9 @@ static void parse_gpu(struct cursor *c)
         struct gpu *gpu = &script.gpus[script.gpu_count++];
         gpu->index = gpu->minor = (unsigned int)index;
         gpu->gpm = gpu->mig_supported = 1;
+        gpu->counters_reset_ns = INT64_MAX;
+        gpu->energy_refresh_ns = 1;
+        gpu->energy_rate_ppm = RATIO_FULL;
         for (unsigned int s = 0; s < MAX_SLOTS; s++) gpu->slots[s] = (struct slot){gpu, s};
         gpu->capability_major = 9;
         gpu->architecture = NVML_DEVICE_ARCH_HOPPER;
@@ -163,6 +166,14 @@ static void parse_gpu(struct cursor *c)
     else if (strcmp(key, "power_limit_mw") == 0) gpu->power_limit_mw = (unsigned int)number(c);
     else if (strcmp(key, "energy_base_mj") == 0) gpu->energy_base_mj = number(c);
     else if (strcmp(key, "architecture") == 0) gpu->architecture = (unsigned int)number(c);
+    else if (strcmp(key, "energy_refresh_ms") == 0) gpu->energy_refresh_ns = moment(c);
+    else if (strcmp(key, "energy_rate_ppm") == 0) gpu->energy_rate_ppm = number(c);
+    else if (strcmp(key, "counters_reset_ms") == 0) gpu->counters_reset_ns = moment(c);
+    else if (strcmp(key, "counters") == 0) {
+        int64_t kind = number(c);
+        if (kind < 0 || kind >= COUNTERS_KINDS) fail("%s: no such kind of counters", c->where);
+        gpu->counters = (enum counters)kind;
+    }
     else if (strcmp(key, "gpm") == 0) gpu->gpm = (unsigned int)number(c);
     else if (strcmp(key, "mig_supported") == 0) gpu->mig_supported = (unsigned int)number(c);
     else if (strcmp(key, "capability") == 0) {

@@ -116,6 +116,7 @@ nvmlReturn_t energy_mj(const struct gpu *gpu, int64_t at_ns, unsigned long long 
     nvmlReturn_t result = track_value(gpu, TRACK_power_mw, at_ns, &power_mw);
     if (result != NVML_SUCCESS) return result;
     int64_t base_mj = gpu->energy_base_mj;
+    at_ns -= at_ns % gpu->energy_refresh_ns; /* what the counter showed last */
     wide_t since = 0;
     for (size_t i = 0; i < gpu->resets.count; i++) {
         const struct energy_reset *reset = &gpu->resets.items[i];
@@ -125,6 +126,7 @@ nvmlReturn_t energy_mj(const struct gpu *gpu, int64_t at_ns, unsigned long long 
     }
     /* mW x ns = 1e-12 J: a billionth of a mJ */
     wide_t joules = track_integral(gpu, TRACK_power_mw, at_ns) - since;
+    joules = joules * gpu->energy_rate_ppm / RATIO_FULL;
     *energy = (unsigned long long)(base_mj + (int64_t)(joules / SECOND_NS));
     return NVML_SUCCESS;
 }
