@@ -31,7 +31,7 @@ lint: $(VENV)/.dev ## ruff's rules and format, spelling, syntax of the shell scr
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --quiet --check
 	@$(BIN)/codespell
-	@for script in .ci/run tools/bootstrap tools/lock; do bash -n "$$script" || exit 1; done
+	@for script in .ci/run tools/bootstrap tools/lock deploy/slurm/*.sh; do bash -n "$$script" || exit 1; done
 	@$(BIN)/validate-pyproject pyproject.toml >/dev/null
 
 .PHONY: type

@@ -77,7 +77,7 @@ class Assignment:
 
 
 def assign(places: Iterable[Place], allocations: Iterable[Allocation]) -> Assignment:
-    """Return which GPUs the allocations hold; what they name and nobody has is passed over."""
+    """Return which GPUs and GPU instances the allocations hold; a number that nobody has is passed over."""
     by_index: dict[int, str] = {}
     by_minor: dict[int, str] = {}
     found: dict[str, list[Allocation]] = {}
@@ -100,8 +100,8 @@ def assign(places: Iterable[Place], allocations: Iterable[Allocation]) -> Assign
             elif uuid is not None:
                 uuids.add(uuid)
         for uuid in uuids:
-            if uuid in found:
-                found[uuid].append(allocation)
+            # A UUID that is none of the places may be a GPU instance's, which has no number.
+            found.setdefault(uuid, []).append(allocation)
     return Assignment(
         by_uuid={uuid: tuple(allocations) for uuid, allocations in found.items()}, is_ambiguous=is_ambiguous
     )

@@ -125,9 +125,13 @@ def test_a_gpu_has_all_its_allocations_in_order_of_name_once_each() -> None:
     assert assigned(AGREEING, first, second, first) == {"GPU-0": ["slurm:1", "slurm:2"]}
 
 
-def test_what_no_gpu_of_the_node_is_called_is_passed_over() -> None:
-    lost = allocation(uuids=frozenset({"GPU-9"}), indexes=frozenset({9}), minors=frozenset({9}), numbers=frozenset({9}))
+def test_a_number_that_no_gpu_of_the_node_has_is_passed_over() -> None:
+    lost = allocation(indexes=frozenset({9}), minors=frozenset({9}), numbers=frozenset({9}))
     assert assigned(AGREEING, lost) == {}
+
+
+def test_a_gpu_instance_is_known_by_its_uuid_and_is_no_other_gpus() -> None:
+    assert assigned(AGREEING, allocation(uuids=frozenset({"MIG-7"}))) == {"MIG-7": ["slurm:1"]}
 
 
 DEVICES = st.builds(
