@@ -41,7 +41,7 @@ class FloorsFile:
             self._saved = _decode(data, now_ms)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             _log.warning("floors_ignored", extra={"file": str(self._path), "why": str(exc)})
             return {}
         return {uuid: Floors(powers.get("bare"), powers.get("parked")) for uuid, powers in self._saved.items()}
