@@ -18,6 +18,8 @@ from gpuledger_agent.decision import Floors
 
 _log = logging.getLogger(__name__)
 
+FLOORS_FILE = "floors.json"
+"""Its name in the state directory."""
 VERSION = 1
 BYTES_MAX = 1 << 16
 AGE_DAYS_MAX = 30
