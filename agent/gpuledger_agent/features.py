@@ -9,7 +9,6 @@ however time was cut.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,17 +18,16 @@ from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.tally import Part, WorkloadKey
 
 _BANDS = tuple(f"power_{percent}_ms" for percent in POWER_BANDS_PERCENT)
-_EDGES = tuple(10 * percent for percent in POWER_BANDS_PERCENT[1:])
-JUMP, TOGETHER = 100, 50
-"""Thousandths of the power limit: what a jump is, and how far the others must move along, on average."""
-SWING = 100
-"""Power has turned when it has gone back by so many thousandths of its limit."""
+JUMP_SHARE, TOGETHER_SHARE = 10, 20
+"""One part in so many of the power limit: what a jump is, and how far the others must move along, on average."""
+SWING_SHARE = 10
+"""Power has turned when it has gone back by one part in so many of its limit."""
 MEMORY_SWING_SHARE = 20
 """Memory has turned when it has gone back by one part in so many of the board's."""
 ALIKE_PPM = 5_000
 ALIKE_PPM_MAX = 950_000
 """GPUs that do all they can are alike whatever they do, and so are those that do nothing."""
-SPIN_ACTIVITY_PPM, SPIN_SM_PPM, SPIN_POWER = 700_000, 10_000, 250
+SPIN_ACTIVITY_PPM, SPIN_SM_PPM, SPIN_POWER_SHARE = 700_000, 10_000, 4
 
 EVENTS = frozenset(
     {
@@ -79,8 +77,8 @@ class _Watch:
 
     key: WorkloadKey
     time_ms: int = 0
-    power: int | None = None
-    """Thousandths of the limit, in the last tick."""
+    power_mw: int | None = None
+    """In the last tick."""
     risen_ms: int | None = None
     is_idle: bool | None = None
     power_turns: _Turns = field(default_factory=_Turns)
@@ -94,8 +92,9 @@ class _Look:
     key: WorkloadKey
     found: Found
     activity_ppm: int | None
-    move: int | None
-    """By how many thousandths of its limit power has moved since the last tick."""
+    limit_mw: int | None
+    move_mw: int | None
+    """By how much power has moved since the last tick."""
 
 
 class Features:
@@ -165,20 +164,23 @@ def _look(watch: _Watch, seen: GpuSnapshot, energy_mj: int | None, time_ms: int)
         turn = watch.memory_turns.push(seen.memory_used_bytes, seen.memory_total_bytes // MEMORY_SWING_SHARE)
         if turn < 0:
             found["memory_swings"] = 1
-    return _Look(watch.key, found, activity_ppm, _look_at_power(watch, seen, energy_mj, time_ms, found))
+    move_mw = _look_at_power(watch, seen, energy_mj, time_ms, found)
+    return _Look(watch.key, found, activity_ppm, seen.power_limit_mw, move_mw)
 
 
 def _look_at_power(watch: _Watch, seen: GpuSnapshot, energy_mj: int | None, time_ms: int, found: Found) -> int | None:
     """Find what the tick's power says; return by how much it moved since the last tick, None where that is unknown."""
-    before, watch.power = watch.power, None
-    if energy_mj is None or not seen.power_limit_mw:
+    before_mw, watch.power_mw = watch.power_mw, None
+    limit_mw = seen.power_limit_mw
+    if energy_mj is None or limit_mw is None or limit_mw <= 0:
         return None
-    power_w = (2 * energy_mj + time_ms) // (2 * time_ms)
-    power = watch.power = 1_000_000 * energy_mj // (time_ms * seen.power_limit_mw)
+    power_mw = watch.power_mw = 1000 * energy_mj // time_ms
+    power_w = (power_mw + 500) // 1000
     found["energy_mj"] = energy_mj
-    found[_BANDS[bisect_left(_EDGES, power)]] = time_ms
+    band = sum(100 * power_mw > percent * limit_mw for percent in POWER_BANDS_PERCENT[1:])
+    found[_BANDS[band]] = time_ms
     found["power_square_w2ms"] = power_w * power_w * time_ms
-    if watch.power_turns.push(power, SWING) > 0:
+    if watch.power_turns.push(power_mw, limit_mw // SWING_SHARE) > 0:
         if watch.risen_ms is not None:
             period_ms = watch.time_ms - watch.risen_ms
             found["power_swings"] = 1
@@ -187,13 +189,13 @@ def _look_at_power(watch: _Watch, seen: GpuSnapshot, energy_mj: int | None, time
         watch.risen_ms = watch.time_ms
     activity_ppm, sm_ppm = seen.activity_ppm, seen.sm_active_ppm
     is_loud = activity_ppm is not None and activity_ppm > SPIN_ACTIVITY_PPM
-    if is_loud and sm_ppm is not None and sm_ppm < SPIN_SM_PPM and power < SPIN_POWER:
+    if is_loud and sm_ppm is not None and sm_ppm < SPIN_SM_PPM and power_mw * SPIN_POWER_SHARE < limit_mw:
         found["spin_ms"] = time_ms
-    if before is None:
+    if before_mw is None:
         return None
-    if abs(power - before) >= JUMP:
+    if abs(power_mw - before_mw) * JUMP_SHARE >= limit_mw:
         found["power_jumps"] = 1
-    return power - before
+    return power_mw - before_mw
 
 
 def _compare(group: Sequence[_Look], time_ms: int) -> None:
@@ -201,16 +203,18 @@ def _compare(group: Sequence[_Look], time_ms: int) -> None:
     activities = [look.activity_ppm for look in group if look.activity_ppm is not None]
     is_alike = len(activities) == len(group) and max(activities) - min(activities) <= ALIKE_PPM
     is_alike = is_alike and min(activities) > THETA_PPM and max(activities) <= ALIKE_PPM_MAX
-    moves = [look.move for look in group if look.move is not None]
-    moved = sum(moves)
+    moves_mw = [look.move_mw for look in group if look.move_mw is not None]
+    moved_mw = sum(moves_mw)
     for look in group:
         look.found["peers_ms"] = time_ms
         if is_alike:
             look.found["alike_ms"] = time_ms
-        if look.move is not None and "power_jumps" in look.found and len(moves) > 1:
-            others = moved - look.move
-            if (others if look.move > 0 else -others) >= TOGETHER * (len(moves) - 1):
-                look.found["power_jumps_together"] = 1
+        if look.move_mw is None or look.limit_mw is None or "power_jumps" not in look.found or len(moves_mw) < 2:
+            continue
+        others_mw = moved_mw - look.move_mw
+        along_mw = others_mw if look.move_mw > 0 else -others_mw
+        if along_mw * TOGETHER_SHARE >= look.limit_mw * (len(moves_mw) - 1):
+            look.found["power_jumps_together"] = 1
 
 
 def cut(found: Found, pieces: Sequence[tuple[int, int]]) -> list[Found]:

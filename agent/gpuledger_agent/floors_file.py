@@ -18,6 +18,8 @@ from gpuledger_agent.decision import Floors
 
 _log = logging.getLogger(__name__)
 
+FLOORS_FILE = "floors.json"
+"""Its name in the state directory."""
 VERSION = 1
 BYTES_MAX = 1 << 16
 AGE_DAYS_MAX = 30
@@ -41,7 +43,7 @@ class FloorsFile:
             self._saved = _decode(data, now_ms)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             _log.warning("floors_ignored", extra={"file": str(self._path), "why": str(exc)})
             return {}
         return {uuid: Floors(powers.get("bare"), powers.get("parked")) for uuid, powers in self._saved.items()}

@@ -7,7 +7,9 @@ Nothing is written, kept or served. Two reads are needed, since activity and pow
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpuledger import workload_names
 from gpuledger.clock import Clock
@@ -16,7 +18,9 @@ from gpuledger.sealing import NameSealer
 from gpuledger.states import THETA_PPM, State, Uncovered
 from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig
+from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Inventory
+from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
@@ -61,6 +65,8 @@ class SeenGpu:
     result: State | Uncovered
     seen: GpuSnapshot
     power_mw: float | None
+    floors_mw: Mapping[str, float]
+    """What the service has learnt of its idle power, `bare` and `parked`; nothing where its file cannot be read."""
     holders: tuple[tuple[str | None, str], ...] | None
 
 
@@ -88,7 +94,8 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     holders, reservations = attribute(config, processes, names, read_boot_id())
     inventory = Inventory(nvml)
     sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS, reservations=reservations)
-    meter = Meter(SAMPLE_MS, {}, {})
+    floors = _known_floors(config.state_dir / FLOORS_FILE, clock)
+    meter = Meter(SAMPLE_MS, floors, {})
     nvml.attach()
     try:
         begin_ns = clock.boottime_ns()
@@ -112,6 +119,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
                 result=meter.states[uuid],
                 seen=seen[uuid],
                 power_mw=meter.power_mw.get(uuid),
+                floors_mw=floors[uuid].known_mw() if uuid in floors else {},
                 holders=_named(seen[uuid], holders),
             )
         )
@@ -121,6 +129,11 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
         driver_version=driver_version,
         is_simulated=nvml.is_simulated,
     )
+
+
+def _known_floors(path: Path, clock: Clock) -> dict[str, Floors]:
+    # Who looks may not be who may read the service's directory.
+    return FloorsFile(path).read(clock.wall_ns() // _MS_NS) if os.access(path, os.R_OK) else {}
 
 
 def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str], ...] | None:
@@ -184,9 +197,15 @@ def _cells(gpu: SeenGpu) -> tuple[str, ...]:
         reason(gpu),
         activity,
         f"{_gib(seen.memory_used_bytes)} / {_gib(identity.memory_total_bytes)} GiB",
-        _UNKNOWN if gpu.power_mw is None else f"{gpu.power_mw / 1000:.0f} W",
+        _power(gpu),
         _UNKNOWN if seen.health is None else seen.health.value.replace("_", " "),
     )
+
+
+def _power(gpu: SeenGpu) -> str:
+    power = _UNKNOWN if gpu.power_mw is None else f"{gpu.power_mw / 1000:.0f} W"
+    floor_mw = gpu.floors_mw.get("parked" if gpu.holders else "bare")
+    return power if floor_mw is None else f"{power} (idle: {floor_mw / 1000:.0f} W)"
 
 
 def _gib(size_bytes: int | None) -> str:

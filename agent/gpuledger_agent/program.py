@@ -23,7 +23,7 @@ from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
-from gpuledger_agent.floors_file import FloorsFile
+from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
 from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
@@ -72,7 +72,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
             sealer=sealer,
             reservations=reservations,
             is_catching_up=parts.is_catching_up,
-            floors_file=FloorsFile(config.state_dir / "floors.json"),
+            floors_file=FloorsFile(config.state_dir / FLOORS_FILE),
         )
         collector = AgentCollector(
             lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated

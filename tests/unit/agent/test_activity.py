@@ -151,3 +151,71 @@ def test_samples_are_freed_when_a_gpu_departs_and_when_the_driver_is_let_go_of(r
     assert (len(rig.nvml.gpm_samples), seen(rig).activity_source) == (2, "gpm")
     rig.agent.close()
     assert rig.nvml.gpm_samples == []
+
+
+# ------------------------------------------------------------------------------------------ links and counters
+
+
+def test_links_are_bytes_of_the_window_and_what_fails_is_absent_and_counted(rig: Rig) -> None:
+    rig.gpu.gpm = {1: (0, 60.0), 20: (0, 1.0), 21: (0, 0.0), 60: (UNKNOWN, 0.0), 61: (0, math.nan)}
+    rig.tick()
+    assert seen(rig).link_bytes == {"pcie_tx": 1 << 20, "pcie_rx": 0}
+    assert rig.agent.view.sources["gpm"].failures == {"unknown": 1}
+    assert rig.agent.view.gpus[0].total.rejected_values == 0
+
+
+def test_a_driver_without_counters_is_asked_for_them_once(rig: Rig) -> None:
+    rig.tick()
+    before = rig.nvml.calls["nvmlGpmMetricsGet"]
+    rig.tick(10)
+    assert rig.nvml.calls["nvmlGpmMetricsGet"] == before + 10
+    assert "gpm_counters" not in rig.agent.view.sources
+
+
+def test_counters_are_believed_once_they_agree_with_the_means_and_said_to_disagree_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path, gpus(2))
+    for tick in range(9):
+        for gpu, active in zip(rig.nvml.gpus, (500, 700), strict=True):
+            gpu.gpm = {1: (0, 60.0), 2: (0, 50.0), 248: (0, 1000.0 * tick), 249: (0, 1.0 * active * tick)}
+        rig.tick()
+    assert [sorted(gpu.seen.counts) for gpu in rig.agent.view.gpus] == [["sm"], []]
+    said = [(record.msg, record.uuid, record.counter) for record in caplog.records]  # type: ignore[attr-defined]
+    assert said == [("gpm_counter_disagrees", rig.nvml.gpus[1].uuid, "sm")]
+    assert rig.agent.view.sources["gpm_counters"].failures == {"disagreement": 1}
+
+
+# ------------------------------------------------------------------------------------------ held against utilisation
+
+
+def test_a_gpm_that_sees_next_to_nothing_has_utilisation_asked_every_ten_seconds(rig: Rig) -> None:
+    rig.gpu.gpm = {1: (0, 5.0)}
+    rig.gpu.percent = 100
+    rig.nvml.calls.clear()
+    heard = []
+    for _ in range(22):
+        rig.tick()
+        heard.append(seen(rig).high_activity_ms)
+    # The second GPU has no GPM and is polled at every tick.
+    assert rig.nvml.calls["nvmlDeviceGetUtilizationRates"] == 22 + 3
+    assert heard == [tick * 1000 for tick in range(22)]
+
+
+def test_utilisation_that_fails_is_not_known_to_be_high(rig: Rig) -> None:
+    rig.gpu.gpm = {1: (0, 5.0)}
+    rig.gpu.percent = 100
+    rig.tick(10)
+    rig.gpu.fails["nvmlDeviceGetUtilizationRates"] = UNKNOWN
+    rig.tick()
+    assert seen(rig).high_activity_ms is None
+
+
+def test_high_activity_and_high_utilisation_are_not_one_run(rig: Rig) -> None:
+    rig.gpu.gpm = {1: (0, 99.0)}
+    rig.gpu.percent = 100
+    rig.tick(30)
+    assert seen(rig).high_activity_ms == 29_000
+    rig.gpu.gpm = {1: (0, 0.0)}
+    rig.tick()
+    assert seen(rig).high_activity_ms == 0

@@ -67,6 +67,7 @@ def eventful(tmp_path: Path) -> Rig:
     rig.tick(5)
     rig.nvml.gpus[0].work(97, 4100)
     rig.nvml.gpus[0].gpm = {1: (0, 96.5), 2: (0, 81.25), 3: (0, 40.0), 5: (0, 0.0), 10: (0, 33.0)}
+    rig.nvml.gpus[0].gpm |= {20: (0, 96.0), 21: (0, 0.0), 60: (0, 88_000.5), 61: (0, 90_000.25)}
     rig.nvml.gpus[1].work(3, 4100, 4200, power_mw=115_000)
     rig.nvml.gpus[2].fails = {
         "nvmlDeviceGetTotalEnergyConsumption": NOT_SUPPORTED,

@@ -15,6 +15,8 @@ from gpuledger.clock import Clock
 from gpuledger.errors import GpuledgerError
 from gpuledger_agent import cli, once
 from gpuledger_agent.config import AgentConfig
+from gpuledger_agent.decision import Floors
+from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.once import Look, look, render
 from gpuledger_agent.processes import ProcessTable
@@ -217,3 +219,13 @@ def test_a_simulated_node_says_so_first(monkeypatch: pytest.MonkeyPatch) -> None
     refused = CliRunner().invoke(main, ["agent", "once", "--simulate", "chaos"])
     assert refused.exit_code == 2
     assert once.SAMPLE_MS == 1_000
+
+
+def test_the_idle_power_that_the_service_has_learnt_is_shown_beside_the_power(tmp_path: Path) -> None:
+    node = Node(*gpus(3))
+    node.binding.gpus[0].work(93, 4100)
+    uuids = [gpu.uuid for gpu in node.binding.gpus]
+    learnt = {uuids[0]: Floors(parked_mw=115_000), uuids[1]: Floors(parked_mw=115_000, bare_mw=69_800)}
+    FloorsFile(tmp_path / FLOORS_FILE).save(learnt, node.clock.wall_ns() // 1_000_000)
+    found = lines(node, AgentConfig(state_dir=tmp_path))
+    assert [cells(line)[6] for line in found] == ["500 W (idle: 115 W)", "70 W (idle: 70 W)", "70 W"]
