@@ -6,6 +6,8 @@ A value that cannot be is rejected and counted, and the next source is asked; a 
 
 Percent or ratio? A GPM that counted to 1 instead of 100 would make every busy GPU idle. Until a GPU's GPM has said
 more than 1 %, a small value is held against polled utilisation, and what they disagree on is unknown.
+
+Of a GPU instance (MIG) only GPM tells anything: nothing else is asked, and nothing can be held against it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.gpm import NO_MEANS, Gpm, GpmMeans, GpmSample
 from gpuledger_agent.nvml import Handle, Nvml
+from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.sources import GpuReads
 
 _log = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ DISAGREEMENT_MIN, DISAGREEMENT_MAX = 50, 200
 """How many times GPM's value polled utilisation is, about, where one is a ratio."""
 DISAGREEMENTS = 5
 """So many in a row are a finding."""
+REFUSALS_MAX = 3
+REFUSED_TICKS = 10
+"""An instance whose GPM was refused so often in a row is asked again only at every so many ticks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,7 @@ class _Gpu:
     are_samples_offered: bool = True
     samples_tick: int | None = None
     samples_us: int = 0
+    refusals: int = 0
 
 
 class _Range:
@@ -81,7 +88,7 @@ class _Range:
 
 
 class ActivitySource:
-    """Reads the activity of whole GPUs, once per tick each."""
+    """Reads the activity of GPUs and of their instances, once per tick each."""
 
     def __init__(self, nvml: Nvml, now_ns: Callable[[], int], interval_ms: int) -> None:
         """`now_ns` is CLOCK_BOOTTIME: the window of two samples is between the calls that took them."""
@@ -90,6 +97,7 @@ class ActivitySource:
         self._now_ns = now_ns
         self._window_ns_max = WINDOW_INTERVALS_MAX * interval_ms * 1_000_000
         self._gpus: dict[str, _Gpu] = {}
+        self._instances: dict[str, dict[InstanceIdentity, _Gpu]] = {}
         self._tick = 0
         self._said: set[str] = set()
 
@@ -98,10 +106,22 @@ class ActivitySource:
         self._tick += 1
         for uuid in [uuid for uuid in self._gpus if uuid not in uuids]:
             self._free(self._gpus.pop(uuid))
+        for uuid in [uuid for uuid in self._instances if uuid not in uuids]:
+            self.keep_instances(uuid, ())
+
+    def keep_instances(self, uuid: str, identities: Collection[InstanceIdentity]) -> None:
+        """Free what is kept of a GPU's other instances: an id that is used again must not meet an old sample."""
+        kept = self._instances.get(uuid)
+        if kept is None:
+            return
+        for identity in [identity for identity in kept if identity not in identities]:
+            self._free(kept.pop(identity))
+        if not kept:
+            del self._instances[uuid]
 
     def forget(self) -> None:
         """Trust nothing that was read before; the memory of the samples is kept."""
-        for uuid in self._gpus:
+        for uuid in {*self._gpus, *self._instances}:
             self.interrupt(uuid)
 
     def interrupt(self, uuid: str) -> None:
@@ -109,12 +129,17 @@ class ActivitySource:
         gpu = self._gpus.get(uuid)
         if gpu is not None:
             self._gpus[uuid] = _Gpu(gpm_samples=gpu.gpm_samples)
+        kept = self._instances.get(uuid, {})
+        for identity, instance in kept.items():
+            kept[identity] = _Gpu(gpm_samples=instance.gpm_samples)
 
     def release(self) -> None:
         """Free every sample, before NVML is let go of."""
         for gpu in self._gpus.values():
             self._free(gpu)
         self._gpus.clear()
+        for uuid in list(self._instances):
+            self.keep_instances(uuid, ())
 
     def _free(self, gpu: _Gpu) -> None:
         for sample in gpu.gpm_samples:
@@ -126,11 +151,7 @@ class ActivitySource:
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
         checked = _Range()
-        means = reads.ask("gpm", self._read_gpm, gpu, handle)
-        if means is None:
-            means = NO_MEANS
-        for error in means.errors:
-            reads.count("gpm", error)
+        means = self._means(gpu, handle, None, reads)
         activity_ppm, source = checked.ppm(means.graphics), GPM_SOURCE
         if activity_ppm is not None and self._is_in_doubt(uuid, activity_ppm, handle, reads, checked):
             return Activity(rejected_values=checked.rejected)
@@ -138,19 +159,36 @@ class ActivitySource:
             activity_ppm, source = self._sampled(gpu, handle, reads, checked), SAMPLES_SOURCE
         if activity_ppm is None:
             activity_ppm, source = self._polled(handle, reads, checked), POLLED_SOURCE
-        return Activity(
-            activity_ppm=activity_ppm,
-            source=None if activity_ppm is None else source,
-            sm_active_ppm=checked.ppm(means.sm),
-            sm_occupancy_ppm=checked.ppm(means.sm_occupancy),
-            tensor_active_ppm=checked.ppm(means.tensor),
-            dram_active_ppm=checked.ppm(means.dram),
-            rejected_values=checked.rejected,
-        )
+        return _activity(activity_ppm, source, means, checked)
+
+    def read_instance(self, uuid: str, identity: InstanceIdentity, board: Handle, reads: GpuReads) -> Activity:
+        """Return the activity of a GPU's instance, relative to it; raises as `read` does."""
+        whole = self._gpus.get(uuid)
+        if whole is not None and whole.is_gpm_failed:
+            return Activity()
+        instance = self._instances.setdefault(uuid, {}).get(identity)
+        if instance is None:
+            instance = self._instances[uuid][identity] = _Gpu()
+        if instance.refusals >= REFUSALS_MAX and self._tick % REFUSED_TICKS != 0:
+            return Activity()
+        instance.refusals += 1
+        means = self._means(instance, board, identity.instance, reads)
+        if instance.gpm_tick == self._tick:
+            instance.refusals = 0
+        checked = _Range()
+        return _activity(checked.ppm(means.graphics), GPM_SOURCE, means, checked)
 
     # ------------------------------------------------------------------------------------------ GPM
 
-    def _read_gpm(self, gpu: _Gpu, handle: Handle) -> GpmMeans | None:
+    def _means(self, gpu: _Gpu, handle: Handle, instance: int | None, reads: GpuReads) -> GpmMeans:
+        means = reads.ask("gpm", self._read_gpm, gpu, handle, instance)
+        if means is None:
+            return NO_MEANS
+        for error in means.errors:
+            reads.count("gpm", error)
+        return means
+
+    def _read_gpm(self, gpu: _Gpu, handle: Handle, instance: int | None) -> GpmMeans | None:
         """Return the means since the last tick (empty where this tick only seeds), None where GPM is not offered."""
         if gpu.is_gpm_failed or gpu.is_gpm_offered is False:
             return None
@@ -163,7 +201,7 @@ class ActivitySource:
         seeded_tick, gpu.gpm_tick = gpu.gpm_tick, None
         before, now = gpu.gpm_samples
         began_ns = self._now_ns()
-        if not self._gpm.take(handle, now):
+        if not self._gpm.take(handle, now, instance):
             return None
         window_ns = began_ns - gpu.gpm_ns
         gpu.gpm_samples = [now, before]
@@ -224,3 +262,15 @@ class ActivitySource:
 
     def _polled(self, handle: Handle, reads: GpuReads, checked: _Range) -> int | None:
         return checked.ppm(reads.ask("activity", self._nvml.utilization_percent, handle))
+
+
+def _activity(activity_ppm: int | None, source: str, means: GpmMeans, checked: _Range) -> Activity:
+    return Activity(
+        activity_ppm=activity_ppm,
+        source=None if activity_ppm is None else source,
+        sm_active_ppm=checked.ppm(means.sm),
+        sm_occupancy_ppm=checked.ppm(means.sm_occupancy),
+        tensor_active_ppm=checked.ppm(means.tensor),
+        dram_active_ppm=checked.ppm(means.dram),
+        rejected_values=checked.rejected,
+    )
