@@ -84,7 +84,7 @@ class InstanceSource:
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
         if gpu.mode_read_ms is None or edge_ms - gpu.mode_read_ms >= MODE_POLL_MS:
-            self._look(gpu, board, edge_ms, reads)
+            self._look(uuid, gpu, board, edge_ms, reads)
         if gpu.is_divided:
             division = self._walk(uuid, gpu, board, edge_ms, reads)
             if division is not None:
@@ -135,12 +135,17 @@ class InstanceSource:
 
     # ------------------------------------------------------------------------------------------ finding
 
-    def _look(self, gpu: _Gpu, board: Handle, edge_ms: int, reads: GpuReads) -> None:
+    def _look(self, uuid: str, gpu: _Gpu, board: Handle, edge_ms: int, reads: GpuReads) -> None:
+        """Look at the GPU's mode; a look that fails leaves it as it was."""
         failed = reads.failed
         is_enabled = reads.ask("mig", self._mig.is_enabled, board)
         gpu.mode_read_ms = edge_ms
-        if is_enabled is not None or reads.failed == failed:
-            gpu.is_divided = is_enabled is True
+        if reads.failed > failed or gpu.is_divided is (is_enabled is True):
+            return
+        gpu.is_divided, gpu.rest = is_enabled is True, HolderList()
+        # What the whole GPU did not offer while it was divided may be there again, and the other way round.
+        self._activity.interrupt(uuid)
+        _log.info("mig_mode", extra={"uuid": uuid, "divided": gpu.is_divided})
 
     def _walk(self, uuid: str, gpu: _Gpu, board: Handle, edge_ms: int, reads: GpuReads) -> Division | None:
         if gpu.failures >= FAILURES_MAX and edge_ms - gpu.failed_ms < FAILED_POLL_MS:
@@ -152,7 +157,7 @@ class InstanceSource:
         gpu.failures = 0
         if not found and gpu.mode_read_ms != edge_ms:
             # There is nothing: it may not be divided any more.
-            self._look(gpu, board, edge_ms, reads)
+            self._look(uuid, gpu, board, edge_ms, reads)
             if not gpu.is_divided:
                 return None
         self._note(uuid, gpu, tuple(instance.identity for instance in found))

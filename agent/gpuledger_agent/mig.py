@@ -84,11 +84,17 @@ class Mig:
             return known
         if not (1 <= slices <= SLICES_PER_GPU and 0 <= instance <= INSTANCE_ID_MAX):
             raise CallFailed("nvmlDeviceGetAttributes", "no_such_instance")
-        found = _PROFILE.search(self._nvml.name(handle) or "")
         return InstanceIdentity(
             uuid=uuid,
             instance=instance,
-            profile=None if found is None else found[1],
+            profile=self._profile(handle),
             slices=slices,
             memory_total_bytes=memory_bytes,
         )
+
+    def _profile(self, handle: Handle) -> str | None:
+        try:
+            found = _PROFILE.search(self._nvml.name(handle) or "")
+        except CallFailed:
+            return None  # nothing is counted from it
+        return None if found is None else found[1]

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
-from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
+from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers, WorkerAnswers
 from tests.abi.script import (
     DRIVER_NOT_LOADED,
     FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
+    INVALID_ARGUMENT,
     LIB_RM_VERSION_MISMATCH,
     NOT_FOUND,
     NOT_SUPPORTED,
@@ -31,7 +33,11 @@ GONE = (GPU_IS_LOST, RESET_REQUIRED)
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """One GPU in one tick. None is unknown. `reason` says why nothing at all can be said."""
+    """One GPU in one tick. None is unknown. `reason` says why nothing at all can be said.
+
+    A divided GPU has `parts`, each instance by its name, and all else is of the board and of what no instance has;
+    where the instances are unknown they are None, and all else is of the whole GPU.
+    """
 
     reason: str | None = None
     down: bool = False
@@ -41,6 +47,8 @@ class Seen:
     sm_ppm: int | None = None
     engines_ppm: dict[str, int] = field(default_factory=dict)
     energy_mj: int | None = None
+    divided: bool = False
+    parts: list[tuple[tuple[str, int, int, int], Seen]] | None = field(default_factory=list)
 
 
 class LibraryGone(Exception):
@@ -62,6 +70,19 @@ def raise_if_gone(code: int | None) -> None:
         raise GpuGone
 
 
+class GpmMemory:
+    """What the agent remembers of the GPM of one GPU, or of one instance."""
+
+    def __init__(self) -> None:
+        self.offered: bool | None = None
+        self.tick: int | None = None
+        self.ns = 0
+        self.sampled: WorkerAnswers | None = None
+        self.trusted = False
+        self.discredited = False
+        self.refusals = 0
+
+
 class Memory:
     """What the agent remembers of one GPU from tick to tick."""
 
@@ -75,15 +96,13 @@ class Memory:
         self.remap_failure: int | None = None
         self.remap_read_ns: int | None = None
         self.health_tried_ns: int | None = None
-        self.gpm_offered: bool | None = None
-        self.gpm_tick: int | None = None
-        self.gpm_ns = 0
-        self.gpm_trusted = False
-        self.gpm_discredited = False
+        self.on_instances = False
+        self.gpm = GpmMemory()
         self.contradictions = 0
         self.samples_offered = True
         self.samples_tick: int | None = None
         self.samples_us = 0
+        self.division: Any = None
 
 
 class ActivityReader:
@@ -93,10 +112,11 @@ class ActivityReader:
         self._calls = calls
         self._window_most_ns = GPM_WINDOW_INTERVALS * interval_ms * MS_NS
         self._tick = 0
-        self._allocated: dict[int, int] = {}
+        self._allocated: dict[tuple[int, Any], int] = {}
+        """How many samples are kept, by GPU and instance (None: the whole GPU)."""
         self._codes: list[int | None] = []
 
-    def _call(self, function: str, gpu: GpuAnswers | None) -> int | None:
+    def _call(self, function: str, gpu: WorkerAnswers | None) -> int | None:
         code = self._calls.enter(function, gpu)
         if code in LIBRARY_WIDE:
             raise LibraryGone("library")
@@ -118,7 +138,7 @@ class ActivityReader:
 
     def _activity(self, gpu: GpuAnswers, memory: Memory, seen: Seen) -> None:
         """The best source that answers: GPM, then the driver's samples, then what it last polled itself."""
-        engines = self._gpm(gpu, memory)
+        engines = self._gpm(gpu, memory.gpm)
         activity_ppm = engines.pop("graphics", None)
         if activity_ppm is not None and self._contradicted(gpu, memory, activity_ppm):
             return
@@ -134,38 +154,60 @@ class ActivityReader:
         percent = self._got(gpu.utilization_pct(self._calls.now_ns))
         return percent * PPM_PER_PERCENT if percent is not None and 0 <= percent <= 100 else None
 
-    def _gpm(self, gpu: GpuAnswers, memory: Memory) -> dict[str, int]:
-        """What GPM says of the time since the last tick, by metric; what it does not say is left out."""
-        if memory.gpm_offered is False or memory.gpm_discredited:
+    def _gpm(self, gpu: GpuAnswers, memory: GpmMemory, name: tuple[str, int, int, int] | None = None) -> dict[str, int]:
+        """What GPM says of the time since the last tick, by metric; what it does not say is left out.
+
+        Of the GPU's instance of that name, if one is given; else of the whole GPU.
+        """
+        if memory.offered is False or memory.discredited:
             return {}
-        if memory.gpm_offered is None:
+        if memory.offered is None:
             if self._failed("nvmlGpmQueryDeviceSupport", gpu):
                 if self._codes and self._codes[-1] in NOT_OFFERED:
-                    memory.gpm_offered = False
+                    memory.offered = False
                 return {}
-            memory.gpm_offered = gpu.gpu.gpm
-            if not memory.gpm_offered:
+            memory.offered = gpu.gpu.gpm
+            if not memory.offered:
                 return {}
-        while self._allocated.get(gpu.index, 0) < 2:
+        place = (gpu.index, name)
+        while self._allocated.get(place, 0) < 2:
             if self._failed("nvmlGpmSampleAlloc", None):
                 return {}
-            self._allocated[gpu.index] = self._allocated.get(gpu.index, 0) + 1
-        last_tick, memory.gpm_tick = memory.gpm_tick, None
-        began_ns, first_ns = self._calls.now_ns, memory.gpm_ns
-        if self._failed("nvmlGpmSampleGet", gpu):
+            self._allocated[place] = self._allocated.get(place, 0) + 1
+        last_tick, memory.tick = memory.tick, None
+        began_ns, first_ns, first = self._calls.now_ns, memory.ns, memory.sampled
+        taken = self._take(gpu, name)
+        if taken is None:
             return {}
-        memory.gpm_tick, memory.gpm_ns = self._tick, self._calls.now_ns
+        memory.tick, memory.ns, memory.sampled = self._tick, self._calls.now_ns, taken
         is_window = GPM_WINDOW_NS <= began_ns - first_ns <= self._window_most_ns
         usable = last_tick == self._tick - 1 and is_window
         if usable and self._failed("nvmlGpmMetricsGet", None):
             return {}
         self._codes.append(None)
-        return self._means(gpu, first_ns, memory.gpm_ns) if usable else {}
+        return self._means(first or taken, taken, first_ns, memory.ns) if usable else {}
 
-    def _means(self, gpu: GpuAnswers, first_ns: int, second_ns: int) -> dict[str, int]:
+    def _take(self, gpu: GpuAnswers, name: tuple[str, int, int, int] | None) -> WorkerAnswers | None:
+        """Take a sample; answers of whom, None where there is none."""
+        if name is None:
+            if self._failed("nvmlGpmSampleGet", gpu):
+                return None
+            if gpu.is_divided(self._calls.now_ns) and not gpu.is_gpm_whole:
+                self._codes.append(NOT_SUPPORTED)
+                return None
+            return gpu
+        before = gpu.by_id(name[1], self._calls.now_ns)
+        if self._failed("nvmlGpmMigSampleGet", gpu if before is None else before):
+            return None
+        after = gpu.by_id(name[1], self._calls.now_ns)
+        if after is None:
+            self._codes.append(INVALID_ARGUMENT)
+        return after
+
+    def _means(self, first: WorkerAnswers, second: WorkerAnswers, first_ns: int, second_ns: int) -> dict[str, int]:
         means: dict[str, int] = {}
         for metric in GPM_METRICS:
-            percent = gpu.gpm(metric, first_ns, second_ns)
+            percent = second.gpm(metric, first_ns, second_ns, first)
             if isinstance(percent, Failure):
                 raise_if_gone(percent.code)
             elif percent is not None and 0 <= round(percent * PPM_PER_PERCENT) <= 100 * PPM_PER_PERCENT:
@@ -174,8 +216,8 @@ class ActivityReader:
 
     def _contradicted(self, gpu: GpuAnswers, memory: Memory, gpm_ppm: int) -> bool:
         """Could a hundredth be meant? Once GPM has said more than 1 % it cannot; before, utilisation is asked."""
-        memory.gpm_trusted = memory.gpm_trusted or gpm_ppm > PPM_PER_PERCENT
-        if memory.gpm_trusted:
+        memory.gpm.trusted = memory.gpm.trusted or gpm_ppm > PPM_PER_PERCENT
+        if memory.gpm.trusted:
             return False
         other_ppm = self._polled(gpu)
         if other_ppm is None or other_ppm <= 5 * PPM_PER_PERCENT or other_ppm < 50 * gpm_ppm:
@@ -183,7 +225,7 @@ class ActivityReader:
             return False
         about_a_hundred = gpm_ppm > 0 and Fraction(other_ppm, gpm_ppm) <= 200
         memory.contradictions = memory.contradictions + 1 if about_a_hundred else 0
-        memory.gpm_discredited = memory.contradictions == 5
+        memory.gpm.discredited = memory.contradictions == 5
         return True
 
     def _sampled(self, gpu: GpuAnswers, memory: Memory) -> int | None:
@@ -219,7 +261,7 @@ class ActivityReader:
             return None
         return int(Fraction(sum(values) * PPM_PER_PERCENT, len(values)) + Fraction(1, 2))
 
-    def _failed(self, function: str, gpu: GpuAnswers | None) -> bool:
+    def _failed(self, function: str, gpu: WorkerAnswers | None) -> bool:
         """Make a call; one that fails leaves its code, one that gets through leaves nothing yet."""
         code = self._call(function, gpu)
         raise_if_gone(code)
