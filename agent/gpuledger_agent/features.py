@@ -122,9 +122,9 @@ class Features:
             watches[place] = watch
             looks[place] = _look(watch, part.seen, energy_mj, time_ms)
         self._watches = watches
-        groups: dict[WorkloadKey, list[_Look]] = {}
+        groups: dict[tuple[str, str | None], list[_Look]] = {}
         for look in looks.values():
-            groups.setdefault(look.key, []).append(look)
+            groups.setdefault(look.key[:2], []).append(look)
         for group in groups.values():
             if len(group) > 1:
                 _compare(group, time_ms)
@@ -137,7 +137,7 @@ def _sole(part: Part) -> WorkloadKey | None:
         return None
     if not part.is_single or not part.are_engines_believed or holders is None or len(holders) != 1:
         return None
-    return (holders[0].workload, holders[0].user)
+    return (holders[0].workload, holders[0].user, None if part.instance is None else part.instance.uuid)
 
 
 def _look(watch: _Watch, seen: GpuSnapshot, energy_mj: int | None, time_ms: int) -> _Look:

@@ -24,7 +24,7 @@ LIMIT_W = 700
 GIB = 1 << 30
 ADA = Holder(workload="train", user="ada", memory_bytes=None)
 BOB = Holder(workload="serve", user="bob", memory_bytes=None)
-KEY = ("train", "ada")
+KEY = ("train", "ada", None)
 
 
 def look(

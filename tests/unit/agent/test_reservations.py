@@ -152,7 +152,7 @@ def test_a_gpu_without_a_process_is_reserved_under_the_name_of_whom_it_was_given
     assert times == {State.RESERVED: 7_000}
     assert first.workload_source == {key: "slurm_job"}
     (holder,) = node.holders.resolve([GpuProcess(6001, 1)])
-    assert key == (holder.workload, holder.user), "it is the same workload once it has a process there"
+    assert key == (holder.workload, holder.user, None), "it is the same workload once it has a process there"
 
 
 def test_an_unknown_allocation_leaves_a_gpu_free() -> None:
