@@ -7,6 +7,8 @@ A value that cannot be is rejected and counted, and the next source is asked; a 
 Percent or ratio? A GPM that counted to 1 instead of 100 would make every busy GPU idle. Until a GPU's GPM has said
 more than 1 %, a small value is held against polled utilisation, and what they disagree on is unknown. After that,
 utilisation is asked every 10 s while GPM sees next to nothing: what it says then is no activity, and not overheard.
+
+Of a GPU instance (MIG) only GPM tells anything: nothing else is asked, and nothing can be held against it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from gpuledger_agent.counters import CounterTrials
 from gpuledger_agent.gpm import Gpm, GpmSample
 from gpuledger_agent.measures import NO_MEANS, Checked, GpmMeans, Measures
 from gpuledger_agent.nvml import CallFailed, Handle, Nvml
-from gpuledger_agent.snapshot import Count
+from gpuledger_agent.snapshot import Count, InstanceIdentity
 from gpuledger_agent.sources import GpuReads
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ DISAGREEMENT_MIN, DISAGREEMENT_MAX = 50, 200
 """How many times GPM's value polled utilisation is, about, where one is a ratio."""
 DISAGREEMENTS = 5
 """So many in a row are a finding."""
+REFUSALS_MAX = 3
+REFUSED_TICKS = 10
+"""An instance whose GPM was refused so often in a row is asked again only at every so many ticks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +93,11 @@ class _Gpu:
     utilization_ns: int | None = None
     high_since_ns: int | None = None
     is_high_by_utilization: bool = False
+    refusals: int = 0
 
 
 class ActivitySource:
-    """Reads the activity of whole GPUs, once per tick each."""
+    """Reads the activity of GPUs and of their instances, once per tick each."""
 
     def __init__(self, nvml: Nvml, now_ns: Callable[[], int], interval_ms: int) -> None:
         """`now_ns` is CLOCK_BOOTTIME: the window of two samples is between the calls that took them."""
@@ -100,6 +106,7 @@ class ActivitySource:
         self._now_ns = now_ns
         self._window_ns_max = WINDOW_INTERVALS_MAX * interval_ms * 1_000_000
         self._gpus: dict[str, _Gpu] = {}
+        self._instances: dict[str, dict[InstanceIdentity, _Gpu]] = {}
         self._tick = 0
         self._said: set[str] = set()
 
@@ -108,10 +115,22 @@ class ActivitySource:
         self._tick += 1
         for uuid in [uuid for uuid in self._gpus if uuid not in uuids]:
             self._free(self._gpus.pop(uuid))
+        for uuid in [uuid for uuid in self._instances if uuid not in uuids]:
+            self.keep_instances(uuid, ())
+
+    def keep_instances(self, uuid: str, identities: Collection[InstanceIdentity]) -> None:
+        """Free what is kept of a GPU's other instances: an id that is used again must not meet an old sample."""
+        kept = self._instances.get(uuid)
+        if kept is None:
+            return
+        for identity in [identity for identity in kept if identity not in identities]:
+            self._free(kept.pop(identity))
+        if not kept:
+            del self._instances[uuid]
 
     def forget(self) -> None:
         """Trust nothing that was read before; the memory of the samples is kept."""
-        for uuid in self._gpus:
+        for uuid in {*self._gpus, *self._instances}:
             self.interrupt(uuid)
 
     def interrupt(self, uuid: str) -> None:
@@ -119,12 +138,17 @@ class ActivitySource:
         gpu = self._gpus.get(uuid)
         if gpu is not None:
             self._gpus[uuid] = _Gpu(gpm_samples=gpu.gpm_samples)
+        kept = self._instances.get(uuid, {})
+        for identity, instance in kept.items():
+            kept[identity] = _Gpu(gpm_samples=instance.gpm_samples)
 
     def release(self) -> None:
         """Free every sample, before NVML is let go of."""
         for gpu in self._gpus.values():
             self._free(gpu)
         self._gpus.clear()
+        for uuid in list(self._instances):
+            self.keep_instances(uuid, ())
 
     def _free(self, gpu: _Gpu) -> None:
         for sample in gpu.gpm_samples:
@@ -136,11 +160,7 @@ class ActivitySource:
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
         checked = Checked()
-        window = reads.ask("gpm", self._read_gpm, gpu, handle) or _Window()
-        means = NO_MEANS if window.means is None else window.means
-        for error in means.errors:
-            reads.count("gpm", error)
-        measures = checked.measure(means, window.window_ns)
+        window, measures = self._measure(gpu, handle, None, checked, reads)
         counts = self._counts(uuid, gpu, window, None if window.means is None else measures, reads)
         activity_ppm, source = measures.graphics_ppm, GPM_SOURCE
         if activity_ppm is not None and self._is_in_doubt(uuid, activity_ppm, handle, reads, checked):
@@ -169,6 +189,32 @@ class ActivitySource:
             rejected_values=checked.rejected,
         )
 
+    def read_instance(self, uuid: str, identity: InstanceIdentity, board: Handle, reads: GpuReads) -> Activity:
+        """Return the activity of a GPU's instance, relative to it; raises as `read` does."""
+        whole = self._gpus.get(uuid)
+        if whole is not None and whole.is_gpm_failed:
+            return Activity()
+        instance = self._instances.setdefault(uuid, {}).get(identity)
+        if instance is None:
+            instance = self._instances[uuid][identity] = _Gpu()
+        if instance.refusals >= REFUSALS_MAX and self._tick % REFUSED_TICKS != 0:
+            return Activity()
+        instance.refusals += 1
+        checked = Checked()
+        _, measures = self._measure(instance, board, identity.instance, checked, reads)
+        if instance.gpm_tick == self._tick:
+            instance.refusals = 0
+        return Activity(
+            activity_ppm=measures.graphics_ppm,
+            source=None if measures.graphics_ppm is None else GPM_SOURCE,
+            sm_active_ppm=measures.sm_active_ppm,
+            sm_occupancy_ppm=measures.sm_occupancy_ppm,
+            tensor_active_ppm=measures.tensor_active_ppm,
+            dram_active_ppm=measures.dram_active_ppm,
+            link_bytes=measures.link_bytes,
+            rejected_values=checked.rejected,
+        )
+
     def _high_ms(self, gpu: _Gpu, heard_ppm: int | None, *, is_by_utilization: bool) -> int | None:
         """Return for how long what is heard of the GPU has been high; whose word it is must not change in between."""
         if heard_ppm is None or heard_ppm <= HIGH_PPM:
@@ -181,7 +227,17 @@ class ActivitySource:
 
     # ------------------------------------------------------------------------------------------ GPM
 
-    def _read_gpm(self, gpu: _Gpu, handle: Handle) -> _Window | None:
+    def _measure(
+        self, gpu: _Gpu, handle: Handle, instance: int | None, checked: Checked, reads: GpuReads
+    ) -> tuple[_Window, Measures]:
+        """Take a sample; return the window since the one before it, and what its means say."""
+        window = reads.ask("gpm", self._read_gpm, gpu, handle, instance) or _Window()
+        means = NO_MEANS if window.means is None else window.means
+        for error in means.errors:
+            reads.count("gpm", error)
+        return window, checked.measure(means, window.window_ns)
+
+    def _read_gpm(self, gpu: _Gpu, handle: Handle, instance: int | None) -> _Window | None:
         """Return what GPM says of the time since the last tick, None where GPM is not offered."""
         if gpu.is_gpm_failed or gpu.is_gpm_offered is False:
             return None
@@ -194,7 +250,7 @@ class ActivitySource:
         seeded_tick, gpu.gpm_tick = gpu.gpm_tick, None
         before, now = gpu.gpm_samples
         began_ns = self._now_ns()
-        if not self._gpm.take(handle, now):
+        if not self._gpm.take(handle, now, instance):
             return None
         before_ns, gpu.gpm_ns = gpu.gpm_ns, self._now_ns()
         gpu.gpm_samples = [now, before]

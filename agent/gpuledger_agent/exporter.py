@@ -17,9 +17,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gpuledger import __version__
+from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import AGENT, Family, Kind
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
 from gpuledger_agent.loop import GpuView, View
+from gpuledger_agent.snapshot import InstanceIdentity
+from gpuledger_agent.tally import Measured, Part
 
 _log = logging.getLogger(__name__)
 
@@ -28,19 +31,28 @@ SLICE_NS_PER_SECOND = 7_000_000_000
 Samples = list[tuple[tuple[str, ...], float]]
 
 
+def _shares(gpu: GpuView) -> list[tuple[str, Measured]]:
+    """Return what was measured by instance id; the empty id has all that no instance has."""
+    total = gpu.total
+    rest: list[tuple[str, Measured]] = [("", total if total.rest is None else total.rest)]
+    return rest + [(str(identity.instance), measured) for identity, measured in total.instances.items()]
+
+
 def _state_seconds(view: View) -> Samples:
     return [
-        ((gpu.identity.uuid, state.value), gpu.total.state_slice_ms.get(state, 0) / SLICE_MS_PER_SECOND)
+        ((gpu.identity.uuid, instance, state.value), measured.state_slice_ms.get(state, 0) / SLICE_MS_PER_SECOND)
         for gpu in view.gpus
+        for instance, measured in _shares(gpu)
         for state in OBSERVED
     ]
 
 
 def _uncovered_seconds(view: View) -> Samples:
     return [
-        ((gpu.identity.uuid, reason.value), amount / SLICE_MS_PER_SECOND)
+        ((gpu.identity.uuid, instance, reason.value), amount / SLICE_MS_PER_SECOND)
         for gpu in view.gpus
-        for reason, amount in gpu.total.uncovered_slice_ms.items()
+        for instance, measured in _shares(gpu)
+        for reason, amount in measured.uncovered_slice_ms.items()
     ]
 
 
@@ -50,6 +62,68 @@ def _per_gpu(value: Callable[[GpuView], float | None]) -> Callable[[View], Sampl
         return [((uuid,), number) for uuid, number in pairs if number is not None]
 
     return samples
+
+
+def _per_share(value: Callable[[Measured], float | None]) -> Callable[[View], Samples]:
+    def samples(view: View) -> Samples:
+        return [
+            ((gpu.identity.uuid, instance), number)
+            for gpu in view.gpus
+            for instance, measured in _shares(gpu)
+            if (number := value(measured)) is not None
+        ]
+
+    return samples
+
+
+def _current_state(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, _instance_id(part), part.result.value), part.slices / SLICES_PER_GPU)
+        for gpu in view.gpus
+        for part in gpu.parts
+        if isinstance(part.result, State)
+    ]
+
+
+def _instance_id(part: Part) -> str:
+    return "" if part.instance is None else str(part.instance.instance)
+
+
+def _instances(gpu: GpuView) -> list[tuple[InstanceIdentity, Part]]:
+    return [(part.instance, part) for part in gpu.parts if part.instance is not None]
+
+
+def _memory_used(view: View) -> Samples:
+    return _memory(view, lambda gpu: gpu.seen.memory_used_bytes, lambda part: part.seen.memory_used_bytes)
+
+
+def _memory_total(view: View) -> Samples:
+    return _memory(
+        view,
+        lambda gpu: gpu.identity.memory_total_bytes,
+        lambda part: None if part.instance is None else part.instance.memory_total_bytes,
+    )
+
+
+def _memory(
+    view: View, of_board: Callable[[GpuView], int | None], of_instance: Callable[[Part], int | None]
+) -> Samples:
+    """Return the memory of boards; a divided one's is its instances', or it would be there twice."""
+    samples: Samples = []
+    for gpu in view.gpus:
+        places = [(str(identity.instance), of_instance(part)) for identity, part in _instances(gpu)]
+        for instance, size in places or [("", of_board(gpu))]:
+            if size is not None:
+                samples.append(((gpu.identity.uuid, instance), float(size)))
+    return samples
+
+
+def _instance_info(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, str(found.instance), found.uuid, found.profile or "", str(found.slices)), 1.0)
+        for gpu in view.gpus
+        for found, _ in _instances(gpu)
+    ]
 
 
 def _energy_joules(view: View) -> Samples:
@@ -84,17 +158,16 @@ def _source_failures(view: View) -> Samples:
     ]
 
 
-def _active_seconds(gpu: GpuView) -> float | None:
-    return _scaled(gpu.total.active_slice_ns, SLICE_NS_PER_SECOND)
+def _active_seconds(measured: Measured) -> float | None:
+    return _scaled(measured.active_slice_ns, SLICE_NS_PER_SECOND)
 
 
 def _engine_seconds(engine: str) -> Callable[[View], Samples]:
-    def seconds(gpu: GpuView) -> float | None:
-        total = gpu.total
-        is_known = total.engine_known_slice_ms.get(engine, 0) > 0
-        return total.engine_slice_ns.get(engine, 0) / SLICE_NS_PER_SECOND if is_known else None
+    def seconds(measured: Measured) -> float | None:
+        is_known = measured.engine_known_slice_ms.get(engine, 0) > 0
+        return measured.engine_slice_ns.get(engine, 0) / SLICE_NS_PER_SECOND if is_known else None
 
-    return _per_gpu(seconds)
+    return _per_share(seconds)
 
 
 def _link_bytes(link: str) -> Callable[[View], Samples]:
@@ -126,9 +199,10 @@ class AgentCollector(Collector):
         who = (node_id, node_name, __version__, "true" if simulated else "false")
         self._samples: dict[str, Callable[[View], Samples]] = {
             "gpuledger_gpu_info": _info,
+            "gpuledger_gpu_instance_info": _instance_info,
             "gpuledger_gpu_state_seconds_total": _state_seconds,
             "gpuledger_gpu_uncovered_seconds_total": _uncovered_seconds,
-            "gpuledger_gpu_active_seconds_total": _per_gpu(_active_seconds),
+            "gpuledger_gpu_active_seconds_total": _per_share(_active_seconds),
             "gpuledger_gpu_sm_active_seconds_total": _engine_seconds("sm"),
             "gpuledger_gpu_tensor_active_seconds_total": _engine_seconds("tensor"),
             "gpuledger_gpu_dram_active_seconds_total": _engine_seconds("dram"),
@@ -139,11 +213,9 @@ class AgentCollector(Collector):
             "gpuledger_gpu_energy_joules_total": _energy_joules,
             "gpuledger_gpu_idle_floor_watts": _idle_floors,
             "gpuledger_gpu_power_watts": _per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
-            "gpuledger_gpu_memory_used_bytes": _per_gpu(lambda gpu: gpu.seen.memory_used_bytes),
-            "gpuledger_gpu_memory_total_bytes": _per_gpu(lambda gpu: gpu.identity.memory_total_bytes),
-            "gpuledger_gpu_current_state": lambda view: [
-                ((gpu.identity.uuid, gpu.result.value), 1.0) for gpu in view.gpus if isinstance(gpu.result, State)
-            ],
+            "gpuledger_gpu_memory_used_bytes": _memory_used,
+            "gpuledger_gpu_memory_total_bytes": _memory_total,
+            "gpuledger_gpu_current_state": _current_state,
             "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
             "gpuledger_gpu_rejected_values_total": _per_gpu(lambda gpu: gpu.total.rejected_values),
             "gpuledger_agent_info": lambda view: [((*who, view.driver_version or ""), 1.0)],
@@ -224,19 +296,18 @@ def _flat(family: Family, samples: Samples) -> Metric | None:
 
 def _activity_histogram(family: Family, view: View) -> Metric | None:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    for gpu in view.gpus:
-        total = gpu.total
-        if total.active_slice_ns is None:
+    for uuid, instance, measured in ((gpu.identity.uuid, *share) for gpu in view.gpus for share in _shares(gpu)):
+        if measured.active_slice_ns is None:
             continue
         buckets: list[tuple[str, float]] = []
         seconds = 0.0
         cumulative = 0
-        for edge_ppm, amount in zip(ACTIVITY_EDGES_PPM, total.bin_slice_ms, strict=True):
+        for edge_ppm, amount in zip(ACTIVITY_EDGES_PPM, measured.bin_slice_ms, strict=True):
             cumulative += amount
             seconds = cumulative / SLICE_MS_PER_SECOND
             buckets.append((repr(edge_ppm / 1_000_000), seconds))
         buckets.append(("+Inf", seconds))
-        metric.add_metric((gpu.identity.uuid,), buckets, sum_value=total.binned_active_slice_ns / SLICE_NS_PER_SECOND)
+        metric.add_metric((uuid, instance), buckets, sum_value=measured.binned_active_slice_ns / SLICE_NS_PER_SECOND)
     return metric if metric.samples else None
 
 

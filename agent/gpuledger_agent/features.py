@@ -43,6 +43,8 @@ EVENTS = frozenset(
 """Features of what happened at the end of a tick: they belong to the cell that holds it, whole."""
 
 Found = dict[str, int]
+Place = tuple[str, str | None]
+"""A GPU's UUID and its instance's (None: what no instance has, which is all of an undivided GPU)."""
 
 
 class _Turns:
@@ -101,17 +103,19 @@ class Features:
     """Watches the GPUs of one session."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[Place, _Watch] = {}
 
-    def tick(self, parts: Mapping[str, tuple[Part, int | None]], time_ms: int) -> dict[str, tuple[WorkloadKey, Found]]:
-        """Take in one tick of `time_ms`: by place (a GPU, or an instance of one) what it meant and the energy it took.
+    def tick(
+        self, parts: Mapping[Place, tuple[Part, int | None]], time_ms: int
+    ) -> dict[Place, tuple[WorkloadKey, Found]]:
+        """Take in one tick of `time_ms`: by place what it meant, and the energy it took.
 
         Returns by place the workload that had it to itself, and what to add to its features.
         """
         if time_ms <= 0:
             return {}
-        looks: dict[str, _Look] = {}
-        watches: dict[str, _Watch] = {}
+        looks: dict[Place, _Look] = {}
+        watches: dict[Place, _Watch] = {}
         for place, (part, energy_mj) in parts.items():
             key = _sole(part)
             if key is None:
@@ -122,9 +126,10 @@ class Features:
             watches[place] = watch
             looks[place] = _look(watch, part.seen, energy_mj, time_ms)
         self._watches = watches
-        groups: dict[WorkloadKey, list[_Look]] = {}
+        groups: dict[tuple[str, str | None], list[_Look]] = {}
         for look in looks.values():
-            groups.setdefault(look.key, []).append(look)
+            workload, user, _ = look.key
+            groups.setdefault((workload, user), []).append(look)
         for group in groups.values():
             if len(group) > 1:
                 _compare(group, time_ms)
@@ -137,7 +142,7 @@ def _sole(part: Part) -> WorkloadKey | None:
         return None
     if not part.is_single or not part.are_engines_believed or holders is None or len(holders) != 1:
         return None
-    return (holders[0].workload, holders[0].user)
+    return (holders[0].workload, holders[0].user, None if part.instance is None else part.instance.uuid)
 
 
 def _look(watch: _Watch, seen: GpuSnapshot, energy_mj: int | None, time_ms: int) -> _Look:

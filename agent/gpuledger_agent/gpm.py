@@ -62,8 +62,13 @@ class Gpm:
         except NvmlError:
             return
 
-    def take(self, handle: Handle, sample: GpmSample) -> bool:
-        """Fill the sample with this moment's counters; return False where the GPU does not offer them (now)."""
+    def take(self, handle: Handle, sample: GpmSample, instance: int | None = None) -> bool:
+        """Fill the sample with this moment's counters; return False where the GPU does not offer them (now).
+
+        `instance` is the id of one of the GPU's instances; None: the whole GPU.
+        """
+        if instance is not None:
+            return self._nvml.offered(self._nvml.binding.nvmlGpmMigSampleGet, handle, instance, sample) is not None
         return self._nvml.offered(self._nvml.binding.nvmlGpmSampleGet, handle, sample) is not None
 
     def means(self, first: GpmSample, second: GpmSample) -> GpmMeans:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.sealing import NameSealer
@@ -16,8 +17,48 @@ IGNORABLE = frozenset({"nvidia-persistenced", "nvidia-persiste", "nvidia-cuda-mp
 """Executables that hold a GPU without working on it; the kernel cuts names to 15 characters. Versioned: a change moves
 time between held and free, so it is part of the configuration digest."""
 
+PROCESS_POLL_MS = 30_000
+PROCESS_AGE_MAX_MS = 2 * PROCESS_POLL_MS
 _NAMES_KEPT_MAX = 4096
 _PROCESS_NAME_CHARACTERS_MAX = 200
+
+
+@dataclass(slots=True)
+class HolderList:
+    """The holders of something, as last read, and how much of its memory was in use then.
+
+    A context takes hundreds of MiB, so processes do not come or go without the used memory changing; the list is the
+    slowest of the common calls. So it is read only when memory changed, when it is old, or after a failure.
+    """
+
+    _holders: tuple[Holder, ...] | None = None
+    _read_ms: int | None = None
+    _memory_bytes: int | None = None
+
+    def is_due(self, memory_used_bytes: int | None, edge_ms: int) -> bool:
+        """Return whether the processes have to be read."""
+        return self._is_changed(memory_used_bytes) or self._read_ms is None or self.is_old(edge_ms)
+
+    def is_old(self, edge_ms: int) -> bool:
+        """Return whether the last read was so long ago that it is time for another."""
+        return self._read_ms is not None and edge_ms - self._read_ms >= PROCESS_POLL_MS
+
+    def take(self, holders: tuple[Holder, ...] | None, memory_used_bytes: int | None, edge_ms: int) -> None:
+        """Take in what a read gave; None where it failed."""
+        if holders is not None:
+            self._holders, self._read_ms, self._memory_bytes = holders, edge_ms, memory_used_bytes
+        elif self._is_changed(memory_used_bytes):
+            # The old list is known to be out of date.
+            self._holders = self._read_ms = None
+
+    def holders(self, edge_ms: int) -> tuple[Holder, ...] | None:
+        """Return the holders, None where they are unknown."""
+        if self._read_ms is None or edge_ms - self._read_ms > PROCESS_AGE_MAX_MS:
+            return None
+        return self._holders
+
+    def _is_changed(self, memory_used_bytes: int | None) -> bool:
+        return memory_used_bytes is None or memory_used_bytes != self._memory_bytes
 
 
 class Holders:

@@ -24,6 +24,8 @@ from gpuledger_agent.access import Access, Verdict
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import View
 from gpuledger_agent.server import Application
+from gpuledger_agent.snapshot import GpuSnapshot, InstanceIdentity
+from gpuledger_agent.tally import Part
 
 READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
@@ -152,11 +154,37 @@ def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
                 "activity_ppm": gpu.seen.activity_ppm,
                 "memory_used_bytes": gpu.seen.memory_used_bytes,
                 "power_mw": None if gpu.power_mw is None else round(gpu.power_mw),
-                "holders": None if gpu.seen.holders is None else [holder.workload for holder in gpu.seen.holders],
+                "holders": _holders(gpu.parts) if gpu.seen.is_divided else _holders_of(gpu.seen),
+                "instances": [_live_instance(part.instance, part) for part in gpu.parts if part.instance is not None],
             }
             for gpu in view.gpus
         ],
     }
+
+
+def _live_instance(identity: InstanceIdentity, part: Part) -> dict[str, Any]:
+    seen, result = part.seen, part.result
+    return {
+        "uuid": identity.uuid,
+        "instance": identity.instance,
+        "profile": identity.profile,
+        "slices": identity.slices,
+        "state": result.value if isinstance(result, State) else None,
+        "reason": None if isinstance(result, State) else result.value,
+        "activity_ppm": seen.activity_ppm,
+        "memory_used_bytes": seen.memory_used_bytes,
+        "holders": _holders_of(seen),
+    }
+
+
+def _holders_of(seen: GpuSnapshot) -> list[str] | None:
+    return None if seen.holders is None else [holder.workload for holder in seen.holders]
+
+
+def _holders(parts: Iterable[Part]) -> list[str] | None:
+    """Return who holds any part of a divided GPU, each once; None where nothing is known of any."""
+    known = [holders for part in parts if (holders := _holders_of(part.seen)) is not None]
+    return sorted({workload for holders in known for workload in holders}) if known else None
 
 
 def _integer(query: dict[str, list[str]], name: str, default: int, low: int, high: int) -> int:

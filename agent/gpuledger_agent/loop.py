@@ -16,16 +16,17 @@ from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.devices import Device, Inventory
+from gpuledger_agent.drafts import Origin
 from gpuledger_agent.floors_file import FloorsFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
 from gpuledger_agent.sampler import Sampler
-from gpuledger_agent.sealer import Origin, Sealer
+from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.sources import SourceReport
-from gpuledger_agent.tally import Tally
+from gpuledger_agent.tally import Part, Tally, overall
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class GpuView:
 
     identity: Identity
     result: State | Uncovered
+    parts: tuple[Part, ...]
+    """What the last tick was for each instance of a divided GPU, and for what no instance has."""
     seen: GpuSnapshot
     power_mw: float | None
     total: Tally
@@ -322,11 +325,12 @@ class Agent:
             snapshot = seen.get(uuid)
             if snapshot is None or snapshot.uncovered is Uncovered.NOT_ENUMERATED:
                 continue
-            total = self._totals.get(uuid)
+            total, parts = self._totals.get(uuid), meter.parts.get(uuid, ())
             gpus.append(
                 GpuView(
                     identity=identity,
-                    result=meter.states.get(uuid, Uncovered.FIRST_TICK),
+                    result=overall(parts) if parts else Uncovered.FIRST_TICK,
+                    parts=parts,
                     seen=snapshot,
                     power_mw=meter.power_mw.get(uuid),
                     total=Tally() if total is None else total.copy(),

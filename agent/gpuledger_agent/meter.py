@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, split_at
-from gpuledger.gpu_time import UNCOVERED_ENERGY
+from gpuledger.gpu_time import MIG_ENERGY, UNCOVERED_ENERGY
 from gpuledger.states import State, Uncovered
 from gpuledger_agent import features
 from gpuledger_agent.decision import Floors, decide
 from gpuledger_agent.integrals import Amount, Bridge, cut
-from gpuledger_agent.snapshot import GpuSnapshot
-from gpuledger_agent.tally import Part, Span, Tally
+from gpuledger_agent.snapshot import GpuSnapshot, InstanceIdentity
+from gpuledger_agent.tally import Part, Span, Tally, divide
 
 CONSECUTIVE_INTERVALS_MAX = 2
 GAP_INTERVALS_MAX = 30
@@ -30,7 +30,7 @@ class _Outcome:
     """What one tick means for one GPU, before it is cut at cell edges."""
 
     seen: GpuSnapshot
-    part: Part
+    parts: tuple[Part, ...]
     energy_mj: int | None
     energy_before_mj: int | None
     is_energy_whole: bool
@@ -41,14 +41,10 @@ class _Outcome:
     links: list[Amount]
 
     @property
-    def own_energy(self) -> tuple[Part, int | None]:
-        """Return what the tick meant, and the energy that was spent within it alone."""
-        return self.part, self.energy_mj if self.is_energy_whole else None
-
-    @property
     def energy_key(self) -> str:
-        result = self.part.result
-        return result.value if isinstance(result, State) and self.is_energy_whole else UNCOVERED_ENERGY
+        if not self.is_energy_whole or any(isinstance(part.result, Uncovered) for part in self.parts):
+            return UNCOVERED_ENERGY
+        return MIG_ENERGY if self.seen.is_divided else self.parts[0].result.value
 
 
 @dataclass(slots=True)
@@ -56,7 +52,8 @@ class _Previous:
     """What the tick before left behind for one GPU."""
 
     is_observed: bool
-    is_held: bool
+    held: frozenset[InstanceIdentity | None]
+    """The instances that a process was seen on; None stands for the undivided GPU, or for what no instance has."""
     energy_mj: int | None
     is_energy_fresh: bool
 
@@ -73,7 +70,7 @@ class Meter:
         self._previous: dict[str, _Previous] = {}
         self._bridges: dict[str, Bridge] = {}
         self._features = features.Features()
-        self.states: dict[str, State | Uncovered] = {}
+        self.parts: dict[str, tuple[Part, ...]] = {}
         """What the last tick was for each GPU, by UUID."""
         self.power_mw: dict[str, float] = {}
         """Mean power of each GPU over the last tick, where it is known."""
@@ -103,30 +100,34 @@ class Meter:
                 previous.is_observed = False
             gap_ms = 0
         outcomes = {uuid: self._outcome(uuid, snapshot, gap_ms) for uuid, snapshot in seen.items()}
-        self.states = {uuid: outcome.part.result for uuid, outcome in outcomes.items()}
-        self.suspected = frozenset(uuid for uuid, outcome in outcomes.items() if outcome.part.is_hang_suspected)
+        self.parts = {uuid: outcome.parts for uuid, outcome in outcomes.items()}
+        self.suspected = frozenset(
+            uuid for uuid, parts in self.parts.items() if any(part.is_hang_suspected for part in parts)
+        )
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
-        parts = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
-        behaviour = self._features.tick({uuid: outcome.own_energy for uuid, outcome in outcomes.items()}, gap_ms)
-        found = {uuid: (key, features.cut(found, pieces)) for uuid, (key, found) in behaviour.items()}
+        energies = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
+        found = {
+            (uuid, key): features.cut(found, pieces)
+            for (uuid, _), (key, found) in self._features.tick(_places(outcomes), gap_ms).items()
+        }
         engines = {uuid: cut(outcome.engines, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         links = {uuid: cut(outcome.links, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
             for uuid, outcome in outcomes.items():
-                energy_mj, odometer_mj = parts[uuid][index]
+                energy_mj, odometer_mj = energies[uuid][index]
                 _add(span.tally(uuid), outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
                 _integrate(span.tally(uuid), engines[uuid][index], links[uuid][index])
-            for uuid, (key, parts_found) in found.items():
-                span.tally(uuid).behave(key, parts_found[index])
+            for (uuid, key), by_piece in found.items():
+                span.tally(uuid).behave(key, by_piece[index])
             self._pass_over_missing(span, seen, end_ms - start_ms)
             span.end_ms = end_ms
             if end_ms == floor_to(end_ms, CELL_MS) and end_ms > span.start_ms:
                 finished.append(span)
                 span = self._span = Span(start_ms=end_ms, end_ms=end_ms)
                 for uuid, outcome in outcomes.items():
-                    _begin(span.tally(uuid), outcome, parts[uuid][index][1])
+                    _begin(span.tally(uuid), outcome, energies[uuid][index][1])
         return finished
 
     def close(self) -> Span | None:
@@ -146,20 +147,17 @@ class Meter:
             if energy_mj < 0:
                 energy_mj, is_epoch = None, True
         is_whole = previous is not None and previous.is_energy_fresh
-        part = self._decide(uuid, seen, previous, energy_mj if is_whole else None, gap_ms)
+        parts = self._decide(uuid, seen, previous, energy_mj if is_whole else None, gap_ms)
         self._previous[uuid] = _Previous(
             is_observed=seen.uncovered is None,
-            is_held=bool(seen.holders),
+            held=frozenset(part.instance for part in parts if part.seen.holders),
             energy_mj=seen.energy_mj if seen.energy_mj is not None else before_mj,
             is_energy_fresh=seen.energy_mj is not None,
         )
-        bridge = self._bridges.get(uuid)
-        if bridge is None:
-            bridge = self._bridges[uuid] = Bridge()
-        engines, links = bridge.cross(seen, part, gap_ms, GAP_INTERVALS_MAX * self._interval_ms)
+        engines, links = self._cross(uuid, seen, parts, gap_ms)
         return _Outcome(
             seen=seen,
-            part=part,
+            parts=parts,
             energy_mj=energy_mj,
             energy_before_mj=before_mj,
             is_energy_whole=is_whole,
@@ -168,46 +166,65 @@ class Meter:
             links=links,
         )
 
+    def _cross(
+        self, uuid: str, seen: GpuSnapshot, parts: tuple[Part, ...], gap_ms: int
+    ) -> tuple[list[Amount], list[Amount]]:
+        """Return what went over the links, and what counters bridge; of a divided GPU neither is known as a whole."""
+        if seen.is_divided:
+            self._bridges.pop(uuid, None)
+            return [], []
+        bridge = self._bridges.get(uuid)
+        if bridge is None:
+            bridge = self._bridges[uuid] = Bridge()
+        return bridge.cross(seen, parts[0], gap_ms, GAP_INTERVALS_MAX * self._interval_ms)
+
     def _decide(
         self, uuid: str, seen: GpuSnapshot, previous: _Previous | None, tick_energy_mj: int | None, gap_ms: int
-    ) -> Part:
-        floors = self._floors.get(uuid)
-        if floors is None:
-            floors = self._floors[uuid] = Floors()
+    ) -> tuple[Part, ...]:
+        if uuid not in self._floors:
+            self._floors[uuid] = Floors()
         self.power_mw.pop(uuid, None)
-        result: State | Uncovered
-        if seen.uncovered is not None:
-            result = seen.uncovered
-        elif previous is None or not previous.is_observed:
-            result = Uncovered.FIRST_TICK
-        elif gap_ms > CONSECUTIVE_INTERVALS_MAX * self._interval_ms:
-            is_held = previous.is_held or bool(seen.holders)
-            result = State.UNMEASURED if tick_energy_mj is not None and is_held else Uncovered.GAP
+        is_covered = False
+        parts = divide(seen)
+        for part in parts:
+            if seen.uncovered is not None:
+                part.result = seen.uncovered
+            elif previous is None or not previous.is_observed:
+                part.result = Uncovered.FIRST_TICK
+            elif gap_ms > CONSECUTIVE_INTERVALS_MAX * self._interval_ms:
+                is_held = bool(part.seen.holders) or part.instance in previous.held
+                part.result = State.UNMEASURED if tick_energy_mj is not None and is_held else Uncovered.GAP
+            else:
+                is_covered = True
+        if is_covered:
+            self._decide_covered(uuid, seen, parts, tick_energy_mj, gap_ms)
         else:
-            return self._decide_covered(uuid, seen, floors, tick_energy_mj, gap_ms)
-        floors.interrupt()
-        return Part(slices=SLICES_PER_GPU, result=result, seen=seen)
+            self._floors[uuid].interrupt()
+        return parts
 
     def _decide_covered(
-        self, uuid: str, seen: GpuSnapshot, floors: Floors, tick_energy_mj: int | None, gap_ms: int
-    ) -> Part:
+        self, uuid: str, seen: GpuSnapshot, parts: tuple[Part, ...], tick_energy_mj: int | None, gap_ms: int
+    ) -> None:
+        floors = self._floors[uuid]
         power_mw = None
         if gap_ms == 0:
             tick_energy_mj = None  # a second look at the same millisecond: no time, no power
         if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
-        decision = decide(seen, power_mw, floors.idle_mw)
-        floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
-        return Part(
-            slices=SLICES_PER_GPU,
-            result=decision.state,
-            seen=seen,
+        if seen.is_divided:
+            # The board's power is nobody's alone: no hang can be told by it, and no floor be learnt.
+            power_mw = None
+            floors.interrupt()
+        for part in parts:
+            decision = decide(part.seen, power_mw, floors.idle_mw)
+            part.result = decision.state
             # What a hung GPU calls activity is none: it must not reach the engine-active integral either.
-            activity_ppm=seen.activity_ppm if decision.is_activity_believed else None,
-            is_hang_suspected=decision.is_hang_suspected,
-            is_single=True,
-            is_believed=decision.is_activity_believed,
-        )
+            part.activity_ppm = part.seen.activity_ppm if decision.is_activity_believed else None
+            part.is_hang_suspected = decision.is_hang_suspected
+            part.is_single = True
+            part.is_believed = decision.is_activity_believed
+            if not seen.is_divided:
+                floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
 
     # ------------------------------------------------------------------------------------------ adding up
 
@@ -223,8 +240,22 @@ class Meter:
         tally = self._totals.get(uuid)
         if tally is None:
             tally = self._totals[uuid] = Tally()
+        if outcome.seen.is_divided:
+            tally.set_rest_apart()
         _add(tally, outcome, time_ms, outcome.energy_mj, None, True)
         _integrate(tally, outcome.engines, outcome.links)
+        if tally.rest is not None and outcome.seen.instances is not None:
+            tally.keep_instances({part.instance for part in outcome.parts})
+
+
+def _places(outcomes: Mapping[str, _Outcome]) -> dict[features.Place, tuple[Part, int | None]]:
+    """Return what a tick meant by GPU and instance, and the energy spent within it alone; instances have none."""
+    places: dict[features.Place, tuple[Part, int | None]] = {}
+    for uuid, outcome in outcomes.items():
+        energy_mj = outcome.energy_mj if outcome.is_energy_whole and not outcome.seen.is_divided else None
+        for part in outcome.parts:
+            places[uuid, None if part.instance is None else part.instance.uuid] = (part, energy_mj)
+    return places
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:
@@ -246,13 +277,17 @@ def _begin(tally: Tally, outcome: _Outcome, odometer_mj: int | None) -> None:
     """Open a GPU's tally in a new span with what is known at its start."""
     tally.energy_start_mj = tally.energy_end_mj = odometer_mj
     tally.memory_used_bytes_max = outcome.seen.memory_used_bytes
+    for part in outcome.parts:
+        if part.instance is not None:
+            tally.add(part, 0)
 
 
 def _add(
     tally: Tally, outcome: _Outcome, time_ms: int, energy_mj: int | None, odometer_mj: int | None, is_first: bool
 ) -> None:
     """Add one piece of a tick: `energy_mj` is the piece's share, `odometer_mj` the counter at its end."""
-    tally.add(outcome.part, time_ms)
+    for part in outcome.parts:
+        tally.add(part, time_ms)
     tally.spend(outcome.energy_key, energy_mj, odometer_mj)
     tally.use_memory(outcome.seen.memory_used_bytes)
     if is_first:
@@ -263,6 +298,6 @@ def _add(
 def _integrate(tally: Tally, engines: list[Amount], links: list[Amount]) -> None:
     """Add what counters bridged and links carried."""
     for part in engines:
-        tally.bridge(part.name, part.amount * SLICES_PER_GPU, part.time_ms * SLICES_PER_GPU)
+        tally.bridge_whole(part.name, part.amount, part.time_ms)
     for part in links:
         tally.carry(part.name, part.amount, part.time_ms)

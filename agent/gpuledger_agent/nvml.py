@@ -66,6 +66,7 @@ _REASON_TEXTS = {
     "uninitialized": "NVML is not initialised",
 }
 
+_NO_INSTANCE = 0xFFFFFFFF
 FI_RECOVERY_ACTION = 230
 """NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset."""
 
@@ -126,10 +127,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process on a GPU: host pid, and its memory in bytes where the driver tells."""
+    """A process on a GPU: host pid, its memory in bytes where the driver tells, and the GPU instance it is on."""
 
     pid: int
     memory_bytes: int | None
+    instance: int | None = None
 
 
 Handle = Any
@@ -137,38 +139,17 @@ Handle = Any
 VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 """nvmlValueType_t of integers -> the member of nvmlValue_t."""
 
-_NAMES_USED = (
-    "NVMLError",
-    "NVMLLibraryMismatchError",
-    "NVML_GPM_METRICS_GET_VERSION",
-    "c_nvmlGpmMetricsGet_t",
-    "nvmlDeviceGetComputeRunningProcesses",
-    "nvmlDeviceGetCount",
-    "nvmlDeviceGetEnforcedPowerLimit",
-    "nvmlDeviceGetFieldValues",
-    "nvmlDeviceGetGraphicsRunningProcesses",
-    "nvmlDeviceGetHandleByIndex",
-    "nvmlDeviceGetMPSComputeRunningProcesses",
-    "nvmlDeviceGetMemoryInfo",
-    "nvmlDeviceGetName",
-    "nvmlDeviceGetPciInfo",
-    "nvmlDeviceGetPowerUsage",
-    "nvmlDeviceGetRemappedRows",
-    "nvmlDeviceGetSamples",
-    "nvmlDeviceGetSerial",
-    "nvmlDeviceGetTotalEnergyConsumption",
-    "nvmlDeviceGetUUID",
-    "nvmlDeviceGetUtilizationRates",
-    "nvmlGpmMetricsGet",
-    "nvmlGpmQueryDeviceSupport",
-    "nvmlGpmSampleAlloc",
-    "nvmlGpmSampleFree",
-    "nvmlGpmSampleGet",
-    "nvmlInit",
-    "nvmlMemory_v2",
-    "nvmlShutdown",
-    "nvmlSystemGetDriverVersion",
-)
+_NAMES_USED = """
+    NVMLError NVMLLibraryMismatchError NVML_GPM_METRICS_GET_VERSION c_nvmlGpmMetricsGet_t nvmlDeviceGetAttributes_v2
+    nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetCount nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetFieldValues
+    nvmlDeviceGetGpuInstanceId nvmlDeviceGetGraphicsRunningProcesses nvmlDeviceGetHandleByIndex
+    nvmlDeviceGetMPSComputeRunningProcesses nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMemoryInfo
+    nvmlDeviceGetMigDeviceHandleByIndex nvmlDeviceGetMigMode nvmlDeviceGetName nvmlDeviceGetPciInfo
+    nvmlDeviceGetPowerUsage nvmlDeviceGetRemappedRows nvmlDeviceGetSamples nvmlDeviceGetSerial
+    nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetUUID nvmlDeviceGetUtilizationRates nvmlGpmMetricsGet
+    nvmlGpmMigSampleGet nvmlGpmQueryDeviceSupport nvmlGpmSampleAlloc nvmlGpmSampleFree nvmlGpmSampleGet nvmlInit
+    nvmlMemory_v2 nvmlShutdown nvmlSystemGetDriverVersion
+"""
 
 
 def load_binding() -> ModuleType:
@@ -179,7 +160,7 @@ def load_binding() -> ModuleType:
         raise BindingUnusable(
             "the Python package nvidia-ml-py is not installed; install it with: pip install 'gpuledger[agent]'"
         ) from exc
-    missing = [name for name in _NAMES_USED if not hasattr(binding, name)]
+    missing = [name for name in _NAMES_USED.split() if not hasattr(binding, name)]
     if missing:
         raise BindingUnusable(
             f"{binding.__file__}: this module pynvml is not the one of nvidia-ml-py 12.560 or newer "
@@ -193,7 +174,7 @@ class Nvml:
 
     def __init__(self, binding: Any | None = None) -> None:
         self.binding: Any = load_binding() if binding is None else binding
-        """For the rest of the door, gpuledger_agent.gpm, only."""
+        """For the rest of the door, gpuledger_agent.gpm and .mig, only."""
         self.is_simulated = bool(getattr(self.binding, "IS_SIMULATED", False))
 
     # ------------------------------------------------------------------------------------------ life cycle
@@ -232,6 +213,9 @@ class Nvml:
             raise CallFailed("nvmlDeviceGetUUID", "empty")
         return uuid
 
+    def name(self, handle: Handle) -> str | None:
+        return _text(self.offered(self.binding.nvmlDeviceGetName, handle))
+
     def identity(self, handle: Handle, index: int) -> Identity:
         """Return who the GPU is; parts that fail or are not offered are None, a lost GPU raises."""
         used_total = self._tried(self.memory_bytes, handle)
@@ -241,7 +225,7 @@ class Nvml:
             serial=_text(self._tried(self.offered, self.binding.nvmlDeviceGetSerial, handle)),
             index=index,
             pci_bus_id=None if pci is None else _text(pci.busId),
-            model=_text(self._tried(self.offered, self.binding.nvmlDeviceGetName, handle)),
+            model=self._tried(self.name, handle),
             memory_total_bytes=None if used_total is None else used_total[1],
             power_limit_mw=self._tried(self.offered, self.binding.nvmlDeviceGetEnforcedPowerLimit, handle),
         )
@@ -273,12 +257,15 @@ class Nvml:
         return None if value is None else int(value)
 
     def processes(self, handle: Handle) -> list[GpuProcess] | None:
-        """Return the compute, graphics and MPS processes, each pid once; None where compute is not offered."""
+        """Return the compute, graphics and MPS processes, each pid once; None where compute is not offered.
+
+        `handle` may be a MIG device's. A divided GPU's own list has the processes of all its instances.
+        """
         binding = self.binding
         compute = self.offered(binding.nvmlDeviceGetComputeRunningProcesses, handle)
         if compute is None:
             return None
-        found: dict[int, int | None] = {}
+        found: dict[tuple[int, int | None], int | None] = {}
         for listed in (
             compute,
             self.offered(binding.nvmlDeviceGetGraphicsRunningProcesses, handle),
@@ -286,10 +273,11 @@ class Nvml:
         ):
             for process in listed or ():
                 memory = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
-                before = found.get(process.pid)
+                instance = None if process.gpuInstanceId == _NO_INSTANCE else int(process.gpuInstanceId)
+                before = found.get((process.pid, instance))
                 if before is None or (memory is not None and memory > before):
-                    found[process.pid] = memory
-        return [GpuProcess(pid, memory) for pid, memory in sorted(found.items())]
+                    found[process.pid, instance] = memory
+        return [GpuProcess(pid, found[pid, on], on) for pid, on in sorted(found, key=_by_pid)]
 
     def recovery_action(self, handle: Handle) -> int | None:
         """Return field NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; 0 is none."""
@@ -378,6 +366,11 @@ class Nvml:
             return function(*args)
         except CallFailed:
             return None
+
+
+def _by_pid(place: tuple[int, int | None]) -> tuple[int, int]:
+    pid, instance = place
+    return pid, -1 if instance is None else instance
 
 
 def _text(value: str | bytes | None) -> str | None:

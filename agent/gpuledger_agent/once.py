@@ -25,7 +25,8 @@ from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.sampler import Sampler
-from gpuledger_agent.snapshot import GpuSnapshot, Health
+from gpuledger_agent.snapshot import GpuSnapshot, Health, InstanceIdentity
+from gpuledger_agent.tally import Part, overall
 
 SAMPLE_MS = 1_000
 _MS_NS = 1_000_000
@@ -57,6 +58,17 @@ _UNCOVERED_TEXTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPart:
+    """Some slices of a divided GPU after two reads; `identity` is None for what no instance has."""
+
+    identity: InstanceIdentity | None
+    slices: int
+    result: State | Uncovered
+    seen: GpuSnapshot
+    holders: tuple[tuple[str | None, str], ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeenGpu:
     """One GPU after two reads; `holders` are (user, name), None where unknown."""
 
@@ -67,6 +79,8 @@ class SeenGpu:
     floors_mw: Mapping[str, float]
     """What the service has learnt of its idle power, `bare` and `parked`; nothing where its file cannot be read."""
     holders: tuple[tuple[str | None, str], ...] | None
+    parts: tuple[SeenPart, ...] = ()
+    """Of a divided GPU each instance, and what no instance has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +126,16 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     gpus = []
     for device in sorted(inventory.devices, key=lambda device: device.identity.index):
         uuid = device.identity.uuid
+        parts = meter.parts[uuid]
         gpus.append(
             SeenGpu(
                 identity=device.identity,
-                result=meter.states[uuid],
+                result=overall(parts),
                 seen=seen[uuid],
                 power_mw=meter.power_mw.get(uuid),
                 floors_mw=floors[uuid].known_mw() if uuid in floors else {},
                 holders=_named(seen[uuid], holders),
+                parts=tuple(_seen_part(part, holders) for part in parts) if seen[uuid].instances else (),
             )
         )
     return Look(
@@ -133,6 +149,16 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
 def _known_floors(path: Path, clock: Clock) -> dict[str, Floors]:
     # Who looks may not be who may read the service's directory.
     return FloorsFile(path).read(clock.wall_ns() // _MS_NS) if os.access(path, os.R_OK) else {}
+
+
+def _seen_part(part: Part, holders: Holders) -> SeenPart:
+    return SeenPart(
+        identity=part.instance,
+        slices=part.slices,
+        result=part.result,
+        seen=part.seen,
+        holders=_named(part.seen, holders),
+    )
 
 
 def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str], ...] | None:
@@ -150,8 +176,8 @@ def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str],
 # ---------------------------------------------------------------------------------------------- for reading
 
 
-def reason(gpu: SeenGpu) -> str:
-    """Return why the GPU is in its state, in a few words."""
+def reason(gpu: SeenGpu | SeenPart) -> str:
+    """Return why the GPU, or the part of it, is in its state, in a few words."""
     if isinstance(gpu.result, Uncovered):
         return _UNCOVERED_TEXTS.get(gpu.result, str(gpu.result))
     if gpu.result is State.DOWN:
@@ -168,12 +194,15 @@ def reason(gpu: SeenGpu) -> str:
 
 
 def render(found: Look) -> str:
-    """Return the table, one line a GPU and one more for each further holder."""
+    """Return the table, one line a GPU, each part of a divided one below it, and one more for each further holder."""
     rows: list[tuple[str, ...]] = [_HEAD]
     for gpu in found.gpus:
-        held_by = ["?"] if gpu.holders is None else [_holder(*holder) for holder in gpu.holders] or ["-"]
-        rows.append((*_cells(gpu), held_by[0]))
-        rows += [("",) * (len(_HEAD) - 1) + (holder,) for holder in held_by[1:]]
+        if gpu.parts:
+            rows.append((*_cells(gpu), ""))
+            for part in gpu.parts:
+                rows += _rows(_part_cells(gpu.identity, part), part.holders)
+        else:
+            rows += _rows(_cells(gpu), gpu.holders)
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if found.unidentified > 0:
@@ -184,17 +213,19 @@ def render(found: Look) -> str:
     return "\n".join([*mark, title, "", *lines])
 
 
+def _rows(cells: tuple[str, ...], holders: tuple[tuple[str | None, str], ...] | None) -> list[tuple[str, ...]]:
+    held_by = ["?"] if holders is None else [_holder(*holder) for holder in holders] or ["-"]
+    return [(*cells, held_by[0]), *(("",) * (len(_HEAD) - 1) + (holder,) for holder in held_by[1:])]
+
+
 def _cells(gpu: SeenGpu) -> tuple[str, ...]:
     seen, identity = gpu.seen, gpu.identity
-    activity = _UNKNOWN
-    if seen.activity_ppm is not None:
-        activity = f"{seen.activity_ppm / 10_000:.0f} % ({seen.activity_source or 'unknown source'})"
     return (
         str(identity.index),
         _plain(identity.model or _UNKNOWN),
-        gpu.result.value if isinstance(gpu.result, State) else "not observed",
-        reason(gpu),
-        activity,
+        "divided" if gpu.parts else _state(gpu.result),
+        "into GPU instances (MIG)" if gpu.parts else reason(gpu),
+        "" if gpu.parts else _activity(seen),
         f"{_gib(seen.memory_used_bytes)} / {_gib(identity.memory_total_bytes)} GiB",
         _power(gpu),
         _UNKNOWN if seen.health is None else seen.health.value.replace("_", " "),
@@ -205,6 +236,28 @@ def _power(gpu: SeenGpu) -> str:
     power = _UNKNOWN if gpu.power_mw is None else f"{gpu.power_mw / 1000:.0f} W"
     floor_mw = gpu.floors_mw.get("parked" if gpu.holders else "bare")
     return power if floor_mw is None else f"{power} (idle: {floor_mw / 1000:.0f} W)"
+
+
+def _part_cells(board: Identity, part: SeenPart) -> tuple[str, ...]:
+    identity = part.identity
+    if identity is None:
+        name, memory, activity = f"{part.slices}/7 in no instance", "", ""
+    else:
+        name = f"{_plain(identity.profile or 'instance')} ({part.slices}/7)"
+        memory = f"{_gib(part.seen.memory_used_bytes)} / {_gib(identity.memory_total_bytes)} GiB"
+        activity = _activity(part.seen)
+    number = "" if identity is None else f"{board.index}/{identity.instance}"
+    return number, name, _state(part.result), reason(part), activity, memory, "", ""
+
+
+def _state(result: State | Uncovered) -> str:
+    return result.value if isinstance(result, State) else "not observed"
+
+
+def _activity(seen: GpuSnapshot) -> str:
+    if seen.activity_ppm is None:
+        return _UNKNOWN
+    return f"{seen.activity_ppm / 10_000:.0f} % ({seen.activity_source or 'unknown source'})"
 
 
 def _gib(size_bytes: int | None) -> str:

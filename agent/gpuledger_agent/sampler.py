@@ -12,19 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpuledger.states import Uncovered
-from gpuledger_agent.activity import ActivitySource
+from gpuledger_agent.activity import Activity, ActivitySource
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.gpm import Gpm
-from gpuledger_agent.holders import Holders
+from gpuledger_agent.holders import HolderList, Holders
+from gpuledger_agent.instances import BoardSeen, InstanceSource
 from gpuledger_agent.nvml import GpuLost, Handle, Nvml, ResetRequired
 from gpuledger_agent.power_check import PowerCheck
-from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
+from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder, InstanceSnapshot
 from gpuledger_agent.sources import GpuReads, SourceReport, TickReads
 
 _log = logging.getLogger(__name__)
 
-PROCESS_POLL_MS = 30_000
-PROCESS_AGE_MAX_MS = 2 * PROCESS_POLL_MS
 HEALTH_POLL_MS = 10_000
 HEALTH_AGE_MAX_MS = 30_000
 INVENTORY_POLL_MS = 10_000
@@ -41,9 +40,9 @@ class _Slow:
     is_row_remap_failed: bool | None = None
     health_read_ms: int | None = None
     health_known_ms: int | None = None
-    holders: tuple[Holder, ...] | None = None
-    holders_read_ms: int | None = None
-    holders_memory_bytes: int | None = None
+    processes: HolderList = field(default_factory=HolderList)
+    is_on_instances: bool = False
+    """The last list of processes had some on GPU instances."""
     energy: tuple[int, int] | None = None
     """The odometer in the last tick, mJ, and that tick's edge."""
     power_read_ms: int | None = None
@@ -62,6 +61,7 @@ class Sampler:
         self._activity = ActivitySource(nvml, now_ns, interval_ms)
         self._inventory = inventory
         self._holders = holders
+        self._instances = InstanceSource(nvml, self._activity, holders)
         self._slow: dict[str, _Slow] = {}
         self._enumerated_ms: int | None = None
         self.sources: dict[str, SourceReport] = {}
@@ -70,6 +70,7 @@ class Sampler:
         """Drop everything that was read before: the driver was let go of, or the session is new."""
         self._slow.clear()
         self._activity.forget()
+        self._instances.forget()
         self._enumerated_ms = None
 
     def release(self) -> None:
@@ -82,7 +83,9 @@ class Sampler:
         try:
             self._enumerate(edge_ms, reads)
             devices = self._inventory.devices
-            self._activity.begin_tick({d.identity.uuid for d in devices if d.uncovered is not Uncovered.NOT_ENUMERATED})
+            there = {d.identity.uuid for d in devices if d.uncovered is not Uncovered.NOT_ENUMERATED}
+            self._activity.begin_tick(there)
+            self._instances.keep(there)
             return {d.identity.uuid: self._sample_device(d, edge_ms, reads) for d in devices}
         finally:
             # Whoever holds the reports of a tick (a View) keeps them: they are replaced, and never changed.
@@ -100,23 +103,44 @@ class Sampler:
     def _sample_device(self, device: Device, edge_ms: int, tick: TickReads) -> GpuSnapshot:
         if device.handle is None:
             return GpuSnapshot(health=device.health, uncovered=device.uncovered)
-        slow = self._slow.get(device.identity.uuid)
+        uuid = device.identity.uuid
+        slow = self._slow.get(uuid)
         if slow is None:
-            slow = self._slow[device.identity.uuid] = _Slow()
-        nvml, handle, reads = self._nvml, device.handle, GpuReads(tick)
+            slow = self._slow[uuid] = _Slow()
+        reads = GpuReads(tick)
         try:
-            energy_mj = reads.ask("energy", nvml.energy_mj, handle)
-            self._check_energy(device.identity.uuid, handle, slow, energy_mj, edge_ms, reads)
-            activity = self._activity.read(device.identity.uuid, handle, reads)
-            memory = reads.ask("memory", nvml.memory_bytes, handle)
-            memory_used_bytes = None if memory is None else memory[0]
-            health = self._health(handle, slow, edge_ms, reads)
-            holders = self._processes(handle, slow, memory_used_bytes, edge_ms, reads)
+            return self._look_at(device, device.handle, slow, edge_ms, reads)
         except (GpuLost, ResetRequired) as exc:
             # The next tick asks everything anew: nothing read before the loss may outlive it.
-            self._slow[device.identity.uuid] = _Slow()
-            self._activity.interrupt(device.identity.uuid)
+            self._slow[uuid] = _Slow()
+            self._activity.interrupt(uuid)
+            self._instances.interrupt(uuid)
             return GpuSnapshot(health=Health.LOST if isinstance(exc, GpuLost) else Health.RESET_REQUIRED)
+
+    def _look_at(self, device: Device, handle: Handle, slow: _Slow, edge_ms: int, reads: GpuReads) -> GpuSnapshot:
+        nvml, uuid, activity = self._nvml, device.identity.uuid, Activity()
+        division = self._instances.find(uuid, handle, edge_ms, reads)
+        energy_mj = reads.ask("energy", nvml.energy_mj, handle)
+        self._check_energy(uuid, handle, slow, energy_mj, edge_ms, reads)
+        parts: list[Activity] = []
+        if division is None:
+            activity = self._activity.read(uuid, handle, reads)
+        else:
+            parts = self._instances.read_activity(uuid, handle, division, reads)
+        memory = reads.ask("memory", nvml.memory_bytes, handle)
+        memory_used_bytes = None if memory is None else memory[0]
+        health = self._health(handle, slow, edge_ms, reads)
+        instances: tuple[InstanceSnapshot, ...] | None = ()
+        if division is None or division.instances is None:
+            instances = () if division is None else None
+            holders = self._processes(uuid, handle, slow, memory_used_bytes, edge_ms, reads)
+            if division is None and slow.is_on_instances:
+                # It was divided since its mode was looked at: what the whole GPU says of itself is not to be believed.
+                activity = Activity()
+        else:
+            slow.processes = HolderList()
+            seen = BoardSeen(edge_ms=edge_ms, health=health, memory_used_bytes=memory_used_bytes)
+            instances, holders = self._instances.read_rest(uuid, handle, division.instances, parts, seen, reads)
         return GpuSnapshot(
             activity_ppm=activity.activity_ppm,
             activity_source=activity.source,
@@ -134,7 +158,9 @@ class Sampler:
             memory_used_bytes=memory_used_bytes,
             memory_total_bytes=None if memory is None else memory[1],
             uncovered=Uncovered.CALLS_FAILED if reads.failed > 0 and reads.answered == 0 else None,
-            rejected_values=activity.rejected_values,
+            rejected_values=sum((part.rejected_values for part in parts), activity.rejected_values),
+            is_divided=division is not None,
+            instances=instances,
         )
 
     # ------------------------------------------------------------------------------------------ reading
@@ -182,25 +208,19 @@ class Sampler:
             _log.warning("energy_disagrees", extra={"uuid": uuid, "counted_w": counted_w, "reported_w": reported_w})
 
     def _processes(
-        self, handle: Handle, slow: _Slow, memory_used_bytes: int | None, edge_ms: int, reads: GpuReads
+        self,
+        uuid: str,
+        handle: Handle,
+        slow: _Slow,
+        memory_used_bytes: int | None,
+        edge_ms: int,
+        reads: GpuReads,
     ) -> tuple[Holder, ...] | None:
-        """Return the holders; the list is read only when memory changed, when it is old, or after a failure.
-
-        A context takes hundreds of MiB, so processes do not come or go without the used memory changing; the list
-        is the slowest of the common calls.
-        """
-        is_changed = memory_used_bytes is None or memory_used_bytes != slow.holders_memory_bytes
-        is_due = slow.holders_read_ms is None or edge_ms - slow.holders_read_ms >= PROCESS_POLL_MS
-        if is_changed or is_due:
+        if slow.processes.is_due(memory_used_bytes, edge_ms):
             processes = reads.ask("processes", self._nvml.processes, handle)
-            if processes is not None:
-                slow.holders = self._holders.resolve(processes)
-                slow.holders_read_ms = edge_ms
-                slow.holders_memory_bytes = memory_used_bytes
-            elif is_changed:
-                # The old list is known to be out of date.
-                slow.holders = None
-                slow.holders_read_ms = None
-        if slow.holders_read_ms is None or edge_ms - slow.holders_read_ms > PROCESS_AGE_MAX_MS:
-            return None
-        return slow.holders
+            slow.is_on_instances = any(process.instance is not None for process in processes or ())
+            if slow.is_on_instances:
+                self._instances.doubt(uuid)
+            resolved = None if processes is None else self._holders.resolve(processes)
+            slow.processes.take(resolved, memory_used_bytes, edge_ms)
+        return slow.processes.holders(edge_ms)

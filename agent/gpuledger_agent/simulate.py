@@ -32,6 +32,7 @@ _GIB = 1 << 30
 _MINUTE_S = 60
 _DAY_S = 86_400
 _HOUR_NS = 3_600 * 10**9
+_NO_INSTANCE = 0xFFFFFFFF
 _MONDAY_S = 4 * _DAY_S
 """1970-01-05, the first Monday of POSIX time."""
 
@@ -191,6 +192,9 @@ class SimulatedNvml:
     def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:
         return SimpleNamespace(gpu=self._now(gpu).percent)
 
+    def nvmlDeviceGetMigMode(self, gpu: int) -> list[int]:
+        raise SimulatedNVMLError(3)
+
     def nvmlGpmQueryDeviceSupport(self, gpu: int) -> SimpleNamespace:
         return SimpleNamespace(isSupportedDevice=0)
 
@@ -223,7 +227,7 @@ class SimulatedNvml:
         moment = self._now(gpu)
         if moment.pid == 0:
             return []
-        return [SimpleNamespace(pid=moment.pid, usedGpuMemory=moment.memory_bytes)]
+        return [SimpleNamespace(pid=moment.pid, usedGpuMemory=moment.memory_bytes, gpuInstanceId=_NO_INSTANCE)]
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, gpu: int) -> list[SimpleNamespace]:
         return []

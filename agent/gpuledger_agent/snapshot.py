@@ -48,6 +48,9 @@ class GpuSnapshot:
     nothing, has been above 70 % without a break (None: it is not, or nobody knows). `holders` are the workloads whose
     processes hold the GPU, ignorable ones left out (None: process list unknown); `energy_mj` is the board's odometer.
     `uncovered` says that nothing at all can be observed, and why.
+
+    A divided GPU (MIG) has `instances`, and all else is said of the board and of what no instance has; where the
+    instances are unknown they are None, and all else is said of the whole GPU.
     """
 
     activity_ppm: int | None = None
@@ -68,3 +71,27 @@ class GpuSnapshot:
     memory_total_bytes: int | None = None
     uncovered: Uncovered | None = None
     rejected_values: int = 0
+    is_divided: bool = False
+    instances: tuple[InstanceSnapshot, ...] | None = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceIdentity:
+    """A GPU instance: whatever differs in any of this is another one, though the driver gave it the same id.
+
+    `instance` is that id, `uuid` that of its first MIG device.
+    """
+
+    uuid: str
+    instance: int
+    profile: str | None
+    slices: int
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSnapshot:
+    """One GPU instance in one tick: its slices seen as a GPU is; what is measured is relative to the instance."""
+
+    identity: InstanceIdentity
+    seen: GpuSnapshot

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What adds up of a GPU over a span. Pure.
+"""What adds up of a GPU and of its instances (MIG) over a span. Pure.
 
 Everything is in units of a slice, so that a part of a GPU counts by its slices and nothing is rounded before it is
 sealed: integrals are slice-ns (parts per million x ms x slices), and times are slice-ms.
@@ -7,28 +7,34 @@ sealed: integrals are slice-ns (parts per million x ms x slices), and times are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
-from gpuledger_agent.snapshot import GpuSnapshot, Holder
+from gpuledger_agent.snapshot import GpuSnapshot, Holder, InstanceIdentity
 
 SOURCES = ("gpm", "samples", "polled")
 """Sources of activity, the best first."""
 
-WorkloadKey = tuple[str, str | None]
-"""Digests of a workload's name and of its user's (None: unknown)."""
+_WORST_LAST: tuple[State | Uncovered, ...] = (*State, *Uncovered)
+
+WorkloadKey = tuple[str, str | None, str | None]
+"""Digests of a workload's name and of its user's (None: unknown), and the UUID of the instance (None: no instance)."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """What one tick means for some slices of a GPU: a state, or the reason why none is covered."""
+    """What one tick means for some slices of a GPU: a state, or the reason why none is covered.
+
+    They are all of an undivided GPU's, an instance's (`instance`), or what no instance has; `seen` is what was seen of
+    them.
+    """
 
     slices: int
-    result: State | Uncovered
     seen: GpuSnapshot
-    """What was seen of these slices."""
+    instance: InstanceIdentity | None = None
+    result: State | Uncovered = Uncovered.FIRST_TICK
     activity_ppm: int | None = None
     is_hang_suspected: bool = False
     is_single: bool = False
@@ -40,6 +46,26 @@ class Part:
     def are_engines_believed(self) -> bool:
         """Return whether engines did what was seen of them: what a hung GPU says of itself is in no integral."""
         return self.is_believed and (not self.is_hang_suspected or self.activity_ppm is not None)
+
+
+def divide(seen: GpuSnapshot) -> tuple[Part, ...]:
+    """Return the parts of a GPU, undecided; they have all its slices between them."""
+    if not seen.instances:
+        return (Part(slices=SLICES_PER_GPU, seen=seen),)
+    parts = [Part(slices=i.identity.slices, seen=i.seen, instance=i.identity) for i in seen.instances]
+    rest = SLICES_PER_GPU - sum(part.slices for part in parts)
+    if rest > 0:
+        parts.append(Part(slices=rest, seen=seen))
+    return tuple(parts)
+
+
+def overall(parts: Collection[Part]) -> State | Uncovered:
+    """Return what a GPU is called for short: what most of its slices are, and free only where all are."""
+    slices: dict[State | Uncovered, int] = {}
+    for part in parts:
+        if part.result is not State.FREE:
+            slices[part.result] = slices.get(part.result, 0) + part.slices
+    return max(slices, key=lambda result: (slices[result], _WORST_LAST.index(result)), default=State.FREE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +106,17 @@ class Measured:
             self.engine_slice_ns[engine] = self.engine_slice_ns.get(engine, 0) + active_slice_ns
             self.engine_known_slice_ms[engine] = self.engine_known_slice_ms.get(engine, 0) + known_slice_ms
 
+    def copy_from(self, other: Measured) -> None:
+        """Become a copy of another one, which its later ticks do not change."""
+        self.state_slice_ms = dict(other.state_slice_ms)
+        self.uncovered_slice_ms = dict(other.uncovered_slice_ms)
+        self.bin_slice_ms = list(other.bin_slice_ms)
+        self.binned_active_slice_ns = other.binned_active_slice_ns
+        self.active_slice_ns = other.active_slice_ns
+        self.active_known_slice_ms = other.active_known_slice_ms
+        self.engine_slice_ns = dict(other.engine_slice_ns)
+        self.engine_known_slice_ms = dict(other.engine_known_slice_ms)
+
     def leave_uncovered(self, reason: Uncovered, amount: int) -> None:
         """Add slice-ms that no state covers."""
         if amount > 0:
@@ -113,8 +150,13 @@ class Measured:
 
 @dataclass(slots=True, kw_only=True)
 class Tally(Measured):
-    """Everything one GPU accumulates over a span; also used for totals since the agent started."""
+    """Everything one GPU accumulates over a span, its instances included; also used for totals since the start.
 
+    `rest` is what no instance had, once it has been set apart; totals have it, and only the instances of the moment.
+    """
+
+    instances: dict[InstanceIdentity, Measured] = field(default_factory=dict)
+    rest: Measured | None = None
     activity_source: str | None = None
     """The weakest source of all ticks."""
     energy_mj: dict[str, int] = field(default_factory=dict)
@@ -131,16 +173,10 @@ class Tally(Measured):
 
     def copy(self) -> Tally:
         """Return a copy that later ticks do not change (workloads are left out: only spans need them)."""
-        return Tally(
-            state_slice_ms=dict(self.state_slice_ms),
-            uncovered_slice_ms=dict(self.uncovered_slice_ms),
-            bin_slice_ms=list(self.bin_slice_ms),
-            binned_active_slice_ns=self.binned_active_slice_ns,
-            active_slice_ns=self.active_slice_ns,
-            active_known_slice_ms=self.active_known_slice_ms,
+        copied = Tally(
+            instances={identity: copy_of(measured) for identity, measured in self.instances.items()},
+            rest=None if self.rest is None else copy_of(self.rest),
             activity_source=self.activity_source,
-            engine_slice_ns=dict(self.engine_slice_ns),
-            engine_known_slice_ms=dict(self.engine_known_slice_ms),
             energy_mj=dict(self.energy_mj),
             energy_epochs=self.energy_epochs,
             link_bytes=dict(self.link_bytes),
@@ -148,10 +184,26 @@ class Tally(Measured):
             hang_suspicion_ms=self.hang_suspicion_ms,
             rejected_values=self.rejected_values,
         )
+        copied.copy_from(self)
+        return copied
+
+    def set_rest_apart(self) -> None:
+        """Count apart, from now on, what no instance has; until now that was everything."""
+        if self.rest is None:
+            self.rest = copy_of(self)
+
+    def keep_instances(self, identities: Collection[InstanceIdentity | None]) -> None:
+        """Drop the other instances."""
+        for identity in [identity for identity in self.instances if identity not in identities]:
+            del self.instances[identity]
 
     def add(self, part: Part, time_ms: int) -> None:
         """Add what a part of a tick meant for `time_ms` of one piece of it."""
         self.measure(part, time_ms)
+        if part.instance is not None:
+            self._of_instance(part.instance, part.seen.memory_used_bytes).measure(part, time_ms)
+        elif self.rest is not None:
+            self.rest.measure(part, time_ms)
         state = part.result
         if isinstance(state, Uncovered) or time_ms == 0:
             return
@@ -160,7 +212,7 @@ class Tally(Measured):
         if part.activity_ppm is not None:
             self.activity_source = _weaker(self.activity_source, part.seen.activity_source)
         if state is State.BUSY or state is State.HELD:
-            self._add_workloads(state, time_ms * part.slices, part.seen.holders or ())
+            self._add_workloads(state, time_ms * part.slices, part)
 
     def spend(self, key: str, energy_mj: int | None, odometer_mj: int | None) -> None:
         """Add energy under `key`; `odometer_mj` is the board's counter after it. None where unknown."""
@@ -170,6 +222,12 @@ class Tally(Measured):
             self.energy_end_mj = odometer_mj
         if energy_mj is not None and energy_mj > 0:
             self.energy_mj[key] = self.energy_mj.get(key, 0) + energy_mj
+
+    def bridge_whole(self, engine: str, active_ns: int, known_ms: int) -> None:
+        """Add what an engine of the undivided GPU did in a time of which no mean tells."""
+        for measured in (self, self.rest):
+            if measured is not None:
+                measured.bridge(engine, active_ns * SLICES_PER_GPU, known_ms * SLICES_PER_GPU)
 
     def carry(self, link: str, carried_bytes: int, known_ms: int) -> None:
         """Add the bytes over a link in a time for which they are known."""
@@ -185,10 +243,19 @@ class Tally(Measured):
         for name, amount in found.items():
             features[name] = features.get(name, 0) + amount
 
-    def _add_workloads(self, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
-        """Split the time equally over the workloads that hold the GPU, the remainder to the first in order of name."""
+    def _of_instance(self, identity: InstanceIdentity, memory_used_bytes: int | None) -> Measured:
+        measured = self.instances.get(identity)
+        if measured is None:
+            measured = self.instances[identity] = Measured()
+        measured.use_memory(memory_used_bytes)
+        return measured
+
+    def _add_workloads(self, state: State, amount: int, part: Part) -> None:
+        """Split the time equally over the workloads that hold the part, the remainder to the first in order of name."""
+        holders: tuple[Holder, ...] = part.seen.holders or ()
+        instance_uuid = None if part.instance is None else part.instance.uuid
         for holder, share in zip(holders, share_equally(amount, len(holders)), strict=True):
-            key = (holder.workload, holder.user)
+            key = (holder.workload, holder.user, instance_uuid)
             times = self.workload_slice_ms.get(key)
             if times is None:
                 times = self.workload_slice_ms[key] = {}
@@ -214,6 +281,13 @@ class Span:
             tally = self.tallies[uuid] = Tally()
             tally.leave_uncovered(Uncovered.FIRST_TICK, (self.end_ms - self.start_ms) * SLICES_PER_GPU)
         return tally
+
+
+def copy_of(measured: Measured) -> Measured:
+    """Return a copy that later ticks do not change."""
+    copied = Measured()
+    copied.copy_from(measured)
+    return copied
 
 
 def _weaker(one: str | None, other: str | None) -> str | None:

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families of a GPU, and of who works on it, as its agent exposes them."""
+"""The families of a GPU, and of who works on it, as its agent exposes them.
+
+Where a family has `instance_id` it is empty for an undivided GPU, and for what no instance of a divided one (MIG) has,
+and else the instance's: so a sum over a `uuid` is the whole GPU's, once.
+"""
 
 from __future__ import annotations
 
 from gpuledger.family import Family, Kind, family
 
 _GPU = "GPUs"
+_SHARE = "GPUs and instances"
 
 GPU: tuple[Family, ...] = (
     family(
@@ -17,60 +22,69 @@ GPU: tuple[Family, ...] = (
         _GPU,
     ),
     family(
+        "gpuledger_gpu_instance_info",
+        Kind.GAUGE,
+        "uuid instance_id instance_uuid profile slices",
+        "What a GPU instance (MIG) is; always 1. instance_id is the driver's, which it uses again.",
+        "the GPU is not divided, or into nothing",
+        "instances",
+    ),
+    family(
         "gpuledger_gpu_state_seconds_total",
         Kind.COUNTER,
-        "uuid state",
-        "GPU time by observed state since the agent started; the states of a GPU grow by what was covered, once.",
+        "uuid instance_id state",
+        "GPU time by observed state since the agent started; the states of a GPU grow by what was covered, once; an "
+        "instance (MIG) counts by its slices.",
         "the driver does not list the GPU",
-        "GPUs x 7 states",
+        "GPUs and instances x 7 states",
     ),
     family(
         "gpuledger_gpu_uncovered_seconds_total",
         Kind.COUNTER,
-        "uuid reason",
+        "uuid instance_id reason",
         "GPU time the agent could not cover, by reason; part of no state.",
         "nothing was uncovered for that reason yet",
-        "GPUs x 7 reasons",
+        "GPUs and instances x 7 reasons",
     ),
     family(
         "gpuledger_gpu_activity_seconds",
         Kind.HISTOGRAM,
-        "uuid",
+        "uuid instance_id",
         "Busy and held time by activity (ratio 0..1, upper-closed); sum is engine-active seconds of that time.",
         "no activity was ever known",
-        "GPUs x 9 buckets",
+        "GPUs and instances x 9 buckets",
     ),
     family(
         "gpuledger_gpu_active_seconds_total",
         Kind.COUNTER,
-        "uuid",
-        "Integral of engine activity over all time for which it was known.",
+        "uuid instance_id",
+        "Integral of engine activity over all time for which it was known; an instance counts by its slices.",
         "no activity was ever known",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_sm_active_seconds_total",
         Kind.COUNTER,
-        "uuid",
+        "uuid instance_id",
         "Integral of the share of streaming multiprocessors with a warp on them, by GPM.",
         "GPM never answered for it",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_tensor_active_seconds_total",
         Kind.COUNTER,
-        "uuid",
+        "uuid instance_id",
         "Integral of the share of time in which a tensor core worked, by GPM.",
         "GPM never answered for it",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_dram_active_seconds_total",
         Kind.COUNTER,
-        "uuid",
+        "uuid instance_id",
         "Integral of the share of the memory bandwidth in use, by GPM.",
         "GPM never answered for it",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_pcie_transmit_bytes_total",
@@ -108,9 +122,10 @@ GPU: tuple[Family, ...] = (
         "gpuledger_gpu_energy_joules_total",
         Kind.COUNTER,
         "uuid state",
-        "Energy of the board by the state it was spent in; state is uncovered where no state was covered.",
+        "Energy of the board by the state it was spent in; state is mig while the board is divided, and uncovered "
+        "where no state was covered.",
         "the board offers no energy counter",
-        "GPUs x 8",
+        "GPUs x 9",
     ),
     family(
         "gpuledger_gpu_power_watts",
@@ -131,26 +146,26 @@ GPU: tuple[Family, ...] = (
     family(
         "gpuledger_gpu_memory_used_bytes",
         Kind.GAUGE,
-        "uuid",
-        "Memory in use, without what the driver reserves.",
+        "uuid instance_id",
+        "Memory in use, without what the driver reserves; of a divided GPU that of its instances.",
         "the last read failed or is not offered",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_memory_total_bytes",
         Kind.GAUGE,
-        "uuid",
-        "Memory of the board.",
+        "uuid instance_id",
+        "Memory of the board; of a divided GPU that of its instances.",
         "the driver does not tell",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_current_state",
         Kind.GAUGE,
-        "uuid state",
-        "1 for the state of the last tick.",
+        "uuid instance_id state",
+        "The part of the GPU that was in this state in the last tick: 1, or an instance's slices of 7.",
         "the last tick covered no state",
-        _GPU,
+        _SHARE,
     ),
     family(
         "gpuledger_gpu_hang_suspicion_seconds_total",

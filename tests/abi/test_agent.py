@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.abi.oracle import CELL_MS, Run, Truth, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.readings import account
 from tests.abi.script import (
     DRIVER_NOT_LOADED,
@@ -24,6 +24,7 @@ from tests.abi.script import (
     Wave,
 )
 from tests.abi.stage import WALL_START_MS, Stage
+from tests.abi.truth import CELL_MS, Truth
 
 pytestmark = pytest.mark.abi
 # Above any pid the kernel hands out, so that no process of this machine is ever meant.

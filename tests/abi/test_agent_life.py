@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from gpuledger.clock import SystemClock
 from tests.abi.build import ROOT
-from tests.abi.oracle import CELL_MS, Run, Truth, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.readings import account, sealed
 from tests.abi.script import FULL, GPU_IS_LOST, NOT_SUPPORTED, UNINITIALIZED, UNKNOWN, Rule, Script, Wave
 from tests.abi.stage import WALL_START_MS, Stage, set_up
+from tests.abi.truth import CELL_MS, Truth
 from tests.fakes.shared_clock import MS_NS
 
 pytestmark = pytest.mark.abi

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.abi.oracle import CELL_MS, CellTruth, Run, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.script import FULL, GPU_IS_LOST, UNINITIALIZED, UNKNOWN, Failure, Gpu, Script, Wave
 from tests.abi.stage import WALL_START_MS
+from tests.abi.truth import CELL_MS, CellTruth
 
 LISTS = "nvmlDeviceGetComputeRunningProcesses_v3"
 UTILIZATION = "nvmlDeviceGetUtilizationRates"

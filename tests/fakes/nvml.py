@@ -68,6 +68,8 @@ class FakeGpu:
     samples: list[tuple[int, int]] | None = None
     """(time stamp in us, %) of the utilisation ring; None: not supported."""
     fails: dict[str, int] = field(default_factory=dict)
+    instances: list[FakeInstance | None] | None = None
+    """What MIG divides it into, by slot (None: a hole); None: it is not divided."""
 
     def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
         """Let processes hold the GPU and keep it busy."""
@@ -75,6 +77,38 @@ class FakeGpu:
         self.processes = [(pid, 8 << 30) for pid in pids]
         self.memory_used_bytes = (8 << 30) * len(pids)
         return self
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeInstance(FakeGpu):
+    """One GPU instance with one compute instance; `fails` is of calls about it alone."""
+
+    uuid: str
+    instance: int
+    slices: int
+
+    @property
+    def profile(self) -> str:
+        return f"{self.slices}g.{10 * self.slices}gb"
+
+
+def instance(number: int, slices: int, *pids: int, **details: Any) -> FakeInstance:
+    """Return a GPU instance that GPM knows to be idle, held by processes."""
+    made = FakeInstance(uuid=f"MIG-{number:08x}-0000-5000-8000-000000000000", instance=number, slices=slices)
+    made.gpm = dict.fromkeys((1, 2, 3, 5, 10), (0, 0.0))
+    made.memory_total_bytes = slices * (10 << 30)
+    made.processes = [(pid, 1 << 30) for pid in pids]
+    made.memory_used_bytes = len(pids) << 30
+    for name, value in details.items():
+        setattr(made, name, value)
+    return made
+
+
+def process_of(pid: int, memory_bytes: int | None, on: int | None) -> SimpleNamespace:
+    """Return an entry of a process list."""
+    return SimpleNamespace(
+        pid=pid, usedGpuMemory=memory_bytes, gpuInstanceId=0xFFFFFFFF if on is None else on, computeInstanceId=0
+    )
 
 
 def gpus(count: int) -> list[FakeGpu]:
@@ -152,7 +186,8 @@ class FakeNvml:
         return self._of_gpu("nvmlDeviceGetSerial", handle).serial
 
     def nvmlDeviceGetName(self, handle: tuple[int, FakeGpu]) -> str:
-        return self._of_gpu("nvmlDeviceGetName", handle).name
+        gpu = self._of_gpu("nvmlDeviceGetName", handle)
+        return f"{gpu.name} MIG {gpu.profile}" if isinstance(gpu, FakeInstance) else gpu.name
 
     def nvmlDeviceGetPciInfo(self, handle: tuple[int, FakeGpu]) -> Any:
         return SimpleNamespace(busId=self._of_gpu("nvmlDeviceGetPciInfo", handle).pci_bus_id)
@@ -162,7 +197,10 @@ class FakeNvml:
         return 700_000
 
     def nvmlDeviceGetUtilizationRates(self, handle: tuple[int, FakeGpu]) -> Any:
-        return SimpleNamespace(gpu=self._of_gpu("nvmlDeviceGetUtilizationRates", handle).percent)
+        gpu = self._of_gpu("nvmlDeviceGetUtilizationRates", handle)
+        if gpu.instances is not None:
+            raise FakeNvmlError(NOT_SUPPORTED)
+        return SimpleNamespace(gpu=gpu.percent)
 
     def nvmlDeviceGetMemoryInfo(self, handle: tuple[int, FakeGpu], version: int | None = None) -> Any:
         gpu = self._of_gpu("nvmlDeviceGetMemoryInfo", handle)
@@ -179,7 +217,40 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetComputeRunningProcesses", handle)
-        return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in gpu.processes]
+        on = gpu.instance if isinstance(gpu, FakeInstance) else None
+        listed = [process_of(pid, memory, on) for pid, memory in gpu.processes]
+        for one in gpu.instances or ():
+            if one is not None:
+                listed += [process_of(pid, memory, one.instance) for pid, memory in one.processes]
+        return listed
+
+    def nvmlDeviceGetMigMode(self, handle: tuple[int, FakeGpu]) -> list[int]:
+        gpu = self._of_gpu("nvmlDeviceGetMigMode", handle)
+        return [int(gpu.instances is not None)] * 2
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: tuple[int, FakeGpu]) -> int:
+        return 0 if self._of_gpu("nvmlDeviceGetMaxMigDeviceCount", handle).instances is None else 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: tuple[int, FakeGpu], slot: int) -> tuple[int, FakeGpu]:
+        slots = self._of_gpu("nvmlDeviceGetMigDeviceHandleByIndex", handle).instances or []
+        found = slots[slot] if slot < len(slots) else None
+        if found is None:
+            raise FakeNvmlError(NOT_FOUND)
+        self._raise("nvmlDeviceGetMigDeviceHandleByIndex", found)
+        return self.generation, found
+
+    def nvmlDeviceGetGpuInstanceId(self, handle: tuple[int, FakeGpu]) -> int:
+        return self._of_instance("nvmlDeviceGetGpuInstanceId", handle).instance
+
+    def nvmlDeviceGetAttributes_v2(self, handle: tuple[int, FakeGpu]) -> Any:
+        found = self._of_instance("nvmlDeviceGetAttributes_v2", handle)
+        return SimpleNamespace(gpuInstanceSliceCount=found.slices, memorySizeMB=found.memory_total_bytes >> 20)
+
+    def _of_instance(self, function: str, handle: tuple[int, FakeGpu]) -> FakeInstance:
+        found = self._of_gpu(function, handle)
+        if not isinstance(found, FakeInstance):
+            raise FakeNvmlError(NOT_SUPPORTED)
+        return found
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: tuple[int, FakeGpu]) -> list[Any]:
         self._of_gpu("nvmlDeviceGetGraphicsRunningProcesses", handle)
@@ -234,11 +305,20 @@ class FakeNvml:
         sample["gpu"], sample["ns"] = gpu, self._clock.boottime_ns()
         return sample
 
+    def nvmlGpmMigSampleGet(self, handle: tuple[int, FakeGpu], number: int, sample: dict[str, Any]) -> dict[str, Any]:
+        gpu = self._of_gpu("nvmlGpmMigSampleGet", handle)
+        (found,) = (one for one in gpu.instances or () if one is not None and one.instance == number)
+        self._raise("nvmlGpmMigSampleGet", found)
+        assert sample in self.gpm_samples, "a sample that was freed crashes the driver"
+        sample["gpu"], sample["ns"] = found, self._clock.boottime_ns()
+        return sample
+
     def nvmlGpmMetricsGet(self, request: FakeGpmRequest) -> FakeGpmRequest:
         """Writes what the GPU is set to; only a metric that succeeds has its value written."""
         self._of_node("nvmlGpmMetricsGet")
         first, second = request.sample1, request.sample2
-        assert (request.version, first["gpu"]) == (1, second["gpu"])
+        assert request.version == 1
+        assert first["gpu"] is second["gpu"], "two samples of different things give nonsense"
         assert first["ns"] < second["ns"], "the older sample comes first"
         answers = second["gpu"].gpm
         for metric in request.metrics[: request.numMetrics]:

@@ -44,23 +44,28 @@ def state_of(seen: Any, *, is_hang: bool = False) -> str:
     return "free"
 
 
-def between(before: Any, after: Any, length: int, interval: int) -> str | None:
-    """Return the state of the time between two ticks of one GPU, or None where it is uncovered."""
-    if before is None or after is None:
-        return None
-    if before.uncovered is not None or after.uncovered is not None:
-        return None
+def shares_of(seen: Any) -> list[tuple[Any, int, Any]]:
+    """Return (instance or None, its slices, what was seen of them): all seven of a GPU, once each."""
+    instances = seen.instances if seen.is_divided and seen.instances is not None else ()
+    shares = [(one.identity, one.identity.slices, one.seen) for one in instances]
+    left = 7 - sum(slices for _, slices, _ in shares)
+    return shares + [(None, left, seen)] * (left > 0)
+
+
+def between(before: Any, after: Any, length: int, interval: int) -> list[str | None]:
+    """Return the state of the time between two ticks for each share of the later one, None where it is uncovered."""
+    shares = shares_of(after)
+    nothing: list[str | None] = [None] * len(shares)
+    if before is None or before.uncovered is not None or after.uncovered is not None:
+        return nothing
     if length <= 2 * interval:
-        return state_of(after)
-    if length <= 30 * interval:
-        # A counter that fell was set anew on the way: it says nothing about the whole gap.
-        has_integral = before.energy_mj is not None and after.energy_mj is not None
-        has_integral = has_integral and after.energy_mj >= before.energy_mj
-        was_held = before.holders is not None and len(before.holders) > 0
-        is_held = after.holders is not None and len(after.holders) > 0
-        if has_integral and (was_held or is_held):
-            return "unmeasured"
-    return None
+        return [state_of(seen) for _, _, seen in shares]
+    # A counter that fell was set anew on the way: it says nothing about the whole gap.
+    has_integral = before.energy_mj is not None and after.energy_mj is not None
+    if length > 30 * interval or not has_integral or after.energy_mj < before.energy_mj:
+        return nothing
+    held_before = {identity for identity, _, seen in shares_of(before) if seen.holders}
+    return ["unmeasured" if seen.holders or identity in held_before else None for identity, _, seen in shares]
 
 
 def put(amounts: dict[Any, int], key: Any, amount: int) -> None:
@@ -68,52 +73,67 @@ def put(amounts: dict[Any, int], key: Any, amount: int) -> None:
         amounts[key] = amounts.get(key, 0) + amount
 
 
-def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_single: bool) -> None:
-    """Add a stretch of one state within one cell; `is_single` says that the stretch is a tick, not a gap."""
-    put(cell["states"], state, 7 * length)
-    if is_single and after.activity_ppm is not None:
-        cell["active"] = (0 if cell["active"] is None else cell["active"]) + 7 * after.activity_ppm * length
-        cell["known"] += 7 * length
+def empty() -> dict[str, Any]:
+    """Return nothing yet."""
+    return {
+        "states": {},
+        "bins": {},
+        "active": None,
+        "known": 0,
+        "holders": {},
+        "engines": {},
+        "engines_known": {},
+        "instances": {},
+    }
+
+
+def paint(cell: dict[str, Any], state: str, amount: int, seen: Any, *, is_single: bool) -> None:
+    """Add slice-ms of one state within one cell; `is_single` says that they are a tick's, not a gap's."""
+    put(cell["states"], state, amount)
+    if is_single and seen.activity_ppm is not None:
+        cell["active"] = (0 if cell["active"] is None else cell["active"]) + seen.activity_ppm * amount
+        cell["known"] += amount
         if state in {"busy", "held"}:
-            put(cell["bins"], [after.activity_ppm <= edge for edge in EDGES].index(True), 7 * length)
+            put(cell["bins"], [seen.activity_ppm <= edge for edge in EDGES].index(True), amount)
     if is_single:
         for engine, share in (
-            ("sm", after.sm_active_ppm),
-            ("tensor", after.tensor_active_ppm),
-            ("dram", after.dram_active_ppm),
+            ("sm", seen.sm_active_ppm),
+            ("tensor", seen.tensor_active_ppm),
+            ("dram", seen.dram_active_ppm),
         ):
             if share is not None:
-                put(cell["engines"], engine, 7 * share * length)
-                put(cell["engines_known"], engine, 7 * length)
+                put(cell["engines"], engine, share * amount)
+                put(cell["engines_known"], engine, amount)
+
+
+def hold(holders: dict[Any, int], state: str, amount: int, identity: Any, seen: Any) -> None:
+    """Give busy and held slice-ms to those who held them."""
     if state in {"busy", "held"}:
-        names = sorted((process.workload, process.user) for process in after.holders)
+        on = None if identity is None else identity.uuid
+        names = sorted((process.workload, process.user) for process in seen.holders)
         for position, name in enumerate(names):
-            share = 7 * length // len(names) + (1 if position < 7 * length % len(names) else 0)
-            put(cell["holders"], (*name, state), share)
+            share = amount // len(names) + (1 if position < amount % len(names) else 0)
+            put(holders, (*name, on, state), share)
 
 
 def meter(ticks: Any, interval: int) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return what there is of each (cell, GPU) with any covered time: states, bins, active, known, holders, engines."""
+    """Return what there is of each (cell, GPU) with any covered time, and of its instances, all in units of a slice."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for (start, earlier), (end, later) in pairwise(ticks):
         for uuid, after in later.items():
-            state = between(earlier.get(uuid), after, end - start, interval)
-            if state is None:
-                continue
-            for cell in range(start // CELL * CELL, end, CELL):
-                length = min(end, cell + CELL) - max(start, cell)
-                if length > 0:
-                    empty: dict[str, Any] = {
-                        "states": {},
-                        "bins": {},
-                        "active": None,
-                        "known": 0,
-                        "holders": {},
-                        "engines": {},
-                        "engines_known": {},
-                    }
-                    row = cells.setdefault((cell, uuid), empty)
-                    paint(row, state, length, after, is_single=end - start <= 2 * interval)
+            states = between(earlier.get(uuid), after, end - start, interval)
+            for state, (identity, slices, seen) in zip(states, shares_of(after), strict=True):
+                if state is None:
+                    continue
+                for cell in range(start // CELL * CELL, end, CELL):
+                    amount = slices * (min(end, cell + CELL) - max(start, cell))
+                    if amount <= 0:
+                        continue
+                    row = cells.setdefault((cell, uuid), empty())
+                    rows = [row] if identity is None else [row, row["instances"].setdefault(identity, empty())]
+                    for one in rows:
+                        paint(one, state, amount, seen, is_single=end - start <= 2 * interval)
+                    hold(row["holders"], state, amount, identity, seen)
     return cells
 
 
@@ -131,7 +151,9 @@ def energy(ticks: Any, interval: int) -> dict[str, dict[str, int]]:
                 continue
             start, earlier = ticks[position - 1]
             before = earlier.get(uuid)
-            state = between(before, after, end - start, interval)
-            is_own = before is not None and before.energy_mj is not None
-            put(sums.setdefault(uuid, {}), state if state is not None and is_own else "uncovered", rise)
+            states = between(before, after, end - start, interval)
+            key = "uncovered"
+            if None not in states and before is not None and before.energy_mj is not None:
+                key = "mig" if after.is_divided else str(states[0])
+            put(sums.setdefault(uuid, {}), key, rise)
     return sums

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS
 from gpuledger.states import Uncovered
-from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
+from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder, InstanceIdentity, InstanceSnapshot
 
 EDGE_MS = 1_795_446_000_000
 
@@ -37,6 +37,7 @@ class StreamPlan:
     has_failures: bool = False
     has_absences: bool = False
     has_falls: bool = False
+    has_division: bool = False
     is_steady: bool = False
     """What is seen seldom changes."""
 
@@ -55,7 +56,9 @@ class _Board:
 
     snapshot: GpuSnapshot
     odometer_mj: int
-    is_present: bool = True
+    is_divided: bool = False
+    instances: list[InstanceSnapshot] = field(default_factory=list)
+    made: int = 0
 
 
 @dataclass(slots=True)
@@ -85,7 +88,53 @@ class _Maker:
         if plan.has_failures and rng.random() < 0.15:
             return GpuSnapshot(uncovered=rng.choice(list(Uncovered)))
         is_known = not plan.has_unknowns or rng.random() < 0.8
-        return replace(board.snapshot, energy_mj=board.odometer_mj if is_known else None)
+        snapshot = replace(board.snapshot, energy_mj=board.odometer_mj if is_known else None)
+        return self.divide(uuid, board, snapshot) if plan.has_division else snapshot
+
+    def divide(self, uuid: str, board: _Board, snapshot: GpuSnapshot) -> GpuSnapshot:
+        """Return what one tick sees of a GPU that may be divided, while its instances come and go."""
+        rng = self.rng
+        if rng.random() < 0.1:
+            board.is_divided, board.instances = not board.is_divided, []
+        if not board.is_divided:
+            return snapshot
+        # What the board says of itself is of no activity; rarely is a process where no instance is.
+        snapshot = replace(
+            snapshot,
+            is_divided=True,
+            activity_ppm=None,
+            activity_source=None,
+            sm_active_ppm=None,
+            tensor_active_ppm=None,
+            dram_active_ppm=None,
+            holders=snapshot.holders if rng.random() < 0.1 else (),
+        )
+        if self.plan.has_unknowns and rng.random() < 0.1:
+            return replace(snapshot, instances=None)
+        board.instances = [one for one in board.instances if rng.random() < 0.9]
+        while (room := 7 - sum(one.identity.slices for one in board.instances)) > 0 and rng.random() < 0.5:
+            board.instances.append(self.make_instance(uuid, board, rng.randint(1, room)))
+        board.instances = [
+            one if self.plan.is_steady and rng.random() < 0.9 else self.see_instance(one, snapshot)
+            for one in board.instances
+        ]
+        instances = [replace(one, seen=replace(one.seen, health=snapshot.health)) for one in board.instances]
+        return replace(snapshot, instances=tuple(instances))
+
+    def make_instance(self, uuid: str, board: _Board, slices: int) -> InstanceSnapshot:
+        """Return a new instance; the driver's ids come again, and so may a UUID for another size."""
+        board.made += 1
+        taken = {one.identity.instance for one in board.instances}
+        number = next(number for number in range(7) if number not in taken)
+        again = self.rng.random() < 0.3
+        name = f"MIG-{uuid}-{number}" if again else f"MIG-{uuid}-{number}-{board.made}"
+        identity = InstanceIdentity(
+            uuid=name, instance=number, profile=f"{slices}g", slices=slices, memory_total_bytes=slices << 33
+        )
+        return InstanceSnapshot(identity=identity, seen=GpuSnapshot(holders=()))
+
+    def see_instance(self, one: InstanceSnapshot, board: GpuSnapshot) -> InstanceSnapshot:
+        return replace(one, seen=replace(self.look(), health=board.health, rejected_values=0))
 
     def look(self) -> GpuSnapshot:
         plan, rng = self.plan, self.rng

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
 from gpuledger.reading import GENESIS, Reading, decode, encode
 from gpuledger.states import LINKS, State
+from gpuledger_agent.drafts import gpu_time
 from gpuledger_agent.meter import Meter
-from gpuledger_agent.sealer import _gpu_time
 from gpuledger_agent.snapshot import Count, GpuSnapshot, Health
 from gpuledger_agent.tally import Span, Tally
 from tests.fakes.streams import EDGE_MS, HOLDERS, Stream, streams
@@ -150,7 +150,7 @@ def test_whatever_is_seen_every_span_can_be_sealed_and_links_sum_to_the_totals(s
             agent_version="0",
             configuration_digest="",
             previous=GENESIS,
-            gpus=tuple(_gpu_time(uuid, tally, None) for uuid, tally in span.tallies.items()),
+            gpus=tuple(gpu_time(uuid, tally, None) for uuid, tally in span.tallies.items()),
         )
         assert {gpu.uuid for gpu in decode(encode(reading)).gpus} == set(span.tallies)
     for uuid, total in totals.items():

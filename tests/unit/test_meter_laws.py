@@ -14,10 +14,10 @@ from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to
 from gpuledger.reading import GENESIS, Reading, decode, decode_workloads, digest, encode, encode_workloads
 from gpuledger.states import ACTIVITY_EDGES_PPM, THETA_PPM, State, Uncovered
 from gpuledger_agent.decision import Floors, decide
+from gpuledger_agent.drafts import gpu_time, rank_workloads
 from gpuledger_agent.meter import Meter
-from gpuledger_agent.sealer import _gpu_time, rank_workloads
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
-from gpuledger_agent.tally import Span, Tally
+from gpuledger_agent.tally import Measured, Span, Tally
 from tests.fakes import reference_meter
 from tests.fakes.streams import EDGE_MS, HOLDERS, Stream, streams
 from tests.profiles import examples
@@ -88,7 +88,7 @@ def test_every_span_can_be_sealed_and_its_workloads_sum_to_it(stream: Stream) ->
             configuration_digest="",
             previous=GENESIS,
             workloads_digest=digest(blob),
-            gpus=tuple(_gpu_time(uuid, tally, None) for uuid, tally in span.tallies.items()),
+            gpus=tuple(gpu_time(uuid, tally, None) for uuid, tally in span.tallies.items()),
         )
         decoded = decode(encode(reading))
         assert {gpu.uuid for gpu in decoded.gpus} == set(span.tallies)
@@ -211,6 +211,21 @@ def test_a_tick_that_goes_back_in_time_is_a_bug_that_crashes(stream: Stream, bac
 # ---------------------------------------------------------------------------------------------- the second meter
 
 
+def collect(row: dict[str, Any], measured: Measured) -> None:
+    """Add what a span has to a row of the reference's."""
+    for state, amount in measured.state_slice_ms.items():
+        put(row["states"], state.value, amount)
+    for index, amount in enumerate(measured.bin_slice_ms):
+        put(row["bins"], index, amount)
+    if measured.active_slice_ns is not None:
+        row["active"] = measured.active_slice_ns + (0 if row["active"] is None else row["active"])
+    row["known"] += measured.active_known_slice_ms
+    for engine, active_slice_ns in measured.engine_slice_ns.items():
+        put(row["engines"], engine, active_slice_ns)
+    for engine, known_slice_ms in measured.engine_known_slice_ms.items():
+        put(row["engines_known"], engine, known_slice_ms)
+
+
 @examples(5)
 @given(streams())
 def test_the_meter_agrees_with_the_plain_reference_in_every_cell(stream: Stream) -> None:
@@ -219,20 +234,11 @@ def test_the_meter_agrees_with_the_plain_reference_in_every_cell(stream: Stream)
         for uuid, tally in span.tallies.items():
             if not tally.state_slice_ms:
                 continue
-            empty: dict[str, Any] = {"states": {}, "bins": {}, "active": None, "known": 0, "holders": {}}
-            empty |= {"engines": {}, "engines_known": {}}
-            row = found.setdefault((floor_to(span.start_ms, CELL_MS), uuid), empty)
-            for state, amount in tally.state_slice_ms.items():
-                put(row["states"], state.value, amount)
-            for index, amount in enumerate(tally.bin_slice_ms):
-                put(row["bins"], index, amount)
-            if tally.active_slice_ns is not None:
-                row["active"] = tally.active_slice_ns + (0 if row["active"] is None else row["active"])
-            row["known"] += tally.active_known_slice_ms
-            for engine, active_slice_ns in tally.engine_slice_ns.items():
-                put(row["engines"], engine, active_slice_ns)
-            for engine, known_slice_ms in tally.engine_known_slice_ms.items():
-                put(row["engines_known"], engine, known_slice_ms)
+            row = found.setdefault((floor_to(span.start_ms, CELL_MS), uuid), reference_meter.empty())
+            collect(row, tally)
+            for identity, measured in tally.instances.items():
+                if measured.state_slice_ms:
+                    collect(row["instances"].setdefault(identity, reference_meter.empty()), measured)
             for holder, times in tally.workload_slice_ms.items():
                 for state, amount in times.items():
                     put(row["holders"], (*holder, state.value), amount)

@@ -21,7 +21,7 @@ from gpuledger.states import OBSERVED
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.loop import View
 from tests.fakes.agents import Rig
-from tests.fakes.nvml import LOST, NOT_LOADED, NOT_SUPPORTED, UNKNOWN, gpus
+from tests.fakes.nvml import LOST, NOT_LOADED, NOT_SUPPORTED, UNKNOWN, gpus, instance
 from tests.parts import require_part
 
 NODE_ID = "0" * 64
@@ -41,10 +41,18 @@ def families(view: View) -> dict[str, Metric]:
 
 
 def values(view: View, name: str) -> dict[tuple[str, ...], float]:
-    """Label values, in order of the labels' names -> value of one family; empty where it has no series."""
+    """Label values, in order of the labels' names -> value of one family; empty where it has no series.
+
+    An empty instance id is left out: to Prometheus it is no label.
+    """
     metric = families(view).get(name.removesuffix("_total"))
     samples = [] if metric is None else [sample for sample in metric.samples if sample.name == name]
-    return {tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value for sample in samples}
+    return {
+        tuple(value for label, value in sorted(sample.labels.items()) if (label, value) != ("instance_id", "")): (
+            sample.value
+        )
+        for sample in samples
+    }
 
 
 def still(view: View) -> View:
@@ -56,7 +64,9 @@ def still(view: View) -> View:
 @pytest.fixture
 def eventful(tmp_path: Path) -> Rig:
     """A node on which something of everything has happened."""
-    rig = Rig(tmp_path, gpus(4))
+    rig = Rig(tmp_path, gpus(5))
+    working, small = instance(1, 3, 4100), instance(9, 1, 4200)
+    rig.nvml.gpus[4].gpm, rig.nvml.gpus[4].instances = {}, [working, None, instance(3, 2), small]
     rig.nvml.gpus[0].gpm = {1: (0, 0.0)}
     rig.nvml.gpus[2].gpm = {1: (0, 0.0), 2: (0, math.nan), 5: (UNKNOWN, 0.0)}
     rig.nvml.fails["nvmlInit"] = NOT_LOADED
@@ -72,6 +82,8 @@ def eventful(tmp_path: Path) -> Rig:
         "nvmlDeviceGetUtilizationRates": 999,
     }
     rig.tick(100)
+    working.gpm = {1: (0, 64.0), 2: (0, 48.0), 5: (0, 32.0)}
+    rig.nvml.gpus[4].instances = [working, small]
     rig.nvml.gpus[1].percent = 200
     rig.tick(3)
     rig.nvml.gpus[1].percent = 3
@@ -219,6 +231,84 @@ def test_the_activity_histogram_is_cumulative_with_the_contracts_edges(tmp_path:
     totals = {sample.name.rsplit("_", 1)[1]: sample.value for sample in samples if "le" not in sample.labels}
     assert totals["count"] == 100
     assert totals["sum"] == pytest.approx(20 * 0.03 + 30 * 0.05 + 40)
+
+
+# ---------------------------------------------------------------------------------------------- divided GPUs
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Rig:
+    """A GPU that was whole and busy for 7 s, then divided: 3 slices at 50 %, 1 held, 3 in no instance, for 14 s."""
+    rig = Rig(tmp_path, gpus(1))
+    rig.gpu.gpm = {1: (0, 100.0)}
+    rig.gpu.work(100, 4100, power_mw=70_000)
+    rig.tick(9)
+    rig.gpu.work(0, power_mw=70_000)
+    half = instance(2, 3, 4100)
+    half.gpm = {1: (0, 50.0), 2: (0, 25.0)}
+    rig.gpu.instances = [half, instance(9, 1, 4200)]
+    rig.tick(10)
+    return rig
+
+
+def test_the_series_of_a_divided_gpu_sum_to_the_whole_gpu_whatever_becomes_of_its_instances(divided: Rig) -> None:
+    state = "gpuledger_gpu_state_seconds_total"
+    totals = divided.agent.view.gpus[0].total
+    before = sum(values(divided.agent.view, state).values())
+    assert before == pytest.approx(sum(totals.state_slice_ms.values()) / 7_000)
+    divided.tick(14)
+    grown = sum(values(divided.agent.view, state).values()) - before
+    assert grown == pytest.approx(14)
+    found = values(divided.agent.view, state)
+    uuid = divided.gpu.uuid
+    divided.tick(7)
+    later = values(divided.agent.view, state)
+    assert {key: later[key] - found[key] for key in later if later[key] > found[key]} == {
+        ("2", "busy", uuid): pytest.approx(3),
+        ("9", "held", uuid): pytest.approx(1),
+        ("free", uuid): pytest.approx(3),
+    }
+
+
+def test_what_is_relative_to_an_instance_counts_by_its_slices(divided: Rig) -> None:
+    uuid = divided.gpu.uuid
+    first = values(divided.agent.view, "gpuledger_gpu_active_seconds_total")
+    sm = values(divided.agent.view, "gpuledger_gpu_sm_active_seconds_total")
+    divided.tick(14)
+    second = values(divided.agent.view, "gpuledger_gpu_active_seconds_total")
+    assert second["2", uuid] - first["2", uuid] == pytest.approx(14 * 3 / 7 * 0.5)
+    assert second[(uuid,)] == first[(uuid,)]
+    grown = values(divided.agent.view, "gpuledger_gpu_sm_active_seconds_total")["2", uuid] - sm["2", uuid]
+    assert grown == pytest.approx(14 * 3 / 7 * 0.25)
+
+
+def test_what_is_the_boards_alone_is_there_once(divided: Rig) -> None:
+    view, uuid = divided.agent.view, divided.gpu.uuid
+    assert values(view, "gpuledger_gpu_power_watts") == {(uuid,): 70}
+    assert values(view, "gpuledger_gpu_energy_joules_total")["mig", uuid] > 0
+    assert values(view, "gpuledger_gpu_memory_total_bytes") == {("2", uuid): 30 << 30, ("9", uuid): 10 << 30}
+    assert values(view, "gpuledger_gpu_memory_used_bytes") == {("2", uuid): 1 << 30, ("9", uuid): 1 << 30}
+    assert sum(values(view, "gpuledger_gpu_current_state").values()) == pytest.approx(1)
+    assert values(view, "gpuledger_gpu_current_state")["2", "busy", uuid] == pytest.approx(3 / 7)
+
+
+def test_an_instance_that_is_gone_has_no_series_and_the_next_of_its_id_begins_anew(divided: Rig) -> None:
+    uuid = divided.gpu.uuid
+    info = "gpuledger_gpu_instance_info"
+    assert set(values(divided.agent.view, info)) == {
+        ("2", "MIG-00000002-0000-5000-8000-000000000000", "3g.30gb", "3", uuid),
+        ("9", "MIG-00000009-0000-5000-8000-000000000000", "1g.10gb", "1", uuid),
+    }
+    divided.gpu.instances = [instance(2, 4)]
+    divided.tick(1)
+    found = values(divided.agent.view, "gpuledger_gpu_state_seconds_total")
+    assert {key[0] for key in found if len(key) == 3} == {"2"}
+    assert found["2", "free", uuid] == pytest.approx(4 / 7)
+    assert found["2", "busy", uuid] == 0
+    divided.gpu.instances = None
+    divided.tick(11)
+    assert values(divided.agent.view, info) == {}
+    assert {len(key) for key in values(divided.agent.view, "gpuledger_gpu_state_seconds_total")} == {2}
 
 
 # ---------------------------------------------------------------------------------------------- isolation

@@ -13,7 +13,7 @@ from gpuledger.reading import WORKLOADS_BYTES_MAX, decode_workloads, encode_work
 from gpuledger.states import FEATURES, POWER_BANDS_PERCENT, State
 from gpuledger.wire import INTEGER_MAX
 from gpuledger.workload_time import WorkloadTime
-from gpuledger_agent.sealer import WORKLOAD_PART_BYTES_MAX, fit_features
+from gpuledger_agent.drafts import WORKLOAD_PART_BYTES_MAX, fit_features
 from tests.fakes.agents import Rig, records, sealed
 from tests.fakes.nvml import gpus
 

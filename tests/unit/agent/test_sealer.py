@@ -11,23 +11,16 @@ import pytest
 
 from gpuledger.cells import CELL_MS
 from gpuledger.errors import StorageError
-from gpuledger.reading import (
-    INTEGER_MAX,
-    LEAF_BYTES_MAX,
-    WORKLOADS_BYTES_MAX,
-    WORKLOADS_MAX,
-    decode,
-    decode_workloads,
-    encode_workloads,
-)
+from gpuledger.reading import WORKLOADS_MAX, decode, decode_workloads
 from gpuledger.sealing import NameSealer, SigningKey, digest_name, open_envelope
-from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
+from gpuledger.states import State
 from gpuledger.workload_time import REST
 from gpuledger_agent.crash_file import CrashFile
+from gpuledger_agent.drafts import Draft, Origin
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
-from gpuledger_agent.nvml import GpuProcess, Identity
-from gpuledger_agent.sealer import PENDING_MAX, Draft, Origin, Sealer, rank_workloads
+from gpuledger_agent.nvml import GpuProcess
+from gpuledger_agent.sealer import PENDING_MAX, Sealer
 from gpuledger_agent.tally import Span, Tally
 from tests.fakes.agents import records, sealed, spans
 from tests.fakes.processes import FakeProcessTable
@@ -84,7 +77,7 @@ def busy_tally(workloads: int, time_each: int) -> Tally:
     tally.state_slice_ms[State.FREE] = SLICES - workloads * time_each
     tally.bin_slice_ms[-1] = workloads * time_each
     for number in range(workloads):
-        key = (f"{number:064x}", "b" * 64)
+        key = (f"{number:064x}", "b" * 64, None)
         tally.workload_slice_ms[key] = {State.BUSY: time_each}
         tally.workload_memory_bytes_max[key] = 85_520_809_984
     return tally
@@ -126,62 +119,6 @@ def test_a_node_without_gpus_seals_that_it_was_there(desk: Desk) -> None:
     assert reading.gpus == ()
 
 
-def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_are(desk: Desk) -> None:
-    tallies, identities = {}, {}
-    for number in range(64):
-        uuid = f"GPU-{number:08x}-0000-4000-8000-000000000000"
-        tally = Tally(
-            state_slice_ms=dict.fromkeys(OBSERVED, 1),
-            uncovered_slice_ms=dict.fromkeys(Uncovered, 1),
-            active_slice_ns=SLICES * 1_000_000,
-            active_known_slice_ms=SLICES,
-            activity_source="gpm" * 4,
-            engine_slice_ns=dict.fromkeys(ENGINES, SLICES * 1_000_000),
-            engine_known_slice_ms=dict.fromkeys(ENGINES, SLICES),
-            energy_mj=dict.fromkeys([*map(str, OBSERVED), "uncovered"], 10**12),
-            energy_start_mj=INTEGER_MAX,
-            energy_end_mj=INTEGER_MAX,
-            energy_epochs=300,
-            memory_used_bytes_max=10**13,
-            hang_suspicion_ms=100_000,
-            rejected_values=300,
-        )
-        tally.state_slice_ms[State.UNMEASURED] = 7 * 100_000
-        tally.state_slice_ms[State.BUSY] += SLICES - tally.total_slice_ms
-        binned = tally.state_slice_ms[State.BUSY] + 1
-        tally.bin_slice_ms = [binned // 8] * (len(ACTIVITY_EDGES_PPM) - 1)
-        tally.bin_slice_ms.append(binned - sum(tally.bin_slice_ms))
-        tallies[uuid] = tally
-        # As long as NVML's own buffers for them.
-        identities[uuid] = Identity(
-            uuid=uuid,
-            serial="9" * 29,
-            index=999,
-            pci_bus_id="F" * 31,
-            model="N" * 95,
-            memory_total_bytes=10**13,
-            power_limit_mw=10**7,
-        )
-    long = Origin(
-        node_name="ü" * 256,
-        session="f" * 16,
-        boot_id="f" * 36,
-        interval_ms=CELL_MS,
-        configuration_digest="f" * 64,
-        is_simulated=True,
-        wall_offset_ms=1_000,
-    )
-    span = Span(start_ms=START_MS, end_ms=START_MS + CELL_MS, tallies=tallies)
-    desk.sealer.add(desk.sealer.draft(span, long, identities, desk.holders))
-    desk.sealer.seal_pending()
-    sizes = [len(record["envelope"]) for record in records(desk.directory)]
-    assert len(sizes) >= 2
-    assert max(sizes) <= LEAF_BYTES_MAX
-    for record in records(desk.directory):
-        open_envelope(record["envelope"].encode("ascii"))
-    assert len(sealed(desk.directory, desk.key.public_bytes)) == len(sizes)
-
-
 # ---------------------------------------------------------------------------------------------- workloads
 
 
@@ -203,24 +140,11 @@ def test_workloads_beyond_the_limit_are_pooled_as_rest_and_still_sum(desk: Desk)
     assert {f"{number:064x}" for number in range(5)} <= named
 
 
-def test_a_workloads_blob_keeps_under_its_limit_however_many_share_however_many_gpus() -> None:
-    tallies = {f"GPU-{number:08x}-0000-4000-8000-000000000000": busy_tally(100, 1_000) for number in range(32)}
-    for tally in tallies.values():
-        for times in tally.workload_slice_ms.values():
-            times[State.HELD] = INTEGER_MAX // 10**9
-    parts = rank_workloads(tallies)
-    assert len(encode_workloads(parts)) <= WORKLOADS_BYTES_MAX
-    for uuid, tally in tallies.items():
-        for state in (State.BUSY, State.HELD):
-            whole = sum(times[state] for times in tally.workload_slice_ms.values())
-            assert sum(part.state_slice_ms.get(state, 0) for part in parts if part.uuid == uuid) == whole
-
-
 def test_names_are_sealed_as_digests_and_opened_beside_the_reading(desk: Desk) -> None:
     desk.table.add(4100, "python3", user="mei")
     (holder,) = desk.holders.resolve([GpuProcess(4100, 1 << 30)])
     tally = Tally(state_slice_ms={State.HELD: SLICES}, bin_slice_ms=[SLICES, 0, 0, 0, 0, 0, 0, 0])
-    tally.workload_slice_ms = {(holder.workload, holder.user): {State.HELD: SLICES}}
+    tally.workload_slice_ms = {(holder.workload, holder.user, None): {State.HELD: SLICES}}
     desk.seal(Span(start_ms=START_MS, end_ms=START_MS + CELL_MS, tallies={"GPU-a": tally}))
     (record,) = records(desk.directory)
     names = {name for _, name in record["openings"].values()}
