@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen
+from tests.abi.activity import GONE, NOT_OFFERED, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
+from tests.abi.divided import DividedReader, DivisionMemory
 from tests.abi.script import NO_PERMISSION, Failure
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
@@ -18,7 +19,7 @@ HEALTH_EVERY_NS = 10 * SECOND_NS
 HEALTH_VALID_NS = 30 * SECOND_NS
 RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
-POWER_EVERY_NS = 10 * SECOND_NS
+POWER_EVERY_MS = 10_000
 POWER_SPAN_MS = range(500, 2_001)
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
@@ -36,7 +37,7 @@ IDENTITY = (
 )
 
 
-class Beholder(ActivityReader):
+class Beholder(DividedReader):
     """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
     def __init__(self, calls: Calls, interval_ms: int = 1_000) -> None:
@@ -44,7 +45,8 @@ class Beholder(ActivityReader):
         self._memories: dict[int, Memory] = {}
         self._edge_ns = 0
         self._attached = False
-        self._known: set[int] = set()
+        self._found: set[int] = set()
+        self._known = {}
         self._out_of_reach: dict[int, Seen] = {}
         self._enumerated_ns: int | None = None
         self._reason = "library"
@@ -64,10 +66,10 @@ class Beholder(ActivityReader):
                 self._attach()
             self._enumerate(gpus)
             self._tick += 1
-            seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+            seen = [self._look_at(gpu) if gpu.index in self._found else None for gpu in gpus]
         except LibraryGone as gone:
             self._let_go(gone.reason)
-            return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+            return [Seen(reason=self._reason) if gpu.index in self._found else None for gpu in gpus]
         # Only a tick that was read to its end shows that the library works.
         self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
         return seen
@@ -79,7 +81,7 @@ class Beholder(ActivityReader):
         if code is not None:
             raise LibraryGone(DRIVER_WIDE.get(code, "library"))
         self._attached = True
-        self._out_of_reach.update((index, Seen(reason="library")) for index in self._known)
+        self._out_of_reach.update((index, Seen(reason="library")) for index in self._found)
         self.forget()
         self._call("nvmlSystemGetDriverVersion", None)
 
@@ -106,9 +108,9 @@ class Beholder(ActivityReader):
         for gpu in gpus:
             codes = [code for code in self._find(gpu) if code is not None]
             if not codes:
-                self._known.add(gpu.index)
+                self._found.add(gpu.index)
                 self._out_of_reach.pop(gpu.index, None)
-            elif gpu.index not in self._known:
+            elif gpu.index not in self._found:
                 continue
             elif codes[0] in GONE:
                 self._out_of_reach[gpu.index] = Seen(down=True)
@@ -124,7 +126,7 @@ class Beholder(ActivityReader):
             yield code
             if code is not None:
                 return
-        if gpu.index not in self._known or gpu.index in self._out_of_reach:
+        if gpu.index not in self._found or gpu.index in self._out_of_reach:
             for function in IDENTITY:
                 code = self._call(function, gpu)
                 if code in GONE or (function == UUID and code is not None):
@@ -134,19 +136,33 @@ class Beholder(ActivityReader):
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         if gpu.index in self._out_of_reach:
             return self._out_of_reach[gpu.index]
-        memory = self._memories.setdefault(gpu.index, Memory())
+        memory = self._memories.get(gpu.index) or self._new_memory(gpu)
         self._codes = []
         seen = Seen()
         try:
+            found = self._divided(gpu, memory)
+            seen.divided = found is not None
             seen.energy_mj = self._energy(gpu)
             self._power(gpu, memory, seen.energy_mj)
-            self._activity(gpu, memory, seen)
+            engines: list[dict[str, int]] = []
+            if found is None:
+                self._activity(gpu, memory, seen)
+            elif not isinstance(found, str):
+                engines = self._instance_engines(gpu, memory, found)
             used = self._used_bytes(gpu)
             bad = self._health(gpu, memory)
-            seen.process = self._processes(gpu, memory, used)
+            if found is None or isinstance(found, str):
+                seen.parts = [] if found is None else None
+                seen.process = self._processes(gpu, memory, used)
+                if memory.on_instances:
+                    seen.activity_ppm, seen.sm_ppm, seen.engines_ppm = None, None, {}
+                    seen.links, seen.counts, seen.high_ms = {}, {}, None
+            else:
+                memory.process_read_ns, memory.process_bytes, memory.process_failed = None, None, False
+                seen.parts, seen.process = self._parts(gpu, memory, found, engines, used)
         except GpuGone:
             # Whatever was read before the loss is not trusted after it.
-            self._memories[gpu.index] = Memory()
+            self._new_memory(gpu)
             return Seen(down=True)
         failed = [code for code in self._codes if code not in NOT_OFFERED]
         if failed and None not in failed:
@@ -154,6 +170,11 @@ class Beholder(ActivityReader):
         seen.healthy = None if bad is None else not bad
         seen.down = bool(bad)
         return seen
+
+    def _new_memory(self, gpu: GpuAnswers) -> Memory:
+        memory = self._memories[gpu.index] = Memory()
+        memory.division = DivisionMemory()
+        return memory
 
     def _energy(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
@@ -167,44 +188,40 @@ class Beholder(ActivityReader):
         memory.energy = None if energy_mj is None else (energy_mj, edge_ms)
         if before is None or energy_mj is None or energy_mj < before[0] or edge_ms - before[1] not in POWER_SPAN_MS:
             return
-        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_NS // MS_NS:
+        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_MS:
             memory.power_ms = edge_ms
             if self._enter("nvmlDeviceGetPowerUsage", gpu):
                 self._got(gpu.track("power_mw").value(self._calls.now_ns))
 
     def _used_bytes(self, gpu: GpuAnswers) -> int | None:
-        if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+        if self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+            used = self._got(gpu.memory_bytes(self._calls.now_ns))
+            if used is not None or self._codes[-1] not in NOT_OFFERED:
+                return used
+        elif self._codes[-1] not in NOT_OFFERED:
             return None
-        return self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
+        # An old driver knows the first version only, in which what is reserved is used.
+        if not self._enter("nvmlDeviceGetMemoryInfo", gpu):
+            return None
+        used = self._got(gpu.memory_bytes(self._calls.now_ns))
+        return None if used is None else used + gpu.gpu.memory_reserved_bytes
 
     def _processes(self, gpu: GpuAnswers, memory: Memory, used: int | None) -> bool | None:
         changed = used is None or used != memory.process_bytes
         read_ns = memory.process_read_ns
         due = read_ns is None or changed or memory.process_failed or self._edge_ns - read_ns >= PROCESS_EVERY_NS
         if due:
-            found = self._lists(gpu)
+            listed = self._all_lists(gpu)
+            found = None if listed is None else bool(listed)
+            memory.on_instances = any(on is not None for _, on in listed or ())
+            if memory.on_instances:
+                memory.division.looked_ns = None
             memory.process_failed = found is None
             if found is not None:
                 memory.process, memory.process_read_ns, memory.process_bytes = found, self._edge_ns, used
             elif read_ns is None or changed or self._edge_ns - read_ns > PROCESS_VALID_NS:
                 return None
         return memory.process
-
-    def _lists(self, gpu: GpuAnswers) -> bool | None:
-        """Whether any process shows up in the three lists; None when that cannot be known.
-
-        Graphics and MPS lists that a driver does not offer hold nobody; without the compute list nothing is known.
-        """
-        found: set[int] = set()
-        for kind, name in (("compute", "Compute"), ("graphics", "Graphics"), ("mps", "MPSCompute")):
-            function = f"nvmlDeviceGet{name}RunningProcesses_v3"
-            # pynvml first asks for the size; only a list that is not empty is then fetched.
-            if self._enter(function, gpu) and gpu.processes(kind, self._calls.now_ns) and self._enter(function, gpu):
-                found |= set(gpu.processes(kind, self._calls.now_ns))
-            code = self._codes[-1]
-            if code is not None and (kind == "compute" or code not in NOT_OFFERED):
-                return None
-        return bool(found)
 
     def _health(self, gpu: GpuAnswers, memory: Memory) -> bool | None:
         """True: the GPU says it is broken; None: not known (any more)."""
@@ -229,6 +246,7 @@ class Beholder(ActivityReader):
             if value is not None:
                 memory.recovery, memory.recovery_read_ns = value, self._edge_ns
         if self._enter("nvmlDeviceGetRemappedRows", gpu):
-            failure = self._got(gpu.track("remap_failure").value(self._calls.now_ns))
+            divided = gpu.is_divided(self._calls.now_ns)
+            failure = self._got(Failure() if divided else gpu.track("remap_failure").value(self._calls.now_ns))
             if failure is not None:
                 memory.remap_failure, memory.remap_read_ns = failure, self._edge_ns
