@@ -14,6 +14,7 @@ from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, 
 from gpuledger.gpu_time import UNCOVERED_ENERGY
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
 from gpuledger_agent.decision import Floors, decide
+from gpuledger_agent.health_tally import HealthTally
 from gpuledger_agent.snapshot import GpuSnapshot, Holder
 
 CONSECUTIVE_INTERVALS_MAX = 2
@@ -43,6 +44,8 @@ class Tally:
     memory_used_bytes_max: int | None = None
     hang_suspicion_ms: int = 0
     rejected_values: int = 0
+    health: HealthTally = field(default_factory=HealthTally)
+    workload_sources: dict[tuple[str, str | None], str] = field(default_factory=dict)
     workload_slice_ms: dict[tuple[str, str | None], dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[tuple[str, str | None], int] = field(default_factory=dict)
 
@@ -66,6 +69,7 @@ class Tally:
             energy_epochs=self.energy_epochs,
             hang_suspicion_ms=self.hang_suspicion_ms,
             rejected_values=self.rejected_values,
+            health=self.health.copy(),
         )
 
 
@@ -158,11 +162,14 @@ class Meter:
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
+            self._totals[uuid].health.add_throttled(outcome.seen, edge_ms, None, edge_ms)
         parts = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
             for uuid, outcome in outcomes.items():
                 energy_mj, odometer_mj = parts[uuid][index]
                 _add(self._tally(span, uuid), outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
+                since_ms = start_ms if index > 0 else span.start_ms
+                span.tallies[uuid].health.add_throttled(outcome.seen, edge_ms, since_ms, end_ms)
             self._pass_over_missing(span, seen, end_ms - start_ms)
             span.end_ms = end_ms
             if end_ms == floor_to(end_ms, CELL_MS) and end_ms > span.start_ms:
@@ -315,8 +322,7 @@ def _add(
             _add_activity(tally, outcome, state, time_ms)
         if outcome.is_single and not outcome.is_hang_suspected:
             _add_engines(tally, seen, time_ms)
-        if state is State.BUSY or state is State.HELD:
-            _add_workloads(tally, state, amount, seen.holders or ())
+        _add_workloads(tally, state, amount, _owners(state, seen))
     if odometer_mj is not None:
         if tally.energy_start_mj is None:
             tally.energy_start_mj = odometer_mj if energy_mj is None else odometer_mj - energy_mj
@@ -331,6 +337,7 @@ def _add(
     if is_first:
         tally.energy_epochs += outcome.is_energy_epoch
         tally.rejected_values += seen.rejected_values
+        tally.health.count(seen)
 
 
 def _add_activity(tally: Tally, outcome: _Outcome, state: State, time_ms: int) -> None:
@@ -364,14 +371,25 @@ def _add_engines(tally: Tally, seen: GpuSnapshot, time_ms: int) -> None:
             tally.engine_known_ms[engine] = tally.engine_known_ms.get(engine, 0) + time_ms
 
 
+def _owners(state: State, seen: GpuSnapshot) -> tuple[Holder, ...]:
+    """Return whose the time is; nobody's, where the state is not one that belongs to somebody."""
+    if state is State.BUSY or state is State.HELD:
+        return seen.holders or ()
+    return (seen.tenant,) if state is State.UNMEASURED and seen.tenant is not None else ()
+
+
 def _add_workloads(tally: Tally, state: State, amount: int, holders: tuple[Holder, ...]) -> None:
     """Split the time equally over the workloads that hold the GPU, the remainder to the first in order of name."""
+    if not holders:
+        return
     for holder, share in zip(holders, share_equally(amount, len(holders)), strict=True):
         key = (holder.workload, holder.user)
         times = tally.workload_slice_ms.get(key)
         if times is None:
             times = tally.workload_slice_ms[key] = {}
         times[state] = times.get(state, 0) + share
+        if holder.source is not None:
+            tally.workload_sources[key] = holder.source
         if holder.memory_bytes is not None:
             most = tally.workload_memory_bytes_max.get(key)
             if most is None or holder.memory_bytes > most:

@@ -35,6 +35,7 @@ _HEALTH_TEXTS = {
     Health.RESET_REQUIRED: "wants a reset",
     Health.RECOVERY_ACTION: "the driver recommends a recovery action",
     Health.ROW_REMAP_FAILURE: "memory rows could not be remapped",
+    Health.FATAL_XID: "it reported a fatal error (Xid)",
 }
 _STATE_TEXTS = {
     State.BUSY: f"a process, and activity above {_THETA}",
@@ -103,7 +104,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     if not inventory.devices and inventory.unidentified == 0:
         raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
     gpus = []
-    for device in sorted(inventory.devices, key=lambda device: device.identity.index):
+    for device in inventory.devices:
         uuid = device.identity.uuid
         gpus.append(
             SeenGpu(

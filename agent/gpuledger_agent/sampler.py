@@ -7,21 +7,21 @@ read is None; a lost GPU is `down` at once; a library that is gone ends the tick
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from gpuledger.states import Uncovered
 from gpuledger_agent.activity import ActivitySource
 from gpuledger_agent.devices import Device, Inventory
+from gpuledger_agent.events import XidSource
+from gpuledger_agent.health import HEALTH_POLL_MS, HealthSource
 from gpuledger_agent.holders import Holders
-from gpuledger_agent.nvml import GpuLost, Handle, Nvml, ResetRequired
+from gpuledger_agent.nvml import DriverUnavailable, GpuLost, Handle, Nvml, ResetRequired
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
 from gpuledger_agent.sources import GpuReads, SourceReport, TickReads
 
 PROCESS_POLL_MS = 30_000
 PROCESS_AGE_MAX_MS = 2 * PROCESS_POLL_MS
-HEALTH_POLL_MS = 10_000
-HEALTH_AGE_MAX_MS = 30_000
 INVENTORY_POLL_MS = 10_000
 
 
@@ -29,10 +29,6 @@ INVENTORY_POLL_MS = 10_000
 class _Slow:
     """What is kept of one GPU between ticks: fields that are read more slowly than the tick."""
 
-    recovery_action: int | None = None
-    is_row_remap_failed: bool | None = None
-    health_read_ms: int | None = None
-    health_known_ms: int | None = None
     holders: tuple[Holder, ...] | None = None
     holders_read_ms: int | None = None
     holders_memory_bytes: int | None = None
@@ -42,66 +38,121 @@ class Sampler:
     """Takes one snapshot of every known GPU; all times are the tick's edge in milliseconds."""
 
     def __init__(
-        self, nvml: Nvml, inventory: Inventory, holders: Holders, now_ns: Callable[[], int], interval_ms: int
+        self,
+        nvml: Nvml,
+        inventory: Inventory,
+        holders: Holders,
+        now_ns: Callable[[], int],
+        interval_ms: int,
+        *,
+        health_poll_ms: int = HEALTH_POLL_MS,
     ) -> None:
         self._nvml = nvml
         self._activity = ActivitySource(nvml, now_ns, interval_ms)
+        self._xids = XidSource(nvml)
+        self._health = HealthSource(nvml, health_poll_ms)
         self._inventory = inventory
         self._holders = holders
         self._slow: dict[str, _Slow] = {}
         self._enumerated_ms: int | None = None
+        self._seen: dict[str, GpuSnapshot] = {}
         self.sources: dict[str, SourceReport] = {}
+
+    @property
+    def seen(self) -> Mapping[str, GpuSnapshot]:
+        """Return what the current, or the last, tick has seen so far."""
+        return self._seen
 
     def forget(self) -> None:
         """Drop everything that was read before: the driver was let go of, or the session is new."""
         self._slow.clear()
         self._activity.forget()
+        self._xids.forget()
+        self._health.forget()
         self._enumerated_ms = None
 
     def release(self) -> None:
         """Give back what NVML allocated, before it is let go of."""
         self._activity.release()
+        self._xids.release()
 
-    def sample(self, edge_ms: int) -> dict[str, GpuSnapshot]:
-        """Return a snapshot per UUID; raises DriverUnavailable."""
+    def disown(self, uuid: str) -> None:
+        """Leave alone what belongs to a GPU of which a call hangs: the call may still be using it."""
+        self._slow.pop(uuid, None)
+        self._health.interrupt(uuid)
+        self._activity.disown(uuid)
+        self._xids.disown(uuid)
+
+    def readmit(self, uuid: str) -> None:
+        """Take a GPU back whose call returned; nothing read of it before counts."""
+        self._activity.readmit(uuid)
+        self._xids.readmit(uuid)
+
+    def sample(self, edge_ms: int, hung: Collection[str] = ()) -> dict[str, GpuSnapshot]:
+        """Return a snapshot per UUID; raises DriverUnavailable. Nothing is asked about the GPUs in `hung`."""
         reads = TickReads(self.sources)
+        seen = self._seen = {}
         try:
-            self._enumerate(edge_ms, reads)
+            self._enumerate(edge_ms, hung, reads)
             devices = self._inventory.devices
             self._activity.begin_tick({d.identity.uuid for d in devices if d.uncovered is not Uncovered.NOT_ENUMERATED})
-            return {d.identity.uuid: self._sample_device(d, edge_ms, reads) for d in devices}
-        finally:
-            # Whoever holds the reports of a tick (a View) keeps them: they are replaced, and never changed.
-            self.sources = {**self.sources, **reads.ran}
+            for device in devices:
+                uuid = device.identity.uuid
+                if uuid in hung:
+                    seen[uuid] = GpuSnapshot(uncovered=Uncovered.CALLS_FAILED)
+                else:
+                    self._nvml.about(uuid)
+                    seen[uuid] = self._sample_device(device, edge_ms, reads)
+        except DriverUnavailable:
+            self._publish(reads)
+            raise
+        self._publish(reads)
+        return seen
 
-    def _enumerate(self, edge_ms: int, reads: TickReads) -> None:
+    def _publish(self, reads: TickReads) -> None:
+        # Whoever holds the reports of a tick (a View) keeps them: they are replaced, and never changed. Not done in a
+        # thread that was given up: what it knows is out of date.
+        self.sources = {**self.sources, **reads.ran}
+
+    def _enumerate(self, edge_ms: int, hung: Collection[str], reads: TickReads) -> None:
         is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS
         if not is_due and self._inventory.is_settled:
             return
-        errors = reads.read("inventory", self._inventory.refresh)
+        errors = reads.read("inventory", self._inventory.refresh, hung)
         self._enumerated_ms = None if errors is None else edge_ms
         for error in errors or ():
             reads.report("inventory").count(error)
 
     def _sample_device(self, device: Device, edge_ms: int, tick: TickReads) -> GpuSnapshot:
-        if device.handle is None:
-            return GpuSnapshot(health=device.health, uncovered=device.uncovered)
-        slow = self._slow.get(device.identity.uuid)
+        uuid, handle = device.identity.uuid, device.handle
+        # Before all else: a GPU that falls off the bus says so in an event, and answers nothing after it.
+        events = self._xids.poll(uuid, handle, edge_ms, tick)
+        self._health.note(uuid, events, edge_ms)
+        xids = tuple((event.xid, event.instance) for event in events)
+        if handle is None:
+            self._xids.interrupt(uuid)
+            return GpuSnapshot(health=device.health, uncovered=device.uncovered, error=device.error, xids=xids)
+        slow = self._slow.get(uuid)
         if slow is None:
-            slow = self._slow[device.identity.uuid] = _Slow()
-        nvml, handle, reads = self._nvml, device.handle, GpuReads(tick)
+            slow = self._slow[uuid] = _Slow()
+        nvml, reads = self._nvml, GpuReads(tick)
         try:
             energy_mj = reads.ask("energy", nvml.energy_mj, handle)
-            activity = self._activity.read(device.identity.uuid, handle, reads)
+            activity = self._activity.read(uuid, handle, reads)
             memory = reads.ask("memory", nvml.memory_bytes, handle)
             memory_used_bytes = None if memory is None else memory[0]
-            health = self._health(handle, slow, edge_ms, reads)
+            health = self._health.read(uuid, handle, edge_ms, reads)
             holders = self._processes(handle, slow, memory_used_bytes, edge_ms, reads)
         except (GpuLost, ResetRequired) as exc:
             # The next tick asks everything anew: nothing read before the loss may outlive it.
-            self._slow[device.identity.uuid] = _Slow()
-            self._activity.interrupt(device.identity.uuid)
-            return GpuSnapshot(health=Health.LOST if isinstance(exc, GpuLost) else Health.RESET_REQUIRED)
+            self._slow[uuid] = _Slow()
+            self._activity.interrupt(uuid)
+            self._health.interrupt(uuid)
+            self._xids.interrupt(uuid)
+            return GpuSnapshot(health=Health.LOST if isinstance(exc, GpuLost) else Health.RESET_REQUIRED, xids=xids)
+        is_silent = reads.failed > 0 and reads.answered == 0
+        if not is_silent:
+            self._xids.settle(uuid)
         return GpuSnapshot(
             activity_ppm=activity.activity_ppm,
             activity_source=activity.source,
@@ -110,32 +161,19 @@ class Sampler:
             tensor_active_ppm=activity.tensor_active_ppm,
             dram_active_ppm=activity.dram_active_ppm,
             holders=holders,
-            health=health,
+            health=health.health,
+            health_facts=health.facts,
             energy_mj=energy_mj,
             memory_used_bytes=memory_used_bytes,
-            uncovered=Uncovered.CALLS_FAILED if reads.failed > 0 and reads.answered == 0 else None,
-            rejected_values=activity.rejected_values,
+            uncovered=Uncovered.CALLS_FAILED if is_silent else None,
+            error=reads.only_error if is_silent else None,
+            rejected_values=activity.rejected_values + health.rejected_values,
+            xids=xids,
+            throttled=health.throttled,
+            ecc_errors=health.ecc_errors,
         )
 
     # ------------------------------------------------------------------------------------------ reading
-
-    def _health(self, handle: Handle, slow: _Slow, edge_ms: int, reads: GpuReads) -> Health | None:
-        """Return what the health reads say; a fault stands until the read that found it says otherwise."""
-        if slow.health_read_ms is None or edge_ms - slow.health_read_ms >= HEALTH_POLL_MS:
-            slow.health_read_ms = edge_ms
-            action = reads.ask("health", self._nvml.recovery_action, handle)
-            is_failed = reads.ask("health", self._nvml.is_row_remap_failed, handle)
-            if action is not None:
-                slow.recovery_action = action
-            if is_failed is not None:
-                slow.is_row_remap_failed = is_failed
-            if action is not None or is_failed is not None:
-                slow.health_known_ms = edge_ms
-        if slow.health_known_ms is None or edge_ms - slow.health_known_ms > HEALTH_AGE_MAX_MS:
-            return None
-        if slow.recovery_action is not None and slow.recovery_action != 0:
-            return Health.RECOVERY_ACTION
-        return Health.ROW_REMAP_FAILURE if slow.is_row_remap_failed is True else Health.CLEAN
 
     def _processes(
         self, handle: Handle, slow: _Slow, memory_used_bytes: int | None, edge_ms: int, reads: GpuReads

@@ -256,6 +256,9 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         memory_used_bytes_max=tally.memory_used_bytes_max,
         hang_suspicion_ms=tally.hang_suspicion_ms,
         rejected_values=tally.rejected_values,
+        xids=tally.health.xids,
+        ecc_errors=tally.health.ecc_errors,
+        throttle_ms={reason: time_ns // 1_000_000 for reason, time_ns in tally.health.throttled_ns.items()},
     )
 
 
@@ -282,7 +285,14 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
             if key in top:
                 memory = tally.workload_memory_bytes_max.get(key)
                 parts.append(
-                    WorkloadTime(workload=key[0], user=key[1], uuid=uuid, state_slice_ms=times, memory_bytes_max=memory)
+                    WorkloadTime(
+                        workload=key[0],
+                        user=key[1],
+                        uuid=uuid,
+                        state_slice_ms=times,
+                        memory_bytes_max=memory,
+                        source=tally.workload_sources.get(key),
+                    )
                 )
             else:
                 for state, amount in times.items():
@@ -308,6 +318,7 @@ def _decode_workloads(text: str) -> tuple[WorkloadTime, ...]:
             uuid=item["uuid"],
             state_slice_ms={State(name): amount for name, amount in item.get("states", {}).items()},
             memory_bytes_max=item.get("memory_bytes_max"),
+            source=item.get("source"),
         )
         for item in json.loads(text)
     )

@@ -41,6 +41,14 @@ class Seen:
     sm_ppm: int | None = None
     engines_ppm: dict[str, int] = field(default_factory=dict)
     energy_mj: int | None = None
+    fatal: bool = False
+    """It reported a fatal Xid that no clean health read has followed."""
+    unknown: bool = False
+    """No call answers, and every one that failed said "unknown"."""
+    xids: list[int] = field(default_factory=list)
+    ecc: dict[str, int] = field(default_factory=dict)
+    throttled: list[tuple[str, int, int]] = field(default_factory=list)
+    """(reason, since when in script ns, ns) of what the counters grew by."""
 
 
 class LibraryGone(Exception):
@@ -71,9 +79,10 @@ class Memory:
         self.process_failed = False
         self.process_bytes: int | None = None
         self.recovery: int | None = None
-        self.recovery_read_ns: int | None = None
         self.remap_failure: int | None = None
-        self.remap_read_ns: int | None = None
+        self.health_read_ns: int | None = None
+        self.throttled: dict[str, tuple[int, int]] = {}
+        self.ecc: dict[str, int] = {}
         self.health_tried_ns: int | None = None
         self.gpm_offered: bool | None = None
         self.gpm_tick: int | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from tests.abi.script import Constant, Failure, Gpu, Rule, Script, Signal, Wave
+from tests.abi.script import FULL, Constant, Failure, Gpu, Rule, Script, Signal, Wave
 
 MS_NS = 1_000_000
 SECOND_NS = 1_000_000_000
@@ -17,6 +17,7 @@ PERCENT = 10_000
 GPM_REFRESH_NS = 100 * MS_NS
 SAMPLES_RING = 120
 HANDLE = "nvmlDeviceGetHandleByIndex_v2"
+WAIT = "nvmlEventSetWait_v2"
 DEFAULTS = {"power_mw": 70_000}
 
 
@@ -152,6 +153,14 @@ class GpuAnswers:
                 base_mj, since = reset_mj, power.integral(reset_ms * MS_NS)
         return base_mj + (power.integral(at_ns) - since) // SECOND_NS
 
+    def throttled_ns(self, track: str, at_ns: int) -> int | Failure:
+        """A counter of time with clocks held down."""
+        now = self.track(track).value(at_ns)
+        if isinstance(now, Failure):
+            return now
+        since_ns = max((ms * MS_NS for ms in self.gpu.throttle_resets_ms if ms * MS_NS <= at_ns), default=0)
+        return (self.track(track).integral(at_ns) - self.track(track).integral(since_ns)) // FULL
+
     def processes(self, kind: str, at_ns: int) -> list[int]:
         """The pids one list shows."""
         return [
@@ -165,6 +174,8 @@ class GpuAnswers:
     def outage(self, function: str, at_ns: int) -> int | None:
         """The code that an outage makes a call answer now, or None; handles are mostly still given out."""
         for outage in self.gpu.outages:
+            if function == WAIT:
+                continue  # what has happened is still handed out
             if function == HANDLE and not outage.handle_fails:
                 continue
             if outage.from_ms * MS_NS <= at_ns and (outage.to_ms is None or at_ns < outage.to_ms * MS_NS):

@@ -7,20 +7,21 @@ The order of the calls matters only where they take scripted time; it is the age
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen
+from tests.abi.activity import GONE, NOT_OFFERED, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import SECOND_NS, Calls, GpuAnswers
-from tests.abi.script import NO_PERMISSION, Failure
+from tests.abi.health import HealthReader
+from tests.abi.script import NO_PERMISSION, UNKNOWN
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
 PROCESS_VALID_NS = 60 * SECOND_NS
-HEALTH_EVERY_NS = 10 * SECOND_NS
-HEALTH_VALID_NS = 30 * SECOND_NS
-RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
+UNKNOWN_RUN_NS = 60 * SECOND_NS
+"""Every GPU saying nothing but "unknown" for so long ends the agent."""
 DRIVER_WIDE = {NO_PERMISSION: "permission"}
 """Why nothing is covered when the library does not start with this code; any other: "library"."""
 UUID = "nvmlDeviceGetUUID"
@@ -34,11 +35,14 @@ IDENTITY = (
 )
 
 
-class Beholder(ActivityReader):
+class Beholder(HealthReader):
     """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
     def __init__(self, calls: Calls, interval_ms: int = 1_000) -> None:
         super().__init__(calls, interval_ms)
+        self.reset_health()
+        self.gave_up = False
+        self._unknown_since_ns: int | None = None
         self._memories: dict[int, Memory] = {}
         self._edge_ns = 0
         self._attached = False
@@ -53,6 +57,8 @@ class Beholder(ActivityReader):
         """A new session trusts nothing that was read before it."""
         self._memories.clear()
         self._enumerated_ns = None
+        for watch in self._watches.values():
+            watch.retry_at_ns = None
 
     def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
         """One tick over all GPUs; None for a GPU that has never been found yet."""
@@ -64,11 +70,21 @@ class Beholder(ActivityReader):
             self._tick += 1
             seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
         except LibraryGone as gone:
+            self._unknown_since_ns = None
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
         # Only a tick that was read to its end shows that the library works.
         self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+        self._watch_unknown([one for one in seen if one is not None])
         return seen
+
+    def _watch_unknown(self, seen: list[Seen]) -> None:
+        if not seen or not all(one.unknown for one in seen):
+            self._unknown_since_ns = None
+        elif self._unknown_since_ns is None:
+            self._unknown_since_ns = self._edge_ns
+        elif self._edge_ns - self._unknown_since_ns >= UNKNOWN_RUN_NS:
+            self.gave_up = True
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
@@ -88,6 +104,7 @@ class Beholder(ActivityReader):
             for _ in range(sum(self._allocated.values())):
                 self._calls.enter("nvmlGpmSampleFree", None)
             self._allocated.clear()
+            self._free_events()
         self._attached = False
         self._reason = reason
         self._retry_ns = self._edge_ns + self._patience_ns
@@ -112,7 +129,7 @@ class Beholder(ActivityReader):
                 self._out_of_reach[gpu.index] = Seen(down=True)
             elif gpu.index in self._out_of_reach:
                 reason = "permission" if codes[0] == NO_PERMISSION else "calls_failed"
-                self._out_of_reach[gpu.index] = Seen(reason=reason)
+                self._out_of_reach[gpu.index] = Seen(reason=reason, unknown=codes[0] == UNKNOWN)
         self._enumerated_ns = self._edge_ns
 
     def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
@@ -131,25 +148,28 @@ class Beholder(ActivityReader):
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         if gpu.index in self._out_of_reach:
-            return self._out_of_reach[gpu.index]
+            xids = self._xids(gpu, has_handle=False)
+            self._stale(gpu)
+            return replace(self._out_of_reach[gpu.index], xids=xids)
+        xids = self._xids(gpu, has_handle=True)
         memory = self._memories.setdefault(gpu.index, Memory())
         self._codes = []
-        seen = Seen()
+        seen = Seen(xids=xids)
         try:
             seen.energy_mj = self._energy(gpu)
             self._activity(gpu, memory, seen)
             used = self._used_bytes(gpu)
-            bad = self._health(gpu, memory)
+            self._health(gpu, memory, seen)
             seen.process = self._processes(gpu, memory, used)
         except GpuGone:
             # Whatever was read before the loss is not trusted after it.
             self._memories[gpu.index] = Memory()
-            return Seen(down=True)
+            self._stale(gpu)
+            return Seen(down=True, xids=xids)
         failed = [code for code in self._codes if code not in NOT_OFFERED]
         if failed and None not in failed:
-            return Seen(reason="calls_failed")
-        seen.healthy = None if bad is None else not bad
-        seen.down = bool(bad)
+            return Seen(reason="calls_failed", unknown=set(failed) == {UNKNOWN}, xids=xids)
+        self._settle(gpu)
         return seen
 
     def _energy(self, gpu: GpuAnswers) -> int | None:
@@ -190,30 +210,3 @@ class Beholder(ActivityReader):
             if code is not None and (kind == "compute" or code not in NOT_OFFERED):
                 return None
         return bool(found)
-
-    def _health(self, gpu: GpuAnswers, memory: Memory) -> bool | None:
-        """True: the GPU says it is broken; None: not known (any more)."""
-        tried_ns = memory.health_tried_ns
-        if tried_ns is None or self._edge_ns - tried_ns >= HEALTH_EVERY_NS:
-            memory.health_tried_ns = self._edge_ns
-            self._read_health(gpu, memory)
-        values = []
-        for value, read_ns in (
-            (memory.recovery, memory.recovery_read_ns),
-            (memory.remap_failure, memory.remap_read_ns),
-        ):
-            if value is not None and read_ns is not None and self._edge_ns - read_ns <= HEALTH_VALID_NS:
-                values.append(value)
-        return any(value != 0 for value in values) if values else None
-
-    def _read_health(self, gpu: GpuAnswers, memory: Memory) -> None:
-        if self._enter("nvmlDeviceGetFieldValues", gpu):
-            code = self._calls.field_error(RECOVERY_FIELD, gpu)
-            action = gpu.track("recovery_action").value(self._calls.now_ns)
-            value = self._got(action if code is None else Failure(code))
-            if value is not None:
-                memory.recovery, memory.recovery_read_ns = value, self._edge_ns
-        if self._enter("nvmlDeviceGetRemappedRows", gpu):
-            failure = self._got(gpu.track("remap_failure").value(self._calls.now_ns))
-            if failure is not None:
-                memory.remap_failure, memory.remap_read_ns = failure, self._edge_ns

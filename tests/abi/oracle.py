@@ -46,6 +46,8 @@ class CellTruth:
     engines_known_ms: Counter[str] = field(default_factory=Counter)
     energy_mj: Counter[str] = field(default_factory=Counter)
     energy_epochs: int = 0
+    xids: Counter[int] = field(default_factory=Counter)
+    ecc: Counter[str] = field(default_factory=Counter)
 
     def slice_ms(self) -> dict[str, int]:
         """Slice-milliseconds per state."""
@@ -119,6 +121,7 @@ class _Life:
         self._first_edge_ms: int | None = None
         self._edge_ms: int | None = None
         self._beholder.forget()
+        self._beholder.offset_ns = self._offset_ns
         for meter in self._meters:
             meter.begin()
 
@@ -144,6 +147,8 @@ class _Life:
                 self._edge_ms = edge_ms
                 # A first tick alone leaves nothing to seal.
                 self._sealed_end_ms = self._sealed_end_ms if dark else edge_ms
+            if self._beholder.gave_up:
+                break
             due_ns = self._due_ns(max(self._calls.now_ns, (edge_ms + 1) * MS_NS - self._offset_ns))
         return self._sealed_end_ms
 
@@ -206,11 +211,17 @@ class _Meter:
         self._whole = False  # the last tick was covered or could have begun a covered one
         self._process: bool | None = None
         self._pending_mj = 0
+        self._pending_errors: list[Seen] = []
         self._odometer_mj: int | None = None
         self._odometer_fresh = False  # read in the last tick itself
 
     def tick(self, edge_ms: int, seen: Seen) -> None:
         begin_ms = self._edge_ms
+        is_dark = begin_ms is None or edge_ms - begin_ms > GAP_INTERVALS * self._interval_ms
+        # Errors of a tick that covers nothing are sealed with the next one's span, if there is one.
+        self._pending_errors = [seen] if is_dark else [*self._pending_errors, seen]
+        if begin_ms is not None and not is_dark:
+            self._book_errors(begin_ms)
         if begin_ms is not None:
             energy_mj, fell = self._delta(seen)
             known_mj = energy_mj if self._odometer_fresh else None
@@ -238,6 +249,13 @@ class _Meter:
         if seen.energy_mj is not None:
             self._odometer_mj = seen.energy_mj
 
+    def _book_errors(self, begin_ms: int) -> None:
+        cell = self._cell(begin_ms)
+        for seen in self._pending_errors:
+            cell.xids.update(seen.xids)
+            cell.ecc.update(seen.ecc)
+        self._pending_errors.clear()
+
     def _delta(self, seen: Seen) -> tuple[int | None, bool]:
         if seen.energy_mj is None or self._odometer_mj is None:
             return None, False
@@ -260,7 +278,7 @@ class _Meter:
         return "uncovered", "gap"
 
     def _state(self, span_ms: int, seen: Seen, energy_mj: int | None) -> str:
-        if seen.down:
+        if seen.down or (seen.fatal and not (seen.activity_ppm is not None and seen.activity_ppm > THETA_PPM)):
             return "down"
         if seen.process is None:
             return "unmeasured"

@@ -46,4 +46,6 @@ def _add(cell: CellTruth, gpu: dict[str, Any]) -> None:
     cell.active_known_ms += gpu.get("active_known_ms", 0)
     cell.engines_ns.update(gpu.get("engine_ns", {}))
     cell.engines_known_ms.update(gpu.get("engine_known_ms", {}))
+    cell.xids.update({int(xid): count for xid, count in gpu.get("xids", {}).items()})
+    cell.ecc.update(gpu.get("ecc_errors", {}))
     cell.energy_epochs += gpu.get("energy_epochs", 0)

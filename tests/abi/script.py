@@ -98,7 +98,8 @@ class Rule:
 
     Exactly one of: `error`, a code every such call answers; `latency_ms`, how long it takes; `fail`, (k, n, code): of
     the matching calls, numbered from 0, those with number % n == k answer code; `field`, (field id, code): that entry
-    of nvmlDeviceGetFieldValues answers code; `kill`: the call ends the program as kill -9 would.
+    of nvmlDeviceGetFieldValues answers code; `kill`: the call ends the program as kill -9 would; `hang`: it does not
+    come back before `to_ms`.
     """
 
     function: str
@@ -110,6 +111,7 @@ class Rule:
     fail: tuple[int, int, int] | None = None
     field: tuple[int, int] | None = None
     kill: bool = False
+    hang: bool = False
 
     def words(self) -> str:
         given = {
@@ -119,7 +121,7 @@ class Rule:
             "field": None if self.field is None else " ".join(map(str, self.field)),
         }
         effects = [f"{word} {value}" for word, value in given.items() if value is not None]
-        effects += ["kill"] * self.kill
+        effects += ["kill"] * self.kill + ["hang"] * self.hang
         if len(effects) != 1:
             raise ValueError(f"a rule has one effect, not {len(effects)}: {self}")
         gpu = "*" if self.gpu is None else str(self.gpu)
@@ -144,7 +146,9 @@ class Gpu:
     processes: list[Process] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     energy_resets: list[tuple[int, int]] = field(default_factory=list)
-    xids: list[tuple[int, int]] = field(default_factory=list)
+    xids: list[tuple[int, ...]] = field(default_factory=list)
+    """(when, number) or (when, number, GPU instance)."""
+    throttle_resets_ms: list[int] = field(default_factory=list)
 
     def set(self, track: str, signal: Signal | int, from_ms: int = 0) -> Gpu:
         """From `from_ms` on, the quantity follows `signal` (an int: a constant). Moments of a track must rise."""
@@ -189,6 +193,9 @@ class Script:
     utilization_period_ms: int = 1_000
     samples_hz: int = 6
     driver: str = "570.124.06"
+    modules: list[tuple[int, str]] = field(default_factory=list)
+    """(when, version): the kernel module is exchanged."""
+    fields_touched: bool = False
     steps_ms: list[tuple[int, int]] = field(default_factory=list)
 
     def add_gpu(self, **details: object) -> Gpu:
@@ -223,6 +230,10 @@ class Script:
         yield f"set utilization_period_ms {self.utilization_period_ms}"
         yield f"set samples_hz {self.samples_hz}"
         yield f"set driver {self.driver}"
+        if self.fields_touched:
+            yield "set fields_touched 1"
+        for at_ms, version in self.modules:
+            yield f"module {at_ms} {version}"
         for index, gpu in enumerate(self.gpus):
             yield from _gpu_lines(index, gpu)
         for rule in self.rules:
@@ -247,8 +258,10 @@ def _gpu_lines(index: int, gpu: Gpu) -> Iterator[str]:
         yield outage.words(index)
     for at_ms, base_mj in gpu.energy_resets:
         yield f"energy_reset {index} {at_ms} {base_mj}"
-    for at_ms, code in gpu.xids:
-        yield f"xid {index} {at_ms} {code}"
+    for words in sorted(gpu.xids):
+        yield f"xid {index} {' '.join(map(str, words))}"
+    for at_ms in gpu.throttle_resets_ms:
+        yield f"throttle_reset {index} {at_ms}"
 
 
 def _end(to_ms: int | None) -> str:
