@@ -275,13 +275,12 @@ class Driver:
     # ------------------------------------------------------------------------------------------ released
 
     def _let_go(self) -> dict[str, GpuSnapshot]:
-        if not self._is_released:
-            self._drop()
-            is_free = not self._nvml.is_attached and self._thread.stuck == 0
-            self._desk.tell("released" if is_free else _HUNG)
-            if is_free:
-                self._is_released = True
-                _log.info("driver_released")
+        self._drop()
+        is_free = not self._nvml.is_attached and self._thread.stuck == 0
+        self._desk.tell("released" if is_free else _HUNG)
+        if is_free and not self._is_released:
+            self._is_released = True
+            _log.info("driver_released")
         self._unknown_since_ns = None
         seen = {}
         for device in self._inventory.devices:

@@ -50,10 +50,12 @@ class XidSource:
         found: list[XidEvent] = []
         try:
             is_done = reads.read("events", self._empty, watch, handle, found)
+            if is_done is None:
+                self._drop(watch)
         except (GpuLost, ResetRequired):
-            is_done = None  # of the set, not of the GPU: what else is read of the GPU says how it is
+            # How the GPU is, the other reads say. The set stays: it is made anew when the GPU is back.
+            is_done = None
         if is_done is None:
-            self._drop(watch)
             watch.retry_at_ms = edge_ms + watch.retry_ms
             watch.retry_ms = min(2 * watch.retry_ms, RETRY_MS_MAX)
         elif watch.events is not None:

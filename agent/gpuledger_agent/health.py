@@ -108,7 +108,7 @@ class HealthSource:
             reads.count("health", error)
         if answer is None or (facts.is_remap_failed is None and FI_REMAP_FAILURE not in answer.errors):
             rows = reads.ask("health", self._door.remapped_rows, handle)
-            facts = facts if rows is None else _merged(facts, rows)
+            facts = facts if rows is None else _merged(rows, facts)
         gpu.facts = _merged(gpu.facts, facts)
         if facts.recovery_action is not None or facts.is_remap_failed is not None:
             gpu.known_ms = edge_ms

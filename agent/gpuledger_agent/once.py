@@ -16,6 +16,7 @@ from gpuledger.sealing import NameSealer
 from gpuledger.states import THETA_PPM, State, Uncovered
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.devices import Inventory
+from gpuledger_agent.health import action_name
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
@@ -87,7 +88,8 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     names = NameSealer(os.urandom(32))
     holders = Holders(processes, names, os.getpid(), config.operator_users, config.operator_executables)
     inventory = Inventory(nvml)
-    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS)
+    # Health in both reads, so that what its counters grew by is of this second.
+    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS, health_poll_ms=0)
     meter = Meter(SAMPLE_MS, {}, {})
     nvml.attach()
     try:
@@ -104,7 +106,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     if not inventory.devices and inventory.unidentified == 0:
         raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
     gpus = []
-    for device in inventory.devices:
+    for device in sorted(inventory.devices, key=lambda device: _order(device.identity)):
         uuid = device.identity.uuid
         gpus.append(
             SeenGpu(
@@ -121,6 +123,10 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
         driver_version=driver_version,
         is_simulated=nvml.is_simulated,
     )
+
+
+def _order(identity: Identity) -> tuple[bool, int]:
+    return identity.index is None, -1 if identity.index is None else identity.index
 
 
 def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str], ...] | None:
@@ -185,8 +191,22 @@ def _cells(gpu: SeenGpu) -> tuple[str, ...]:
         activity,
         f"{_gib(seen.memory_used_bytes)} / {_gib(identity.memory_total_bytes)} GiB",
         _UNKNOWN if gpu.power_mw is None else f"{gpu.power_mw / 1000:.0f} W",
-        _UNKNOWN if seen.health is None else seen.health.value.replace("_", " "),
+        _health(seen),
     )
+
+
+def _health(seen: GpuSnapshot) -> str:
+    """Return what is wrong with the GPU, a word or two for each thing."""
+    facts = seen.health_facts
+    words = [_UNKNOWN if seen.health is None else seen.health.value]
+    if seen.health is Health.RECOVERY_ACTION and facts is not None and facts.recovery_action is not None:
+        words = [action_name(facts.recovery_action)]
+    words += [f"Xid {xid}" for xid in sorted({xid for xid, _ in seen.xids})]
+    if facts is not None and facts.is_remap_pending is True:
+        words.append("rows_to_remap")
+    words += [f"{kind}_memory_errors" for kind in seen.ecc_errors]
+    words += [f"throttled by {reason}" for reason, growth in seen.throttled.items() if growth.amount > 0]
+    return ", ".join(words).replace("_", " ")
 
 
 def _gib(size_bytes: int | None) -> str:

@@ -190,7 +190,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _read_request(path: Path) -> Request | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         data = path.read_bytes()
         value = json.loads(data) if len(data) <= REQUEST_BYTES_MAX else {}
         for_ms = value.get("for_ms")

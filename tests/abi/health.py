@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen, raise_if_gone
+from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, LibraryGone, Memory, Seen, raise_if_gone
 from tests.abi.answers import MS_NS, SECOND_NS, WAIT, GpuAnswers
 from tests.abi.script import NOT_SUPPORTED, Failure
 
@@ -56,6 +56,10 @@ class Counted:
 class _Failed(Exception):
     """Something about the set of events went wrong."""
 
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
 
 class HealthReader(ActivityReader):
     """Reads health with calls; `offset_ns` is the session's: POSIX time less script time."""
@@ -77,8 +81,9 @@ class HealthReader(ActivityReader):
         found: list[int] = []
         try:
             self._empty(gpu, watch, found)
-        except _Failed:
-            self._drop(watch)
+        except _Failed as failed:
+            if failed.code not in GONE:
+                self._drop(watch)
             watch.retry_at_ns = self._edge_ns + watch.pause_ns
             watch.pause_ns = min(2 * watch.pause_ns, RETRY_MOST_NS)
         else:
@@ -100,8 +105,9 @@ class HealthReader(ActivityReader):
                 found.append(there[watch.handed_out])
                 watch.handed_out += 1
                 continue
-            if gpu.outage("nvmlDeviceGetUUID", now_ns) is not None:
-                raise _Failed
+            code = gpu.outage("nvmlDeviceGetUUID", now_ns)
+            if code is not None:
+                raise _Failed(code)
             return
 
     def _register(self, gpu: GpuAnswers, watch: Watch) -> None:
@@ -123,7 +129,7 @@ class HealthReader(ActivityReader):
         if code is None:
             return True
         if code not in NOT_OFFERED:
-            raise _Failed
+            raise _Failed(code)
         self._drop(watch)
         watch.is_offered = False
         return False
@@ -239,6 +245,3 @@ class HealthReader(ActivityReader):
             window_ns, grown_ns = self._edge_ns - before[1], values[number] - before[0]
             if grown_ns <= 2 * window_ns:
                 seen.throttled.append((reason, before[1], min(grown_ns, window_ns)))
-
-
-__all__ = ["GONE", "GpuGone", "HealthReader"]

@@ -153,7 +153,9 @@ def lives(draw: st.DrawFn) -> Script:
             gpu.xids.append((at_ms, draw(st.sampled_from([13, 31, 48, 79, 999]))))
         if draw(st.booleans()):
             gpu.set("ecc_corrected", 5).set("ecc_corrected", 9, 30_000).set("ecc_corrected", 2, 90_000)
-            gpu.set("remap_failure", draw(st.sampled_from([0, Failure(), Failure(UNKNOWN)])))
+            gpu.set("remap_failure", 0).set(
+                "remap_failure", Failure(draw(st.sampled_from([NOT_SUPPORTED, UNKNOWN]))), 50_000
+            )
     for _ in range(draw(st.integers(0, 3))):
         begin_ms = draw(st.integers(1_000, 140_000))
         span = {"from_ms": begin_ms, "to_ms": begin_ms + draw(st.integers(1, 70_000))}
