@@ -107,6 +107,7 @@ class ActivitySource:
         self._window_ns_max = WINDOW_INTERVALS_MAX * interval_ms * 1_000_000
         self._gpus: dict[str, _Gpu] = {}
         self._instances: dict[str, dict[InstanceIdentity, _Gpu]] = {}
+        self._disowned: dict[str, list[_Gpu]] = {}
         self._tick = 0
         self._said: set[str] = set()
 
@@ -142,17 +143,31 @@ class ActivitySource:
         for identity, instance in kept.items():
             kept[identity] = _Gpu(gpm_samples=instance.gpm_samples)
 
+    def disown(self, uuid: str) -> None:
+        """Leave alone what a call about the GPU that hangs may still be using."""
+        gpu = self._gpus.pop(uuid, None)
+        kept = [*([] if gpu is None else [gpu]), *self._instances.pop(uuid, {}).values()]
+        if kept:
+            self._disowned.setdefault(uuid, []).extend(kept)
+        self._gpm = Gpm(self._nvml)
+
+    def readmit(self, uuid: str) -> None:
+        """Free what was left alone: the call returned."""
+        for gpu in self._disowned.pop(uuid, ()):
+            self._free(gpu)
+
     def release(self) -> None:
         """Free every sample, before NVML is let go of."""
-        for gpu in self._gpus.values():
-            self._free(gpu)
-        self._gpus.clear()
+        while self._gpus:
+            self._free(self._gpus.popitem()[1])
         for uuid in list(self._instances):
             self.keep_instances(uuid, ())
+        for uuid in list(self._disowned):
+            self.readmit(uuid)
 
     def _free(self, gpu: _Gpu) -> None:
-        for sample in gpu.gpm_samples:
-            self._gpm.free(sample)
+        while gpu.gpm_samples:
+            self._gpm.free(gpu.gpm_samples.pop(0))
 
     def read(self, uuid: str, handle: Handle, reads: GpuReads) -> Activity:
         """Return the GPU's activity; raises GpuLost, ResetRequired and DriverUnavailable."""

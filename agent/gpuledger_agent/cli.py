@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger agent run|once|probe|credential|config`."""
+"""`gpuledger agent run|release|resume|once|probe|credential|config`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuledger import logs
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
-from gpuledger_agent import access, once, program
+from gpuledger_agent import access, once, passthrough, program, release
 from gpuledger_agent import config as agent_config
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable, SystemProcessTable
@@ -53,7 +53,10 @@ def run(
 ) -> None:
     """Sample, meter, seal and serve until SIGTERM or SIGINT.
 
-    Exit codes: 0 stopped, 1 the state directory cannot be used, 2 usage or configuration.
+    Where the driver comes back in another version the command runs itself again, in the same process.
+
+    Exit codes: 0 stopped, 1 the state directory cannot be used, 2 usage or configuration, 4 the devices of this
+    container were taken away: start it again.
     """
     config = agent_config.load(config_file, os.environ, flags).value
     logs.configure(config.log_level)
@@ -64,12 +67,59 @@ def run(
     if simulate is None:
         if simulate_from is not None or simulate_until is not None:
             raise ConfigurationError("--simulate-from and --simulate-until need --simulate")
-        parts = program.Parts(clock=SystemClock(), nvml=Nvml(), processes=SystemProcessTable(), stop=stop)
+        parts = program.Parts(
+            clock=SystemClock(),
+            nvml=Nvml(),
+            processes=SystemProcessTable(),
+            stop=stop,
+            sysfs=passthrough.SYSFS,
+            libvirt=passthrough.LIBVIRT,
+        )
     else:
         from gpuledger_agent import simulate as simulator
 
         parts = simulator.parts(simulate, simulate_from, simulate_until, stop)
     program.run(config, parts)
+
+
+@agent.command("release")
+@_config_option
+@_state_dir_option
+@click.option(
+    "--for",
+    "for_seconds",
+    type=click.IntRange(1, release.RELEASE_SECONDS_MAX),
+    default=release.RELEASE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Take the driver up again by itself after so long.",
+)
+@click.option("--until-resumed", is_flag=True, help="Stay away until `gpuledger agent resume`.")
+def release_driver(config_file: Path | None, for_seconds: int, until_resumed: bool, **flags: Any) -> None:
+    """Make the running agent let go of the driver, and wait until it has: for a reset, an upgrade, a change of MIG.
+
+    For root, or the user that the agent runs as. The time is not covered, reason `released`. A restart of the agent
+    does not end it.
+
+    Exit codes: 0 the agent has let go, 1 no agent runs on this state directory, 2 usage or configuration, 3 the agent
+    runs and has not let go in time.
+    """
+    config = agent_config.load(config_file, os.environ, flags).value
+    for_s = None if until_resumed else for_seconds
+    click.echo(release.ask_release(config.state_dir, SystemClock(), for_s))
+
+
+@agent.command("resume")
+@_config_option
+@_state_dir_option
+def resume_driver(config_file: Path | None, **flags: Any) -> None:
+    """End a release, and wait until the running agent has taken the driver up again, or cannot.
+
+    Exit codes: 0 the release is over, 1 no agent runs on this state directory (the release is over all the same),
+    2 usage or configuration, 3 the agent runs and has not answered in time.
+    """
+    config = agent_config.load(config_file, os.environ, flags).value
+    click.echo(release.ask_resume(config.state_dir, SystemClock()))
 
 
 @agent.command("once")

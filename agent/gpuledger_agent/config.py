@@ -17,6 +17,7 @@ from gpuledger.states import THETA_PPM
 from gpuledger_agent.allocations import ORDERS, is_device_file
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
+from gpuledger_agent.xids import FATAL, XIDS_VERSION
 
 PREFIX = "GPULEDGER_AGENT"
 
@@ -141,6 +142,8 @@ class AgentConfig:
             "operator_executables": sorted(self.operator_executables),
             "operator_users": sorted(self.operator_users),
             "theta_ppm": THETA_PPM,
+            "xids_fatal": sorted(FATAL),
+            "xids_version": XIDS_VERSION,
         }
         return digest(json.dumps(facts, sort_keys=True).encode("utf-8"))
 

@@ -67,12 +67,14 @@ def decide(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) ->
 
 
 def _state(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) -> Decision:
-    if seen.health is not None and seen.health is not Health.CLEAN:
-        return _DOWN
     holders, activity_ppm = seen.holders, seen.activity_ppm
+    is_active = activity_ppm is not None and activity_ppm > THETA_PPM
+    # What works although it reported a fatal Xid is not down.
+    is_well = seen.health is None or seen.health is Health.CLEAN or (seen.health is Health.FATAL_XID and is_active)
+    if not is_well:
+        return _DOWN
     if holders is None:
         return _UNMEASURED
-    is_active = activity_ppm is not None and activity_ppm > THETA_PPM
     if not holders:
         # Activity without a process is the driver's own work, memory scrubbing above all.
         if is_active or seen.health is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gpuledger.states import Uncovered
@@ -18,11 +19,22 @@ class Device:
     """One GPU as of the last enumeration.
 
     `handle` is None where the driver gave none: then `health` says that it is lost or wants a reset, or `uncovered`
-    why nothing can be observed.
+    why nothing can be observed, and `error` what NVML called it.
     """
 
     identity: Identity
     handle: Handle | None
+    health: Health | None = None
+    uncovered: Uncovered | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """Why the GPU at `index` could not be looked up."""
+
+    index: int
+    error: str
     health: Health | None = None
     uncovered: Uncovered | None = None
 
@@ -52,15 +64,21 @@ class Inventory:
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._devices.values())
 
-    def refresh(self) -> list[str]:
+    def refresh(self, hung: Collection[str] = ()) -> list[str]:
         """Enumerate again; a GPU that fails costs only itself. Returns the errors of such GPUs.
 
-        Raises DriverUnavailable, or CallFailed where the GPUs could not even be counted.
+        Nothing is asked about those in `hung`. Raises DriverUnavailable, or CallFailed where the GPUs could not even be
+        counted.
         """
-        errors: list[str] = []
         found: dict[str, Device] = {}
-        failed: list[tuple[int, Health | None, Uncovered | None]] = []
+        failed: list[_Failure] = []
+        self._nvml.about(None)
         for index in range(self._nvml.device_count()):
+            subject = self._subject(index)
+            if subject in hung:
+                failed.append(_Failure(index=index, error="hung", uncovered=Uncovered.CALLS_FAILED))
+                continue
+            self._nvml.about(subject)
             try:
                 handle = self._nvml.handle(index)
                 uuid = self._nvml.uuid(handle)
@@ -70,39 +88,51 @@ class Inventory:
                 else:
                     found[uuid] = Device(identity=self._nvml.identity(handle, index), handle=handle)
             except GpuLost:
-                errors.append("gpu_is_lost")
-                failed.append((index, Health.LOST, None))
+                failed.append(_Failure(index=index, error="gpu_is_lost", health=Health.LOST))
             except ResetRequired:
-                errors.append("reset_required")
-                failed.append((index, Health.RESET_REQUIRED, None))
+                failed.append(_Failure(index=index, error="reset_required", health=Health.RESET_REQUIRED))
             except CallFailed as exc:
-                errors.append(exc.error)
                 is_permission = exc.error == "no_permission"
-                failed.append((index, None, Uncovered.PERMISSION if is_permission else Uncovered.CALLS_FAILED))
-        self.unidentified = sum(not self._keep(found, *failure) for failure in failed)
+                uncovered = Uncovered.PERMISSION if is_permission else Uncovered.CALLS_FAILED
+                failed.append(_Failure(index=index, error=exc.error, uncovered=uncovered))
+        self.unidentified = sum(not self._keep(found, failure) for failure in failed)
         for uuid, device in self._devices.items():
             if uuid not in found:
                 found[uuid] = Device(identity=device.identity, handle=None, uncovered=Uncovered.NOT_ENUMERATED)
         self._tell(found)
         self._devices = found
-        return errors
+        return [failure.error for failure in failed]
 
-    def _keep(self, found: dict[str, Device], index: int, health: Health | None, uncovered: Uncovered | None) -> bool:
+    def _subject(self, index: int) -> str:
+        """Return whom a look-up of `index` is about: the GPU that was there, or the place."""
+        for uuid, device in self._devices.items():
+            if device.identity.index == index and device.uncovered is not Uncovered.NOT_ENUMERATED:
+                return uuid
+        return f"#{index}"
+
+    def _keep(self, found: dict[str, Device], failure: _Failure) -> bool:
         """Put the known GPU that was at `index` among the found ones; return False where there is none."""
         # One that departed may have left its index to another.
         known = sorted(self._devices.items(), key=lambda item: item[1].uncovered is Uncovered.NOT_ENUMERATED)
         for uuid, device in known:
-            if device.identity.index == index and uuid not in found:
-                if health is None and device.handle is not None:
+            if device.identity.index == failure.index and uuid not in found:
+                if failure.health is None and device.handle is not None:
                     # One failed call of an enumeration: indexes do not change while the driver stays attached, so
                     # the reads of this tick may still tell.
                     found[uuid] = device
                 else:
-                    found[uuid] = Device(identity=device.identity, handle=None, health=health, uncovered=uncovered)
+                    found[uuid] = Device(
+                        identity=device.identity,
+                        handle=None,
+                        health=failure.health,
+                        uncovered=failure.uncovered,
+                        error=failure.error,
+                    )
                 return True
-        if (index, "unidentified") not in self._said:
-            self._said.add((index, "unidentified"))
-            _log.error("gpu_unidentified", extra={"index": index, "why": "it was lost before this agent knew it"})
+        if (failure.index, "unidentified") not in self._said:
+            self._said.add((failure.index, "unidentified"))
+            facts = {"index": failure.index, "why": "it was lost before this agent knew it"}
+            _log.error("gpu_unidentified", extra=facts)
         return False
 
     def _tell(self, found: dict[str, Device]) -> None:

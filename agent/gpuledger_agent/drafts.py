@@ -121,6 +121,9 @@ def gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         memory_used_bytes_max=tally.memory_used_bytes_max,
         hang_suspicion_ms=tally.hang_suspicion_ms,
         rejected_values=tally.rejected_values,
+        xids=tally.health.xids,
+        ecc_errors=tally.health.ecc_errors,
+        throttle_ms={reason: time_ns // 1_000_000 for reason, time_ns in tally.health.throttled_ns.items()},
         instances=_instance_times(tally),
     )
 

@@ -20,6 +20,7 @@ from gpuledger import __version__
 from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import AGENT, Family, Kind
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
+from gpuledger_agent.health import action_name
 from gpuledger_agent.loop import GpuView, View
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Part
@@ -141,7 +142,7 @@ def _info(view: View) -> Samples:
                 gpu.identity.uuid,
                 gpu.identity.serial or "",
                 gpu.identity.model or "",
-                str(gpu.identity.index),
+                "" if gpu.identity.index is None else str(gpu.identity.index),
                 gpu.identity.pci_bus_id or "",
             ),
             1.0,
@@ -183,6 +184,49 @@ def _idle_floors(view: View) -> Samples:
     ]
 
 
+def _xids(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, str(xid)), float(count))
+        for gpu in view.gpus
+        for xid, count in gpu.total.health.xids.items()
+    ]
+
+
+def _ecc_errors(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, kind), float(count))
+        for gpu in view.gpus
+        for kind, count in gpu.total.health.ecc_errors.items()
+    ]
+
+
+def _throttled_seconds(view: View) -> Samples:
+    return [
+        ((gpu.identity.uuid, reason), time_ns / 1e9)
+        for gpu in view.gpus
+        for reason, time_ns in gpu.total.health.throttled_ns.items()
+    ]
+
+
+def _recovery_actions(view: View) -> Samples:
+    actions = [(gpu.identity.uuid, _fact(gpu, "recovery_action")) for gpu in view.gpus]
+    return [((uuid, action_name(int(action))), 1.0) for uuid, action in actions if action is not None]
+
+
+def _remapped_rows(view: View) -> Samples:
+    rows = [
+        ((gpu.identity.uuid, kind), _fact(gpu, f"remapped_{kind}"))
+        for gpu in view.gpus
+        for kind in ("correctable", "uncorrectable")
+    ]
+    return [(labels, count) for labels, count in rows if count is not None]
+
+
+def _fact(gpu: GpuView, name: str) -> float | None:
+    value = None if gpu.seen.health_facts is None else getattr(gpu.seen.health_facts, name)
+    return None if value is None else float(value)
+
+
 def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
@@ -218,11 +262,24 @@ class AgentCollector(Collector):
             "gpuledger_gpu_current_state": _current_state,
             "gpuledger_gpu_allocated": _per_gpu(lambda gpu: gpu.seen.is_allocated),
             "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
+            "gpuledger_gpu_xid_errors_total": _xids,
+            "gpuledger_gpu_ecc_errors_total": _ecc_errors,
+            "gpuledger_gpu_throttled_seconds_total": _throttled_seconds,
+            "gpuledger_gpu_recovery_action": _recovery_actions,
+            "gpuledger_gpu_remapped_rows": _remapped_rows,
+            "gpuledger_gpu_row_remap_pending": _per_gpu(lambda gpu: _fact(gpu, "is_remap_pending")),
+            "gpuledger_gpu_row_remap_failed": _per_gpu(lambda gpu: _fact(gpu, "is_remap_failed")),
             "gpuledger_gpu_rejected_values_total": _per_gpu(lambda gpu: gpu.total.rejected_values),
             "gpuledger_agent_info": lambda view: [((*who, view.driver_version or ""), 1.0)],
             "gpuledger_agent_driver_attached": lambda view: [((), float(view.is_attached))],
             "gpuledger_agent_driver_failures_total": lambda view: [
                 ((reason,), float(count)) for reason, count in view.driver_failures.items()
+            ],
+            "gpuledger_agent_driver_released": lambda view: [((), float(view.is_released))],
+            "gpuledger_agent_stuck_calls": lambda view: [((), float(view.stuck_calls))],
+            "gpuledger_agent_hung_gpus": lambda view: [((), float(view.hung_gpus))],
+            "gpuledger_agent_hung_calls_total": lambda view: [
+                ((function,), float(count)) for function, count in view.hung_calls.items()
             ],
             "gpuledger_agent_gpus_unidentified": lambda view: (
                 # Not known, and so absent, until the driver was asked.

@@ -143,6 +143,12 @@ class Holders:
         is_new, self._is_pod_new = self._is_pod_new, False
         return is_new
 
+    def virtual_machine(self, name: str) -> Holder:
+        """Return the workload that a virtual machine is."""
+        return Holder(
+            workload=self._seal(f"virtual machine {name}"), user=None, memory_bytes=None, source="virtual_machine"
+        )
+
     def openings(self, digests: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Return digest -> (salt in hexadecimal, name) for those digests whose name is known."""
         found = {}

@@ -15,19 +15,21 @@ from dataclasses import dataclass, field, replace
 from gpuledger.clock import Clock
 from gpuledger.states import State, Uncovered
 from gpuledger_agent.config import AgentConfig
-from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.drafts import Origin
+from gpuledger_agent.driver import Driver, Ending
 from gpuledger_agent.floors_file import FloorsFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Meter
-from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
+from gpuledger_agent.nvml import Identity, Nvml
+from gpuledger_agent.passthrough import PassedThrough
+from gpuledger_agent.release import ReleaseDesk
 from gpuledger_agent.reservations import Reservations
-from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.sources import SourceReport
 from gpuledger_agent.tally import Part, Tally, overall
+from gpuledger_agent.watchdog import NvmlThread
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +37,6 @@ CLOCK_STEP_MS_MAX = 1_000
 CATCH_UP_SPANS = 12
 SUSPICION_OVER_MS = 60_000
 """So long nothing must be suspected of a GPU before that is said, and may be said anew: power wavers around a floor."""
-ATTACH_RETRY_MS_FIRST = 1_000
-ATTACH_RETRY_MS_MAX = 60_000
 _NS = 1_000_000
 
 
@@ -66,9 +66,13 @@ class View:
     sessions: Mapping[str, int]
     sources: Mapping[str, SourceReport]
     is_attached: bool = False
+    is_released: bool = False
     driver_version: str | None = None
     unidentified: int = 0
     driver_failures: Mapping[str, int]
+    stuck_calls: int = 0
+    hung_gpus: int = 0
+    hung_calls: Mapping[str, int] = field(default_factory=dict)
     sealed: int = 0
     seal_failures: int = 0
     seals_dropped: int = 0
@@ -114,15 +118,22 @@ class Agent:
         entropy: Callable[[int], bytes] = os.urandom,
         is_catching_up: Callable[[], bool] = lambda: False,
         floors_file: FloorsFile | None = None,
+        thread: NvmlThread | None = None,
+        passed_through: PassedThrough | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._nvml = nvml
-        self._inventory = Inventory(nvml)
         self._holders = holders
-        self._sampler = Sampler(
-            nvml, self._inventory, holders, clock.boottime_ns, config.interval_ms, reservations=reservations
+        self._driver = Driver(
+            nvml,
+            holders,
+            clock.boottime_ns,
+            config.interval_ms,
+            thread=NvmlThread() if thread is None else thread,
+            desk=ReleaseDesk(config.state_dir, clock, config.interval_ms),
+            reservations=reservations,
         )
+        self._passed_through = passed_through
         self._journal = journal
         self._sealer = sealer
         self._entropy = entropy
@@ -139,15 +150,6 @@ class Agent:
             is_simulated=nvml.is_simulated,
             wall_offset_ms=0,
         )
-        self._is_attached = False
-        self._is_driver_read = False
-        self._driver_version: str | None = None
-        self._driver_failures: dict[str, int] = {}
-        self._driver_reason: str | None = None
-        """Why NVML cannot be used, until a tick has been read from it again: said once per reason."""
-        self._driver_uncovered = Uncovered.LIBRARY
-        self._retry_at_ns: int | None = None
-        self._retry_ms = ATTACH_RETRY_MS_FIRST
         self._sessions: dict[str, int] = {}
         self._suspected_ms: dict[str, int] = {}
         """When a hang was last suspected of each GPU of which that was said."""
@@ -160,10 +162,19 @@ class Agent:
     def clock(self) -> Clock:
         return self._clock
 
-    def run(self, stop: threading.Event) -> None:
-        """Tick at every multiple of the interval until `stop`; then seal what is open and let go of the driver."""
+    @property
+    def stuck_calls(self) -> int:
+        """Return how many calls into the driver hang now."""
+        return self._driver.stuck_calls
+
+    def run(self, stop: threading.Event) -> Ending:
+        """Tick at every multiple of the interval until `stop`, or until the driver asks for a new process.
+
+        Then seal what is open and let go of the driver.
+        """
         interval_ms = self._config.interval_ms
-        while True:
+        ending: Ending | None = None
+        while ending is None:
             now_ms = self._session.time_ms(self._clock.boottime_ns())
             edge_ms = self.view.edge_ms
             after_ms = now_ms - 1 if edge_ms is None else max(now_ms - 1, edge_ms)
@@ -171,7 +182,14 @@ class Agent:
             if self._clock.wait_until(self._session.boottime_ns(deadline_ms), stop):
                 break
             self.tick()
+            ending = self._ending()
         self.close()
+        return Ending.STOPPED if ending is None else ending
+
+    def _ending(self) -> Ending | None:
+        """Return why to end, where there is a reason; a call that hangs would hold up a new program in this process."""
+        ending = self._driver.ending
+        return None if ending is Ending.DRIVER_CHANGED and self._driver.stuck_calls > 0 else ending
 
     def tick(self) -> None:
         """Take one sample of everything and account for the time since the last one."""
@@ -186,7 +204,9 @@ class Agent:
             edge_ms = self._session.time_ms(boottime_ns)
             offset_ms = 0
         self._origin = replace(self._origin, wall_offset_ms=offset_ms)
-        seen = self._sample(edge_ms, boottime_ns)
+        seen = self._driver.sample(edge_ms, boottime_ns)
+        if self._passed_through is not None:
+            seen |= self._passed_through.look(edge_ms, self._driver.identities)
         self._ticks += 1
         meter = self._session.meter
         if edge_ms < self._session.not_before_ms:
@@ -208,10 +228,7 @@ class Agent:
         """Seal what is open and let go of the driver."""
         self._end_session()
         self._save_floors()
-        if self._is_attached:
-            self._sampler.release()
-            self._nvml.detach()
-            self._is_attached = False
+        self._driver.close()
 
     # ------------------------------------------------------------------------------------------ sessions
 
@@ -219,7 +236,7 @@ class Agent:
         self._sessions[cause] = self._sessions.get(cause, 0) + 1
         name = self._entropy(8).hex()
         self._origin = replace(self._origin, session=name)
-        self._sampler.forget()
+        self._driver.forget()
         last_ms = self._sealer.last_end_ms
         return _Session(
             name=name,
@@ -265,60 +282,8 @@ class Agent:
             self._floors_file.save(self._floors, self._clock.wall_ns() // _NS)
 
     def _identities(self) -> dict[str, Identity]:
-        return {device.identity.uuid: device.identity for device in self._inventory.devices}
-
-    # ------------------------------------------------------------------------------------------ driver
-
-    def _sample(self, edge_ms: int, boottime_ns: int) -> dict[str, GpuSnapshot]:
-        """Return a snapshot of every known GPU; without a usable library all are uncovered, with the reason."""
-        if self._is_attached or self._retry_at_ns is None or boottime_ns >= self._retry_at_ns:
-            try:
-                if not self._is_attached:
-                    self._attach()
-                seen = self._sampler.sample(edge_ms)
-            except DriverUnavailable as exc:
-                self._lose_driver(exc, boottime_ns)
-            else:
-                self._have_driver()
-                return seen
-        return {device.identity.uuid: self._unseen(device) for device in self._inventory.devices}
-
-    def _unseen(self, device: Device) -> GpuSnapshot:
-        is_departed = device.uncovered is Uncovered.NOT_ENUMERATED
-        return GpuSnapshot(uncovered=Uncovered.NOT_ENUMERATED if is_departed else self._driver_uncovered)
-
-    def _attach(self) -> None:
-        self._nvml.attach()
-        self._is_attached = True
-        self._inventory.forget_handles()
-        self._sampler.forget()
-        self._driver_version = self._nvml.driver_version()
-
-    def _have_driver(self) -> None:
-        """Note that a whole tick was read: only that ends the back-off, or NVML could be initialised every second."""
-        if self._is_driver_read:
-            return
-        facts = {"version": self._driver_version, "simulated": self._nvml.is_simulated}
-        _log.info("driver_attached", extra=facts)
-        self._is_driver_read = True
-        self._driver_reason = None
-        self._retry_at_ns = None
-        self._retry_ms = ATTACH_RETRY_MS_FIRST
-
-    def _lose_driver(self, error: DriverUnavailable, boottime_ns: int) -> None:
-        if self._is_attached:
-            self._sampler.release()
-            self._nvml.detach()
-            self._is_attached = False
-        self._is_driver_read = False
-        self._driver_version = None
-        self._driver_failures[error.reason] = self._driver_failures.get(error.reason, 0) + 1
-        if self._driver_reason != error.reason:
-            _log.error("driver_unavailable", extra={"why": str(error)})
-        self._driver_reason = error.reason
-        self._driver_uncovered = error.uncovered
-        self._retry_at_ns = boottime_ns + self._retry_ms * _NS
-        self._retry_ms = min(2 * self._retry_ms, ATTACH_RETRY_MS_MAX)
+        identities = self._driver.identities
+        return identities if self._passed_through is None else identities | self._passed_through.identities
 
     # ------------------------------------------------------------------------------------------ publishing
 
@@ -347,11 +312,15 @@ class Agent:
             tick_boottime_ns=boottime_ns,
             ticks=self._ticks,
             sessions=dict(self._sessions),
-            sources=self._sampler.sources,
-            unidentified=self._inventory.unidentified,
-            is_attached=self._is_attached,
-            driver_version=self._driver_version,
-            driver_failures=dict(self._driver_failures),
+            sources=self._driver.sources,
+            unidentified=self._driver.unidentified,
+            is_attached=self._driver.is_attached,
+            is_released=self._driver.is_released,
+            driver_version=self._driver.version,
+            driver_failures=dict(self._driver.failures),
+            stuck_calls=self._driver.stuck_calls,
+            hung_gpus=self._driver.hung_gpus,
+            hung_calls=self._driver.hung_calls,
             sealed=self._sealer.sealed,
             seal_failures=self._sealer.failures,
             seals_dropped=self._sealer.dropped,

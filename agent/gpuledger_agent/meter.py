@@ -107,6 +107,7 @@ class Meter:
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
+            self._totals[uuid].health.add_throttled(outcome.seen, edge_ms, None, edge_ms)
         energies = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
         found = {
             (uuid, key): features.cut(found, pieces)
@@ -115,10 +116,13 @@ class Meter:
         engines = {uuid: cut(outcome.engines, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         links = {uuid: cut(outcome.links, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
+            since_ms = start_ms if index > 0 else span.start_ms
             for uuid, outcome in outcomes.items():
                 energy_mj, odometer_mj = energies[uuid][index]
-                _add(span.tally(uuid), outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
-                _integrate(span.tally(uuid), engines[uuid][index], links[uuid][index])
+                tally = span.tally(uuid)
+                _add(tally, outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
+                _integrate(tally, engines[uuid][index], links[uuid][index])
+                tally.health.add_throttled(outcome.seen, edge_ms, since_ms, end_ms)
             for (uuid, key), by_piece in found.items():
                 span.tally(uuid).behave(key, by_piece[index])
             self._pass_over_missing(span, seen, end_ms - start_ms)
@@ -293,6 +297,7 @@ def _add(
     if is_first:
         tally.energy_epochs += outcome.is_energy_epoch
         tally.rejected_values += outcome.seen.rejected_values
+        tally.health.count(outcome.seen)
 
 
 def _integrate(tally: Tally, engines: list[Amount], links: list[Amount]) -> None:

@@ -1,15 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only door to NVML: base units out, our errors out, None for what is not offered.
 
-    NvmlError
-    ├── BindingUnusable     the Python binding is missing or is not nvidia-ml-py
-    ├── DriverUnavailable   the library as a whole cannot be used; `reason` says why
-    ├── GpuLost             the GPU fell off the bus (NVML_ERROR_GPU_IS_LOST)
-    ├── ResetRequired       the GPU wants a reset (NVML_ERROR_RESET_REQUIRED)
-    └── CallFailed          anything else; `error` is NVML's name for it
-
 NVMLError of the binding defines __eq__ without __hash__, so only its `value` is looked at. NVMLLibraryMismatchError is
-no NVMLError. One thread may use the door at a time.
+no NVMLError. One thread may use the door at a time; `guard`, where there is one, watches over each call.
 """
 
 from __future__ import annotations
@@ -18,98 +11,44 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-from gpuledger.errors import GpuledgerError
 from gpuledger.reading import TEXT_CHARACTERS_MAX
-from gpuledger.states import Uncovered
+from gpuledger_agent.nvml_errors import (
+    ARGUMENT_VERSION_MISMATCH,
+    ERROR_NAMES,
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    WHOLE_LIBRARY,
+    Abandoned,
+    BindingUnusable,
+    CallFailed,
+    DriverUnavailable,
+    GpuLost,
+    NotOffered,
+    NvmlError,
+    ResetRequired,
+)
 
-_NOT_SUPPORTED = 3
-_FUNCTION_NOT_FOUND = 13
-_ARGUMENT_VERSION_MISMATCH = 25
-_NO_PERMISSION = 4
-_GPU_IS_LOST = 15
-_RESET_REQUIRED = 16
-
-_ERROR_NAMES = {
-    1: "uninitialized",
-    2: "invalid_argument",
-    _NOT_SUPPORTED: "not_supported",
-    _NO_PERMISSION: "no_permission",
-    6: "not_found",
-    7: "insufficient_size",
-    9: "driver_not_loaded",
-    10: "timeout",
-    11: "irq_issue",
-    12: "library_not_found",
-    _FUNCTION_NOT_FOUND: "function_not_found",
-    14: "corrupted_inforom",
-    _GPU_IS_LOST: "gpu_is_lost",
-    _RESET_REQUIRED: "reset_required",
-    17: "operating_system",
-    18: "lib_rm_version_mismatch",
-    19: "in_use",
-    20: "memory",
-    21: "no_data",
-    _ARGUMENT_VERSION_MISMATCH: "argument_version_mismatch",
-    999: "unknown",
-}
-_WHOLE_LIBRARY = frozenset({1, 9, 12, 18})
-
-_REASON_TEXTS = {
-    "driver_not_loaded": "the NVIDIA kernel driver is not loaded",
-    "library_not_found": "libnvidia-ml.so.1 was not found (no NVIDIA driver is installed, or it is not visible here)",
-    "lib_rm_version_mismatch": (
-        "the driver library is of another version than the loaded kernel module (after an upgrade); reload the driver"
-    ),
-    "no_permission": "no permission to use the NVIDIA driver",
-    "uninitialized": "NVML is not initialised",
-}
+__all__ = [
+    "VALUE_MEMBERS",
+    "BindingUnusable",
+    "CallFailed",
+    "CallGuard",
+    "DriverUnavailable",
+    "GpuLost",
+    "GpuProcess",
+    "Handle",
+    "Identity",
+    "Nvml",
+    "NvmlError",
+    "ResetRequired",
+    "load_binding",
+]
 
 _NO_INSTANCE = 0xFFFFFFFF
-FI_RECOVERY_ACTION = 230
-"""NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: 0 none, 1 reset GPU, 2 reboot node, 3 drain P2P, 4 drain and reset."""
-
-
-class NvmlError(GpuledgerError):
-    """Base of what the door raises."""
-
-
-class BindingUnusable(NvmlError):
-    """The module `pynvml` is missing, or is not the one of nvidia-ml-py."""
-
-
-class DriverUnavailable(NvmlError):
-    """NVML as a whole cannot be used."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"NVML cannot be used: {_REASON_TEXTS.get(reason, reason)}")
-        self.reason = reason
-
-    @property
-    def uncovered(self) -> Uncovered:
-        return Uncovered.PERMISSION if self.reason == "no_permission" else Uncovered.LIBRARY
-
-
-class GpuLost(NvmlError):
-    """The GPU is lost."""
-
-
-class ResetRequired(NvmlError):
-    """The GPU requires a reset."""
-
-
-class CallFailed(NvmlError):
-    """A call failed for this GPU only."""
-
-    def __init__(self, function: str, error: str) -> None:
-        super().__init__(f"{function} failed: {error}")
-        self.function = function
-        self.error = error
-
-
-class _NotOffered(NvmlError):
-    """NOT_SUPPORTED or an unknown function; leaves the door as None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +57,7 @@ class Identity:
 
     uuid: str
     serial: str | None
-    index: int
+    index: int | None
     pci_bus_id: str | None
     model: str | None
     memory_total_bytes: int | None
@@ -146,15 +85,17 @@ VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6
 """nvmlValueType_t of integers -> the member of nvmlValue_t."""
 
 _NAMES_USED = """
-    NVMLError NVMLLibraryMismatchError NVML_GPM_METRICS_GET_VERSION c_nvmlGpmMetricsGet_t nvmlDeviceGetAttributes_v2
-    nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetCount nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetFieldValues
-    nvmlDeviceGetGpuInstanceId nvmlDeviceGetGraphicsRunningProcesses nvmlDeviceGetHandleByIndex
-    nvmlDeviceGetMPSComputeRunningProcesses nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMemoryInfo
-    nvmlDeviceGetMigDeviceHandleByIndex nvmlDeviceGetMigMode nvmlDeviceGetMinorNumber nvmlDeviceGetName
-    nvmlDeviceGetPciInfo nvmlDeviceGetPowerUsage nvmlDeviceGetRemappedRows nvmlDeviceGetSamples nvmlDeviceGetSerial
-    nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetUUID nvmlDeviceGetUtilizationRates nvmlGpmMetricsGet
-    nvmlGpmMigSampleGet nvmlGpmQueryDeviceSupport nvmlGpmSampleAlloc nvmlGpmSampleFree nvmlGpmSampleGet nvmlInit
-    nvmlMemory_v2 nvmlShutdown nvmlSystemGetDriverVersion
+    NVMLError NVMLLibraryMismatchError NVML_GPM_METRICS_GET_VERSION _nvmlGetFunctionPointer c_nvmlFieldValue_t
+    c_nvmlGpmMetricsGet_t nvmlDeviceGetAttributes_v2 nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetCount
+    nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetFieldValues nvmlDeviceGetGpuInstanceId
+    nvmlDeviceGetGraphicsRunningProcesses nvmlDeviceGetHandleByIndex nvmlDeviceGetMPSComputeRunningProcesses
+    nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMemoryInfo nvmlDeviceGetMigDeviceHandleByIndex nvmlDeviceGetMigMode
+    nvmlDeviceGetMinorNumber nvmlDeviceGetName nvmlDeviceGetPciInfo nvmlDeviceGetPowerUsage nvmlDeviceGetRemappedRows
+    nvmlDeviceGetSamples nvmlDeviceGetSerial nvmlDeviceGetSupportedEventTypes nvmlDeviceGetTotalEccErrors
+    nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetUUID nvmlDeviceGetUtilizationRates nvmlDeviceRegisterEvents
+    nvmlEventSetCreate nvmlEventSetFree nvmlEventSetWait_v2 nvmlGpmMetricsGet nvmlGpmMigSampleGet
+    nvmlGpmQueryDeviceSupport nvmlGpmSampleAlloc nvmlGpmSampleFree nvmlGpmSampleGet nvmlInit nvmlMemory_v2
+    nvmlShutdown nvmlSystemGetDriverVersion
 """
 
 
@@ -175,29 +116,57 @@ def load_binding() -> ModuleType:
     return binding
 
 
+class CallGuard(Protocol):
+    """Watches over calls: `enter` and `leave` stand around each; `leave` raises Abandoned where it was given up."""
+
+    def about(self, subject: str | None) -> None: ...
+
+    def enter(self, function: str) -> list[int]: ...
+
+    def leave(self, ticket: list[int]) -> None: ...
+
+
 class Nvml:
     """NVML through a pynvml-shaped module (the real nvidia-ml-py, or the simulator)."""
 
     def __init__(self, binding: Any | None = None) -> None:
         self.binding: Any = load_binding() if binding is None else binding
-        """For the rest of the door, gpuledger_agent.gpm and .mig, only."""
+        """For the rest of the door, gpuledger_agent.gpm, .mig and .nvml_health, only."""
+        self.guard: CallGuard | None = None
+        self.is_attached = False
         self.is_simulated = bool(getattr(self.binding, "IS_SIMULATED", False))
 
     # ------------------------------------------------------------------------------------------ life cycle
 
     def attach(self) -> None:
-        """Initialise NVML (nvmlInit); raises DriverUnavailable."""
+        """Initialise NVML (nvmlInit), unless it is; raises DriverUnavailable."""
+        if self.is_attached:
+            return
         try:
             self._of_node(self.binding.nvmlInit)
         except CallFailed as exc:
             raise DriverUnavailable(exc.error) from exc
+        except Abandoned as exc:
+            # It came back late. What is raised around an error has that error as its context.
+            self.is_attached = exc.__context__ is None
+            raise
+        self.is_attached = True
 
     def detach(self) -> None:
         """Let go of the driver (nvmlShutdown); a library that is gone already is let go of."""
+        if not self.is_attached:
+            return
         try:
             self._call(self.binding.nvmlShutdown)
         except NvmlError:
             return
+        finally:
+            self.is_attached = False
+
+    def about(self, subject: str | None) -> None:
+        """Say whom the next calls are about: a GPU's name, or None for the whole node."""
+        if self.guard is not None:
+            self.guard.about(subject)
 
     def driver_version(self) -> str | None:
         """Return the driver's version, None where it does not tell; raises DriverUnavailable only."""
@@ -252,8 +221,8 @@ class Nvml:
         binding = self.binding
         try:
             info = self._call(binding.nvmlDeviceGetMemoryInfo, handle, binding.nvmlMemory_v2)
-        except (_NotOffered, CallFailed) as exc:
-            if isinstance(exc, CallFailed) and exc.error != "argument_version_mismatch":
+        except (NotOffered, CallFailed) as exc:
+            if isinstance(exc, CallFailed) and exc.error != ERROR_NAMES[ARGUMENT_VERSION_MISMATCH]:
                 raise
             info = self.offered(binding.nvmlDeviceGetMemoryInfo, handle)
         return None if info is None else (int(info.used), int(info.total))
@@ -288,23 +257,26 @@ class Nvml:
             for pid, on in sorted(found, key=_by_pid)
         ]
 
-    def recovery_action(self, handle: Handle) -> int | None:
-        """Return field NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; 0 is none."""
-        return self._field_values(handle, [FI_RECOVERY_ACTION])[0]
+    def field_values(self, handle: Handle, fields: Sequence[int]) -> list[Any] | None:
+        """Return the entries of nvmlDeviceGetFieldValues, None where it is not offered; see `field_value`.
 
-    def is_row_remap_failed(self, handle: Handle) -> bool | None:
-        """Return the failure flag of nvmlDeviceGetRemappedRows."""
-        rows = self.offered(self.binding.nvmlDeviceGetRemappedRows, handle)
-        return None if rows is None else bool(rows[3])
+        NVML has been seen to touch one entry past the last one asked for, so there is room for one.
+        """
+        binding, name = self.binding, "nvmlDeviceGetFieldValues"
+        entry_type = getattr(binding, "c_nvmlFieldValue_t", None)
+        if entry_type is None:  # no structures of C in what only looks like the binding
+            return self.offered(binding.nvmlDeviceGetFieldValues, handle, list(fields))  # type: ignore[no-any-return]
+        values = (entry_type * (len(fields) + 1))()
+        for place, field in enumerate(fields):
+            values[place].fieldId = field
+        pointer = self.offered(binding._nvmlGetFunctionPointer, name)  # noqa: SLF001 - nothing public leaves room
+        if pointer is None or not self.is_answered(self._guarded(name, pointer, handle, len(fields), values), name):
+            return None
+        return [values[place] for place in range(len(fields))]
 
-    def _field_values(self, handle: Handle, fields: Sequence[int]) -> list[int | None]:
-        values = self.offered(self.binding.nvmlDeviceGetFieldValues, handle, list(fields))
-        if values is None:
-            return [None] * len(fields)
-        return [self._field_value(value) for value in values]
-
-    def _field_value(self, value: Any) -> int | None:
-        if not self.is_answered(value.nvmlReturn, "nvmlDeviceGetFieldValues"):
+    def field_value(self, value: Any) -> int | None:
+        """Return what one entry says, None where it is not offered; raises CallFailed, GpuLost, ResetRequired."""
+        if not self.is_answered(int(value.nvmlReturn), "nvmlDeviceGetFieldValues"):
             return None
         if value.valueType not in VALUE_MEMBERS:
             raise CallFailed("nvmlDeviceGetFieldValues", "unexpected_value_type")
@@ -315,24 +287,34 @@ class Nvml:
     def _call(self, function: Any, *args: Any) -> Any:
         """Call the binding and map its errors onto ours."""
         try:
-            return function(*args)
+            return self._guarded(function.__name__, function, *args)
         except self.binding.NVMLError as exc:
             self._raise(exc.value, function.__name__, exc)
         except self.binding.NVMLLibraryMismatchError as exc:
-            raise _NotOffered(f"{function.__name__} is not in this driver") from exc
+            raise NotOffered(f"{function.__name__} is not in this driver") from exc
         except UnicodeDecodeError as exc:
             # The binding decodes what the board says of itself, and a damaged InfoROM says anything.
             raise CallFailed(function.__name__, "not_text") from exc
 
+    def _guarded(self, name: str, function: Any, *args: Any) -> Any:
+        guard = self.guard
+        if guard is None:
+            return function(*args)
+        ticket = guard.enter(name)
+        try:
+            return function(*args)
+        finally:
+            guard.leave(ticket)
+
     def _raise(self, code: int, function: str, cause: BaseException | None = None) -> None:
-        if code in (_NOT_SUPPORTED, _FUNCTION_NOT_FOUND):
-            raise _NotOffered(f"{function} is not offered") from cause
-        if code == _GPU_IS_LOST:
+        if code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            raise NotOffered(f"{function} is not offered") from cause
+        if code == GPU_IS_LOST:
             raise GpuLost(f"{function}: the GPU is lost") from cause
-        if code == _RESET_REQUIRED:
+        if code == RESET_REQUIRED:
             raise ResetRequired(f"{function}: the GPU requires a reset") from cause
-        name = _ERROR_NAMES.get(code, f"error_{code}")
-        if code in _WHOLE_LIBRARY:
+        name = ERROR_NAMES.get(code, f"error_{code}")
+        if code in WHOLE_LIBRARY:
             raise DriverUnavailable(name) from cause
         raise CallFailed(function, name) from cause
 
@@ -341,7 +323,7 @@ class Nvml:
         try:
             if code != 0:
                 self._raise(code, function)
-        except _NotOffered:
+        except NotOffered:
             return False
         return True
 
@@ -349,7 +331,7 @@ class Nvml:
         """Call what must be there; where a driver does not offer it, that is a failure like any other."""
         try:
             return self._call(function, *args)
-        except _NotOffered as exc:
+        except NotOffered as exc:
             raise CallFailed(function.__name__, "not_supported") from exc
 
     def _of_node(self, function: Any) -> Any:
@@ -365,7 +347,7 @@ class Nvml:
         """Call, and return None where the driver does not offer it."""
         try:
             return self._call(function, *args)
-        except _NotOffered:
+        except NotOffered:
             return None
 
     @staticmethod

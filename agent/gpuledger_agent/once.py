@@ -21,6 +21,7 @@ from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Inventory
 from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
+from gpuledger_agent.health import action_name
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
@@ -41,6 +42,7 @@ _HEALTH_TEXTS = {
     Health.RESET_REQUIRED: "wants a reset",
     Health.RECOVERY_ACTION: "the driver recommends a recovery action",
     Health.ROW_REMAP_FAILURE: "memory rows could not be remapped",
+    Health.FATAL_XID: "it reported a fatal error (Xid)",
 }
 _STATE_TEXTS = {
     State.BUSY: f"a process, and activity above {_THETA}",
@@ -107,7 +109,16 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     names = NameSealer(os.urandom(32))
     holders, reservations = attribute(config, processes, names, read_boot_id())
     inventory = Inventory(nvml)
-    sampler = Sampler(nvml, inventory, holders, clock.boottime_ns, SAMPLE_MS, reservations=reservations)
+    # Health in both reads, so that what its counters grew by is of this second.
+    sampler = Sampler(
+        nvml,
+        inventory,
+        holders,
+        clock.boottime_ns,
+        SAMPLE_MS,
+        reservations=reservations,
+        health_poll_ms=0,
+    )
     floors = _known_floors(config.state_dir / FLOORS_FILE, clock)
     meter = Meter(SAMPLE_MS, floors, {})
     nvml.attach()
@@ -125,7 +136,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     if not inventory.devices and inventory.unidentified == 0:
         raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
     gpus = []
-    for device in sorted(inventory.devices, key=lambda device: device.identity.index):
+    for device in sorted(inventory.devices, key=lambda device: _order(device.identity)):
         uuid = device.identity.uuid
         parts = meter.parts[uuid]
         gpus.append(
@@ -160,6 +171,10 @@ def _seen_part(part: Part, holders: Holders) -> SeenPart:
         seen=part.seen,
         holders=_named(part.seen, holders),
     )
+
+
+def _order(identity: Identity) -> tuple[bool, int]:
+    return identity.index is None, -1 if identity.index is None else identity.index
 
 
 def _named(seen: GpuSnapshot, holders: Holders) -> tuple[tuple[str | None, str], ...] | None:
@@ -229,8 +244,22 @@ def _cells(gpu: SeenGpu) -> tuple[str, ...]:
         "" if gpu.parts else _activity(seen),
         f"{_gib(seen.memory_used_bytes)} / {_gib(identity.memory_total_bytes)} GiB",
         _power(gpu),
-        _UNKNOWN if seen.health is None else seen.health.value.replace("_", " "),
+        _health(seen),
     )
+
+
+def _health(seen: GpuSnapshot) -> str:
+    """Return what is wrong with the GPU, a word or two for each thing."""
+    facts = seen.health_facts
+    words = [_UNKNOWN if seen.health is None else seen.health.value]
+    if seen.health is Health.RECOVERY_ACTION and facts is not None and facts.recovery_action is not None:
+        words = [action_name(facts.recovery_action)]
+    words += [f"Xid {xid}" for xid in sorted({xid for xid, _ in seen.xids})]
+    if facts is not None and facts.is_remap_pending is True:
+        words.append("rows_to_remap")
+    words += [f"{kind}_memory_errors" for kind in seen.ecc_errors]
+    words += [f"throttled by {reason}" for reason, growth in seen.throttled.items() if growth.amount > 0]
+    return ", ".join(words).replace("_", " ")
 
 
 def _power(gpu: SeenGpu) -> str:

@@ -16,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from gpuledger.clock import Clock
-from gpuledger.errors import StorageError
+from gpuledger.errors import GpuledgerError, StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
+from gpuledger_agent import exits
 from gpuledger_agent.access import Access, Passwords, Tokens
 from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
+from gpuledger_agent.driver import Ending
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
+from gpuledger_agent.holders import Holders
 from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.passthrough import PassedThrough, PciBook, PciBus, VirtualMachines
 from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
@@ -48,57 +52,100 @@ class Parts:
     stop: threading.Event
     is_catching_up: Callable[[], bool] = lambda: False
     """Whether a simulated past is being played: then an hour of sealed cells shares one fsync."""
+    sysfs: Path | None = None
+    """Where GPUs in the hands of virtual machines are looked for."""
+    libvirt: tuple[Path, ...] = ()
+
+
+class DevicesGone(GpuledgerError):
+    """The devices of this container were taken away."""
+
+    exit_code = 4
 
 
 def run(config: AgentConfig, parts: Parts) -> None:
-    """Run the agent until `parts.stop`; raises GpuledgerError where it cannot start."""
+    """Run the agent until `parts.stop`; raises GpuledgerError where it cannot start.
+
+    Where the driver came back in another version, the process runs its command again. Raises DevicesGone where every
+    GPU answers nothing but unknown errors, for a restart.
+    """
     lock = lock_state_dir(config.state_dir)
     try:
-        key = load_or_create_key(config.state_dir / "key.pem")
-        sealer_of_names = NameSealer(load_or_create_secret(config.state_dir / "names.secret"))
-        journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
-        node_name = socket.gethostname() if config.node_name is None else config.node_name
-        boot_id = read_boot_id()
-        holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id)
-        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
-        agent = Agent(
-            config=config,
-            node_name=node_name,
-            boot_id=boot_id,
-            clock=parts.clock,
-            nvml=parts.nvml,
-            holders=holders,
-            journal=journal,
-            sealer=sealer,
-            reservations=reservations,
-            is_catching_up=parts.is_catching_up,
-            floors_file=FloorsFile(config.state_dir / FLOORS_FILE),
-        )
-        collector = AgentCollector(
-            lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
-        )
-        service = Service(
-            view=lambda: agent.view,
-            journal=journal,
-            key=key,
-            node_name=node_name,
-            is_simulated=parts.nvml.is_simulated,
-            interval_ms=config.interval_ms,
-            clock=parts.clock,
-            registry=registry_of(collector),
-        )
-        server = open_port(config, service)
-        listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
-        facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
-        _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
-        try:
-            agent.run(parts.stop)
-        finally:
-            server.shutdown()
-            server.server_close()
-        _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence})
+        ending, stuck_calls = _live(config, parts)
+        if ending is Ending.DRIVER_CHANGED:
+            _begin_anew(lock)
+        if ending is Ending.DEVICES_GONE:
+            raise DevicesGone(
+                "every GPU answers every call with an unknown error: the devices of this container were taken away; "
+                "restart the container"
+            )
+        if stuck_calls > 0:
+            _log.warning("left_at_once", extra={"stuck_calls": stuck_calls})
+            exits.leave_at_once(0)
     finally:
         os.close(lock)
+
+
+def _begin_anew(lock: int) -> None:
+    try:
+        exits.begin_anew(lock)
+    except OSError as exc:
+        raise GpuledgerError(f"the driver changed, and this command cannot be run again: {exc.strerror}") from exc
+
+
+def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
+    """Run one agent to its end; returns why it ended, and how many calls into the driver hang then."""
+    key = load_or_create_key(config.state_dir / "key.pem")
+    sealer_of_names = NameSealer(load_or_create_secret(config.state_dir / "names.secret"))
+    journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
+    node_name = socket.gethostname() if config.node_name is None else config.node_name
+    boot_id = read_boot_id()
+    holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id)
+    agent = Agent(
+        config=config,
+        node_name=node_name,
+        boot_id=boot_id,
+        clock=parts.clock,
+        nvml=parts.nvml,
+        holders=holders,
+        journal=journal,
+        sealer=Sealer(key, journal, CrashFile(config.state_dir / "open")),
+        reservations=reservations,
+        is_catching_up=parts.is_catching_up,
+        floors_file=FloorsFile(config.state_dir / FLOORS_FILE),
+        passed_through=_passed_through(config, parts, holders, key.node_id),
+    )
+    collector = AgentCollector(
+        lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
+    )
+    service = Service(
+        view=lambda: agent.view,
+        journal=journal,
+        key=key,
+        node_name=node_name,
+        is_simulated=parts.nvml.is_simulated,
+        interval_ms=config.interval_ms,
+        clock=parts.clock,
+        registry=registry_of(collector),
+    )
+    server = open_port(config, service)
+    listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
+    facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
+    _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
+    try:
+        ending = agent.run(parts.stop)
+    finally:
+        server.shutdown()
+        server.server_close()
+    _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence, "why": ending.value})
+    return ending, agent.stuck_calls
+
+
+def _passed_through(config: AgentConfig, parts: Parts, holders: Holders, node_id: str) -> PassedThrough | None:
+    if parts.sysfs is None:
+        return None
+    book = PciBook(config.state_dir / "pci.json")
+    return PassedThrough(PciBus(parts.sysfs), book, VirtualMachines(parts.libvirt), holders, node_id)
 
 
 def open_port(config: AgentConfig, service: Service) -> Server:
@@ -142,6 +189,9 @@ def lock_state_dir(directory: Path) -> int:
         mode = stat.S_IMODE(directory.stat().st_mode)
         if mode & 0o022:
             raise StorageError(f"{directory}: mode {mode:04o} lets others write to the state directory; set it to 0700")
+        inherited = exits.inherited_lock(directory / "lock")
+        if inherited is not None:
+            return inherited
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
         raise StorageError(f"{exc.filename or directory}: cannot use the state directory: {exc.strerror}") from exc

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError
-from gpuledger_agent.nvml import FI_RECOVERY_ACTION, Nvml
+from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION, FI_THROTTLED
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts
 
@@ -28,6 +29,7 @@ POWER_LIMIT_MW = 700_000
 BARE_W = 70
 PARKED_W = 115
 FULL_W = 690
+CAPPED_PERCENT = 95
 _GIB = 1 << 30
 _MINUTE_S = 60
 _DAY_S = 86_400
@@ -45,6 +47,8 @@ class Moment:
     pid: int = 0
     memory_bytes: int = 0
     is_lost: bool = False
+    xid: int = 0
+    """The Xid error that it reports at the minute's beginning; 0 is none."""
 
     @property
     def power_w(self) -> int:
@@ -52,9 +56,15 @@ class Moment:
             return BARE_W
         return PARKED_W + (FULL_W - PARKED_W) * self.percent // 100
 
+    @property
+    def capped_share(self) -> float:
+        """Return the share of the time in which the power limit holds the clocks down."""
+        return max(0, self.percent - CAPPED_PERCENT) / (100 - CAPPED_PERCENT)
+
 
 _FREE = Moment()
 _LOST = Moment(is_lost=True)
+_FALLING = Moment(is_lost=True, xid=79)
 
 _PEOPLE = {
     4100: ("python3", "mei"),
@@ -101,7 +111,10 @@ def _serving_node(gpu: int, second: int) -> Moment:
         return _inference(gpu, second)
     if gpu < 7:
         return Moment(percent=0, pid=4300, memory_bytes=48 * _GIB)
-    return _LOST if _hour_of_week(second) >= 6 else _FREE
+    hour = _hour_of_week(second)
+    if hour < 6:
+        return _FREE
+    return _FALLING if hour < 6 + 1 / 60 else _LOST
 
 
 def _fine_tuning(gpu: int, second: int) -> Moment:
@@ -110,7 +123,9 @@ def _fine_tuning(gpu: int, second: int) -> Moment:
     if gpu >= 4 or not 8 <= hour < 20:
         return _FREE
     minute = second // _MINUTE_S
-    return Moment(percent=55 + int(40 * _chance("f", gpu, minute)), pid=4400, memory_bytes=40 * _GIB)
+    # A job that runs into its own mistakes: a page fault now and then, which is no fault of the GPU.
+    xid = 31 if _chance("x", gpu, minute) > 0.999 else 0
+    return Moment(percent=55 + int(40 * _chance("f", gpu, minute)), pid=4400, memory_bytes=40 * _GIB, xid=xid)
 
 
 SCENARIOS: dict[str, Callable[[int, int], Moment]] = {
@@ -134,6 +149,15 @@ class SimulatedMismatchError(Exception):
     """Shaped like pynvml.NVMLLibraryMismatchError; never raised."""
 
 
+@dataclass(slots=True)
+class _Counters:
+    """One GPU's counters, as of `time_ms`."""
+
+    time_ms: int
+    energy_mj: int = 0
+    capped_ns: int = 0
+
+
 class SimulatedNvml:
     """The part of nvidia-ml-py that the door uses, playing a scenario; handles are indexes."""
 
@@ -146,7 +170,7 @@ class SimulatedNvml:
         self._play = SCENARIOS[scenario]
         self._scenario = scenario
         self._clock = clock
-        self._energy: list[tuple[int, int] | None] = [None] * GPUS
+        self._counters: list[_Counters | None] = [None] * GPUS
         self._minutes: list[tuple[int, Moment] | None] = [None] * GPUS
 
     def _now(self, gpu: int, *, alive: bool = True) -> Moment:
@@ -207,21 +231,23 @@ class SimulatedNvml:
     def nvmlDeviceGetMemoryInfo(self, gpu: int, version: int | None = None) -> SimpleNamespace:
         return SimpleNamespace(used=self._now(gpu, alive=False).memory_bytes, total=MEMORY_TOTAL_BYTES)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: int) -> int:
-        """Millijoules since the simulation began: the exact integral of the scenario's power, minute by minute."""
-        self._now(gpu)
+    def _count(self, gpu: int) -> _Counters:
+        """Return the counters since the simulation began: exact integrals of the scenario, minute by minute."""
         now_ms = self._clock.wall_ns() // 10**6
-        last = self._energy[gpu]
-        if last is None:
-            self._energy[gpu] = (now_ms, 0)
-            return 0
-        time_ms, energy_mj = last
-        while time_ms < now_ms:
-            end_ms = min(now_ms, (time_ms // 60_000 + 1) * 60_000)
-            energy_mj += self._play(gpu, time_ms // 60_000 * _MINUTE_S).power_w * (end_ms - time_ms)
-            time_ms = end_ms
-        self._energy[gpu] = (time_ms, energy_mj)
-        return energy_mj
+        counters = self._counters[gpu]
+        if counters is None:
+            counters = self._counters[gpu] = _Counters(time_ms=now_ms)
+        while counters.time_ms < now_ms:
+            end_ms = min(now_ms, (counters.time_ms // 60_000 + 1) * 60_000)
+            moment = self._play(gpu, counters.time_ms // 60_000 * _MINUTE_S)
+            counters.energy_mj += moment.power_w * (end_ms - counters.time_ms)
+            counters.capped_ns += int(moment.capped_share * (end_ms - counters.time_ms) * 1e6)
+            counters.time_ms = end_ms
+        return counters
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: int) -> int:
+        self._now(gpu)
+        return self._count(gpu).energy_mj
 
     def nvmlDeviceGetPowerUsage(self, gpu: int) -> int:
         return self._now(gpu).power_w * 1000
@@ -240,12 +266,40 @@ class SimulatedNvml:
 
     def nvmlDeviceGetFieldValues(self, gpu: int, fields: list[int]) -> list[SimpleNamespace]:
         self._now(gpu)
+        values = {FI_RECOVERY_ACTION: 0, FI_THROTTLED["sw_power_cap"]: self._count(gpu).capped_ns}
         return [
             SimpleNamespace(
-                nvmlReturn=0 if field == FI_RECOVERY_ACTION else 3, valueType=1, value=SimpleNamespace(uiVal=0)
+                nvmlReturn=0 if field in values else 3, valueType=3, value=SimpleNamespace(ullVal=values.get(field))
             )
             for field in fields
         ]
+
+    def nvmlDeviceGetTotalEccErrors(self, gpu: int, kind: int, counter: int) -> int:
+        self._now(gpu)
+        return 0
+
+    def nvmlDeviceGetSupportedEventTypes(self, gpu: int) -> int:
+        self._now(gpu)
+        return 8
+
+    def nvmlEventSetCreate(self) -> list[int]:
+        return []
+
+    def nvmlEventSetFree(self, events: list[int]) -> None:
+        return
+
+    def nvmlDeviceRegisterEvents(self, gpu: int, types: int, events: list[int]) -> None:
+        events[:] = [gpu, self._clock.wall_ns() // (_MINUTE_S * 10**9)]
+
+    def nvmlEventSetWait_v2(self, events: list[int], timeout_ms: int) -> SimpleNamespace:
+        """Answer the Xid of the current minute once."""
+        gpu, seen_minute = events
+        minute = self._clock.wall_ns() // (_MINUTE_S * 10**9)
+        xid = self._now(gpu, alive=False).xid
+        if minute == seen_minute or xid == 0:
+            raise SimulatedNVMLError(10)
+        events[1] = minute
+        return SimpleNamespace(eventData=xid, gpuInstanceId=0xFFFFFFFF)
 
     def nvmlDeviceGetRemappedRows(self, gpu: int) -> tuple[int, int, int, int]:
         self._now(gpu)

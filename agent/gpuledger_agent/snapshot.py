@@ -18,6 +18,26 @@ class Health(str, Enum):
     RESET_REQUIRED = "reset_required"
     RECOVERY_ACTION = "recovery_action"
     ROW_REMAP_FAILURE = "row_remap_failure"
+    FATAL_XID = "fatal_xid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthFacts:
+    """What the driver last said about a board's health; None was never said."""
+
+    recovery_action: int | None = None
+    remapped_correctable: int | None = None
+    remapped_uncorrectable: int | None = None
+    is_remap_pending: bool | None = None
+    is_remap_failed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """What a counter grew by since `since_ms`, the edge of the tick that read it before."""
+
+    since_ms: int
+    amount: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +73,7 @@ class GpuSnapshot:
     nothing, has been above 70 % without a break (None: it is not, or nobody knows). `holders` are the workloads whose
     processes hold the GPU, ignorable ones left out (None: process list unknown); `is_allocated` says whether the GPU is
     somebody's, process or not, and `allocated_to` whose; `energy_mj` is the board's odometer. `uncovered` says that
-    nothing at all can be observed, and why.
+    nothing at all can be observed, and why; `error` is NVML's name of the error where it was the only one.
 
     A divided GPU (MIG) has `instances`, and all else is said of the board and of what no instance has; where the
     instances are unknown they are None, and all else is said of the whole GPU.
@@ -69,6 +89,7 @@ class GpuSnapshot:
     counts: Mapping[str, Count] = field(default_factory=dict)
     high_activity_ms: int | None = None
     holders: tuple[Holder, ...] | None = None
+    tenant: Holder | None = None
     is_allocated: bool | None = None
     allocated_to: tuple[Holder, ...] = ()
     health: Health | None = None
@@ -77,7 +98,12 @@ class GpuSnapshot:
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     uncovered: Uncovered | None = None
+    error: str | None = None
     rejected_values: int = 0
+    health_facts: HealthFacts | None = None
+    xids: tuple[tuple[int, int | None], ...] = ()
+    throttled: Mapping[str, Growth] = field(default_factory=dict)
+    ecc_errors: Mapping[str, int] = field(default_factory=dict)
     is_divided: bool = False
     instances: tuple[InstanceSnapshot, ...] | None = ()
 

@@ -35,8 +35,10 @@ class SourceReport:
     """Failed reads by error (NVML's name for it, or that of SourceFailed), since the agent started."""
     failed: int = 0
     """Failed reads in this tick."""
+    last_error: str = ""
 
     def count(self, error: str) -> None:
+        self.last_error = error
         self.is_success = False
         self.failed += 1
         self.failures[error] = self.failures.get(error, 0) + 1
@@ -85,6 +87,12 @@ class GpuReads:
         self._reads = reads
         self.answered = 0
         self.failed = 0
+        self._errors: set[str] = set()
+
+    @property
+    def only_error(self) -> str | None:
+        """Return what every read that failed failed with; None where there were several errors, or none."""
+        return next(iter(self._errors)) if len(self._errors) == 1 else None
 
     def ask(self, source: str, read: Callable[..., T | None], *arguments: Any) -> T | None:
         """Read one value of the GPU, and count whether it answered."""
@@ -95,6 +103,7 @@ class GpuReads:
             self.answered += 1
         elif report.failed > failures:
             self.failed += 1
+            self._errors.add(report.last_error)
         return value
 
     def count(self, source: str, error: str) -> None:

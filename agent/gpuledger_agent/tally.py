@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
+from gpuledger_agent.health_tally import HealthTally
 from gpuledger_agent.snapshot import GpuSnapshot, Holder, InstanceIdentity
 
 SOURCES = ("gpm", "samples", "polled")
@@ -167,6 +168,7 @@ class Tally(Measured):
     link_known_ms: dict[str, int] = field(default_factory=dict)
     hang_suspicion_ms: int = 0
     rejected_values: int = 0
+    health: HealthTally = field(default_factory=HealthTally)
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
     workload_source: dict[WorkloadKey, str] = field(default_factory=dict)
@@ -184,6 +186,7 @@ class Tally(Measured):
             link_known_ms=dict(self.link_known_ms),
             hang_suspicion_ms=self.hang_suspicion_ms,
             rejected_values=self.rejected_values,
+            health=self.health.copy(),
         )
         copied.copy_from(self)
         return copied
@@ -216,6 +219,8 @@ class Tally(Measured):
             self._add_workloads(state, time_ms * part.slices, part, part.seen.holders or ())
         elif state is State.RESERVED and part.seen.allocated_to:
             self._add_workloads(state, time_ms * part.slices, part, part.seen.allocated_to)
+        elif state is State.UNMEASURED and part.seen.tenant is not None:
+            self._add_workloads(state, time_ms * part.slices, part, (part.seen.tenant,))
 
     def spend(self, key: str, energy_mj: int | None, odometer_mj: int | None) -> None:
         """Add energy under `key`; `odometer_mj` is the board's counter after it. None where unknown."""

@@ -24,6 +24,25 @@ AGENT_ITSELF: tuple[Family, ...] = (
         "about 10 reasons",
     ),
     single(
+        "gpuledger_agent_driver_released",
+        Kind.GAUGE,
+        "1 while the agent has let go of the driver because it was told to (gpuledger agent release).",
+    ),
+    single("gpuledger_agent_stuck_calls", Kind.GAUGE, "Calls into the driver that have not come back."),
+    single(
+        "gpuledger_agent_hung_gpus",
+        Kind.GAUGE,
+        "GPUs that are left alone because a call about them has not come back.",
+    ),
+    family(
+        "gpuledger_agent_hung_calls_total",
+        Kind.COUNTER,
+        "function",
+        "Calls into the driver that were waited for in vain, by function.",
+        "there was none",
+        "about 30 functions",
+    ),
+    single(
         "gpuledger_agent_gpus_unidentified",
         Kind.GAUGE,
         "GPUs the driver lists that could not be told apart: lost before this agent knew them; in no other family.",

@@ -60,6 +60,14 @@ class Seen:
     energy_mj: int | None = None
     divided: bool = False
     parts: list[tuple[tuple[str, int, int, int], Seen]] | None = field(default_factory=list)
+    fatal: bool = False
+    """It reported a fatal Xid that no clean health read has followed."""
+    unknown: bool = False
+    """No call answers, and every one that failed said "unknown"."""
+    xids: list[int] = field(default_factory=list)
+    ecc: dict[str, int] = field(default_factory=dict)
+    throttled: list[tuple[str, int, int]] = field(default_factory=list)
+    """(reason, since when in script ns, ns) of what the counters grew by."""
 
     @property
     def is_gone(self) -> bool:
@@ -127,9 +135,10 @@ class Memory:
         self.process_failed = False
         self.process_bytes: int | None = None
         self.recovery: int | None = None
-        self.recovery_read_ns: int | None = None
         self.remap_failure: int | None = None
-        self.remap_read_ns: int | None = None
+        self.health_read_ns: int | None = None
+        self.throttled: dict[str, tuple[int, int]] = {}
+        self.ecc: dict[str, int] = {}
         self.health_tried_ns: int | None = None
         self.on_instances = False
         self.energy: tuple[int, int] | None = None

@@ -35,6 +35,7 @@ MIB = 1 << 20
 LINKS = ("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx")
 UPTIME_NS = 10 * 86_400 * SECOND_NS
 HANDLE = "nvmlDeviceGetHandleByIndex_v2"
+WAIT = "nvmlEventSetWait_v2"
 DEFAULTS = {"power_mw": 70_000}
 
 
@@ -303,9 +304,19 @@ class GpuAnswers(WorkerAnswers):
                 base_mj, since = reset_mj, power.integral(reset_ms * MS_NS)
         return base_mj + (power.integral(at_ns) - since) * self.gpu.energy_rate_ppm // FULL // SECOND_NS
 
+    def throttled_ns(self, track: str, at_ns: int) -> int | Failure:
+        """A counter of time with clocks held down."""
+        now = self.track(track).value(at_ns)
+        if isinstance(now, Failure):
+            return now
+        since_ns = max((ms * MS_NS for ms in self.gpu.throttle_resets_ms if ms * MS_NS <= at_ns), default=0)
+        return (self.track(track).integral(at_ns) - self.track(track).integral(since_ns)) // FULL
+
     def outage(self, function: str, at_ns: int) -> int | None:
         """The code that an outage makes a call answer now, or None; handles are mostly still given out."""
         for outage in self.gpu.outages:
+            if function == WAIT:
+                continue  # what has happened is still handed out
             if function == HANDLE and not outage.handle_fails:
                 continue
             if outage.from_ms * MS_NS <= at_ns and (outage.to_ms is None or at_ns < outage.to_ms * MS_NS):

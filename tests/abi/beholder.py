@@ -7,23 +7,24 @@ The order of the calls matters only where they take scripted time; it is the age
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tests.abi.activity import GONE, NOT_OFFERED, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
 from tests.abi.divided import DividedReader, DivisionMemory
-from tests.abi.script import NO_PERMISSION, Failure
+from tests.abi.health import HealthReader
+from tests.abi.script import NO_PERMISSION, UNKNOWN
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
 PROCESS_VALID_NS = 60 * SECOND_NS
-HEALTH_EVERY_NS = 10 * SECOND_NS
-HEALTH_VALID_NS = 30 * SECOND_NS
-RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
 POWER_EVERY_MS = 10_000
 POWER_SPAN_MS = range(500, 2_001)
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
+UNKNOWN_RUN_NS = 60 * SECOND_NS
+"""Every GPU saying nothing but "unknown" for so long ends the agent."""
 DRIVER_WIDE = {NO_PERMISSION: "permission"}
 """Why nothing is covered when the library does not start with this code; any other: "library"."""
 UUID = "nvmlDeviceGetUUID"
@@ -37,11 +38,14 @@ IDENTITY = (
 )
 
 
-class Beholder(DividedReader):
+class Beholder(DividedReader, HealthReader):
     """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
     def __init__(self, calls: Calls, interval_ms: int = 1_000) -> None:
         super().__init__(calls, interval_ms)
+        self.reset_health()
+        self.gave_up = False
+        self._unknown_since_ns: int | None = None
         self._memories: dict[int, Memory] = {}
         self._edge_ns = 0
         self._attached = False
@@ -57,6 +61,8 @@ class Beholder(DividedReader):
         """A new session trusts nothing that was read before it."""
         self._memories.clear()
         self._enumerated_ns = None
+        for watch in self._watches.values():
+            watch.retry_at_ns = None
 
     def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
         """One tick over all GPUs; None for a GPU that has never been found yet."""
@@ -68,11 +74,21 @@ class Beholder(DividedReader):
             self._tick += 1
             seen = [self._look_at(gpu) if gpu.index in self._found else None for gpu in gpus]
         except LibraryGone as gone:
+            self._unknown_since_ns = None
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._found else None for gpu in gpus]
         # Only a tick that was read to its end shows that the library works.
         self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+        self._watch_unknown([one for one in seen if one is not None])
         return seen
+
+    def _watch_unknown(self, seen: list[Seen]) -> None:
+        if not seen or not all(one.unknown for one in seen):
+            self._unknown_since_ns = None
+        elif self._unknown_since_ns is None:
+            self._unknown_since_ns = self._edge_ns
+        elif self._edge_ns - self._unknown_since_ns >= UNKNOWN_RUN_NS:
+            self.gave_up = True
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
@@ -92,6 +108,7 @@ class Beholder(DividedReader):
             for _ in range(sum(self._allocated.values())):
                 self._calls.enter("nvmlGpmSampleFree", None)
             self._allocated.clear()
+            self._free_events()
         self._attached = False
         self._reason = reason
         self._retry_ns = self._edge_ns + self._patience_ns
@@ -116,7 +133,7 @@ class Beholder(DividedReader):
                 self._out_of_reach[gpu.index] = Seen(down=True)
             elif gpu.index in self._out_of_reach:
                 reason = "permission" if codes[0] == NO_PERMISSION else "calls_failed"
-                self._out_of_reach[gpu.index] = Seen(reason=reason)
+                self._out_of_reach[gpu.index] = Seen(reason=reason, unknown=codes[0] == UNKNOWN)
         self._enumerated_ns = self._edge_ns
 
     def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
@@ -135,10 +152,13 @@ class Beholder(DividedReader):
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         if gpu.index in self._out_of_reach:
-            return self._out_of_reach[gpu.index]
+            xids = self._xids(gpu, has_handle=False)
+            self._stale(gpu)
+            return replace(self._out_of_reach[gpu.index], xids=xids)
+        xids = self._xids(gpu, has_handle=True)
         memory = self._memories.get(gpu.index) or self._new_memory(gpu)
         self._codes = []
-        seen = Seen()
+        seen = Seen(xids=xids)
         try:
             found = self._divided(gpu, memory)
             seen.divided = found is not None
@@ -150,7 +170,7 @@ class Beholder(DividedReader):
             elif not isinstance(found, str):
                 engines = self._instance_engines(gpu, memory, found)
             used = self._used_bytes(gpu)
-            bad = self._health(gpu, memory)
+            self._health(gpu, memory, seen)
             if found is None or isinstance(found, str):
                 seen.parts = [] if found is None else None
                 seen.process = self._processes(gpu, memory, used)
@@ -163,12 +183,12 @@ class Beholder(DividedReader):
         except GpuGone:
             # Whatever was read before the loss is not trusted after it.
             self._new_memory(gpu)
-            return Seen(down=True)
+            self._stale(gpu)
+            return Seen(down=True, xids=xids)
         failed = [code for code in self._codes if code not in NOT_OFFERED]
         if failed and None not in failed:
-            return Seen(reason="calls_failed")
-        seen.healthy = None if bad is None else not bad
-        seen.down = bool(bad)
+            return Seen(reason="calls_failed", unknown=set(failed) == {UNKNOWN}, xids=xids)
+        self._settle(gpu)
         return seen
 
     def _new_memory(self, gpu: GpuAnswers) -> Memory:
@@ -222,31 +242,3 @@ class Beholder(DividedReader):
             elif read_ns is None or changed or self._edge_ns - read_ns > PROCESS_VALID_NS:
                 return None
         return memory.process
-
-    def _health(self, gpu: GpuAnswers, memory: Memory) -> bool | None:
-        """True: the GPU says it is broken; None: not known (any more)."""
-        tried_ns = memory.health_tried_ns
-        if tried_ns is None or self._edge_ns - tried_ns >= HEALTH_EVERY_NS:
-            memory.health_tried_ns = self._edge_ns
-            self._read_health(gpu, memory)
-        values = []
-        for value, read_ns in (
-            (memory.recovery, memory.recovery_read_ns),
-            (memory.remap_failure, memory.remap_read_ns),
-        ):
-            if value is not None and read_ns is not None and self._edge_ns - read_ns <= HEALTH_VALID_NS:
-                values.append(value)
-        return any(value != 0 for value in values) if values else None
-
-    def _read_health(self, gpu: GpuAnswers, memory: Memory) -> None:
-        if self._enter("nvmlDeviceGetFieldValues", gpu):
-            code = self._calls.field_error(RECOVERY_FIELD, gpu)
-            action = gpu.track("recovery_action").value(self._calls.now_ns)
-            value = self._got(action if code is None else Failure(code))
-            if value is not None:
-                memory.recovery, memory.recovery_read_ns = value, self._edge_ns
-        if self._enter("nvmlDeviceGetRemappedRows", gpu):
-            divided = gpu.is_divided(self._calls.now_ns)
-            failure = self._got(Failure() if divided else gpu.track("remap_failure").value(self._calls.now_ns))
-            if failure is not None:
-                memory.remap_failure, memory.remap_read_ns = failure, self._edge_ns

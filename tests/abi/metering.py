@@ -94,6 +94,7 @@ class Meter:
         self._whole = False  # the last tick was covered or could have begun a covered one
         self._held: set[Any] = set()
         self._pending_mj = 0
+        self._pending_errors: list[Seen] = []
         self._spans.begin({}, 0)
         self._odometer_mj: int | None = None
         self._odometer_fresh = False  # read in the last tick itself
@@ -106,6 +107,7 @@ class Meter:
 
     def tick(self, edge_ms: int, seen: Seen) -> None:
         begin_ms = self._edge_ms
+        self._book_errors(begin_ms, edge_ms, seen)
         slices = self._shares(seen)
         if begin_ms is not None:
             energy_mj, fell = self._delta(seen)
@@ -132,6 +134,17 @@ class Meter:
         self._odometer_fresh = seen.energy_mj is not None
         if seen.energy_mj is not None:
             self._odometer_mj = seen.energy_mj
+
+    def _book_errors(self, begin_ms: int | None, edge_ms: int, seen: Seen) -> None:
+        """Errors of a tick that covers nothing are sealed with the next one's span, if there is one."""
+        if begin_ms is None or edge_ms - begin_ms > GAP_INTERVALS * self._interval_ms:
+            self._pending_errors = [seen]
+            return
+        cell = self._cell(begin_ms)
+        for erring in (*self._pending_errors, seen):
+            cell.xids.update(erring.xids)
+            cell.ecc.update(erring.ecc)
+        self._pending_errors.clear()
 
     def _shares(self, seen: Seen) -> list[_Share]:
         """All seven slices, once each."""
@@ -182,7 +195,7 @@ class Meter:
         return DISBELIEVED if silent and limit_mj > 0 else name
 
     def _plain_state(self, span_ms: int, board: Seen, seen: Seen, energy_mj: int | None) -> str:
-        if board.down:
+        if board.down or (board.fatal and not (seen.activity_ppm is not None and seen.activity_ppm > THETA_PPM)):
             return "down"
         if seen.process is None:
             return "unmeasured"

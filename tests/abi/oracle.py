@@ -86,6 +86,7 @@ class _Life:
         self._first_edge_ms: int | None = None
         self._edge_ms: int | None = None
         self._beholder.forget()
+        self._beholder.offset_ns = self._offset_ns
         for meter in self._meters:
             meter.begin()
 
@@ -111,6 +112,8 @@ class _Life:
                 self._edge_ms = edge_ms
                 # A first tick alone leaves nothing to seal.
                 self._sealed_end_ms = self._sealed_end_ms if dark else edge_ms
+            if self._beholder.gave_up:
+                break
             due_ns = self._due_ns(max(self._calls.now_ns, (edge_ms + 1) * MS_NS - self._offset_ns))
         return self._sealed_end_ms
 

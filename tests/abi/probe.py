@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,30 @@ def wait(timeout_ms: int) -> Any:
     return [pynvml.nvmlDeviceGetUUID(event.device), event.eventType, event.eventData]
 
 
+def wait_where(timeout_ms: int) -> Any:
+    """Wait for an event; answers [Xid, GPU instance, compute instance], whatever became of the GPU."""
+    event = pynvml.nvmlEventSetWait_v2(_event_sets[0], timeout_ms)
+    return [event.eventData, event.gpuInstanceId, event.computeInstanceId]
+
+
+def beside(function: str, handle: Any, other: str, other_handle: Any, until_ms: int) -> Any:
+    """Make one call in a thread and another beside it, then move the time; answers what became of both, and when."""
+    assert _clock is not None
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(getattr(pynvml, function)(handle)))
+    thread.start()
+    thread.join(0.2)
+    found = ["back already" if answers else "still out", getattr(pynvml, other)(other_handle)]
+    _clock.advance_to(_start_ns + until_ms * MS_NS)
+    thread.join()
+    return [*found, answers[0], now_ms()]
+
+
+def is_open(path: str) -> bool:
+    """Whether this process has a file open."""
+    return any(os.path.realpath(link) == path for link in Path("/proc/self/fd").iterdir())
+
+
 def counted(function: str) -> int:
     """How often the library has been asked for `function`."""
     helper = ctypes.CDLL("libnvidia-ml.so.1").gpuledger_abi_calls
@@ -117,7 +142,20 @@ def now_ms() -> float:
 
 EXTRAS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (fields, samples, gpm_sample, gpm_mig_sample, gpm_metrics, watch, wait, counted, now_ms)
+    for function in (
+        fields,
+        samples,
+        gpm_sample,
+        gpm_mig_sample,
+        gpm_metrics,
+        watch,
+        wait,
+        wait_where,
+        beside,
+        is_open,
+        counted,
+        now_ms,
+    )
 }
 _clock: SharedClock | None = None
 

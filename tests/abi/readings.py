@@ -48,6 +48,8 @@ def _add(cell: CellTruth, gpu: dict[str, Any]) -> None:
     cell.links.update(gpu.get("link_bytes", {}))
     cell.links_known_ms.update(gpu.get("link_known_ms", {}))
     cell.hang_ms += gpu.get("hang_suspicion_ms", 0)
+    cell.xids.update({int(xid): count for xid, count in gpu.get("xids", {}).items()})
+    cell.ecc.update(gpu.get("ecc_errors", {}))
     cell.energy_epochs += gpu.get("energy_epochs", 0)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -42,7 +43,11 @@ def main() -> None:
     config = AgentConfig(
         listen=options.listen, state_dir=options.state_dir, node_name="scripted", interval_seconds=options.interval
     )
-    program.run(config, program.Parts(clock=clock, nvml=Nvml(), processes=SystemProcessTable(), stop=stop))
+    parts = program.Parts(clock=clock, nvml=Nvml(), processes=SystemProcessTable(), stop=stop)
+    try:
+        program.run(config, parts)
+    except program.DevicesGone as exc:
+        sys.exit(exc.exit_code)
 
 
 if __name__ == "__main__":

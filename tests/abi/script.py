@@ -109,7 +109,8 @@ class Rule:
     `instance` makes it one GPU instance only, by its place in the script, or BOARD: what is not about an instance.
     Exactly one of: `error`, a code every such call answers; `latency_ms`, how long it takes; `fail`, (k, n, code): of
     the matching calls, numbered from 0, those with number % n == k answer code; `field`, (field id, code): that entry
-    of nvmlDeviceGetFieldValues answers code; `kill`: the call ends the program as kill -9 would.
+    of nvmlDeviceGetFieldValues answers code; `kill`: the call ends the program as kill -9 would; `hang`: it does not
+    come back before `to_ms`.
     """
 
     function: str
@@ -122,6 +123,7 @@ class Rule:
     fail: tuple[int, int, int] | None = None
     field: tuple[int, int] | None = None
     kill: bool = False
+    hang: bool = False
 
     def words(self) -> str:
         given = {
@@ -131,7 +133,7 @@ class Rule:
             "field": None if self.field is None else " ".join(map(str, self.field)),
         }
         effects = [f"{word} {value}" for word, value in given.items() if value is not None]
-        effects += ["kill"] * self.kill
+        effects += ["kill"] * self.kill + ["hang"] * self.hang
         if len(effects) != 1:
             raise ValueError(f"a rule has one effect, not {len(effects)}: {self}")
         gpu = "*" if self.gpu is None else str(self.gpu)
@@ -232,7 +234,9 @@ class Gpu(Worker):
     instances: list[Instance] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     energy_resets: list[tuple[int, int]] = field(default_factory=list)
-    xids: list[tuple[int, int]] = field(default_factory=list)
+    xids: list[tuple[int, ...]] = field(default_factory=list)
+    """(when, number) or (when, number, GPU instance)."""
+    throttle_resets_ms: list[int] = field(default_factory=list)
 
     def divide(self, from_ms: int = 0, *, on: bool = True, pending: bool | None = None) -> Gpu:
         """Switch MIG mode on or off at `from_ms`."""
@@ -284,6 +288,9 @@ class Script:
     samples_hz: int = 6
     mig_parent_gpm: bool = False
     driver: str = "570.124.06"
+    modules: list[tuple[int, str]] = field(default_factory=list)
+    """(when, version): the kernel module is exchanged."""
+    fields_touched: bool = False
     steps_ms: list[tuple[int, int]] = field(default_factory=list)
 
     def add_gpu(self, **details: object) -> Gpu:
@@ -320,6 +327,10 @@ class Script:
         if self.mig_parent_gpm:
             yield "set mig_parent_gpm 1"
         yield f"set driver {self.driver}"
+        if self.fields_touched:
+            yield "set fields_touched 1"
+        for at_ms, version in self.modules:
+            yield f"module {at_ms} {version}"
         for index, gpu in enumerate(self.gpus):
             yield from _gpu_lines(index, gpu)
         for rule in self.rules:
@@ -355,8 +366,10 @@ def _gpu_lines(index: int, gpu: Gpu) -> Iterator[str]:
         yield outage.words(index)
     for at_ms, base_mj in gpu.energy_resets:
         yield f"energy_reset {index} {at_ms} {base_mj}"
-    for at_ms, code in gpu.xids:
-        yield f"xid {index} {at_ms} {code}"
+    for words in sorted(gpu.xids):
+        yield f"xid {index} {' '.join(map(str, words))}"
+    for at_ms in gpu.throttle_resets_ms:
+        yield f"throttle_reset {index} {at_ms}"
 
 
 def _work_lines(place: str, worker: Worker) -> Iterator[str]:

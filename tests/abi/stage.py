@@ -40,11 +40,13 @@ class Stage:
         rows = (line.split() for line in lines)
         return [(int(begin), int(end), name, int(gpu), int(code)) for begin, end, name, gpu, code in rows]
 
-    def run(self, arguments: Sequence[str], *, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run this Python with `arguments` before the scripted library; raises if it fails."""
+    def run(
+        self, arguments: Sequence[str], *, text: str | None = None, codes: Sequence[int] = (0,)
+    ) -> subprocess.CompletedProcess[str]:
+        """Run this Python with `arguments` before the scripted library; raises unless it ends with one of `codes`."""
         command = [sys.executable, *arguments]
         done = subprocess.run(command, input=text, env=self.env, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+        if done.returncode not in codes:
             raise AssertionError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
         return done
 

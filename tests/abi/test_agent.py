@@ -140,7 +140,6 @@ def rule(function: str, from_ms: int, to_ms: int, **effect: object) -> Callable[
         pytest.param(rule(FIELDS, 0, 200_000, field=(230, NOT_SUPPORTED)), id="recovery action is not supported"),
         pytest.param(rule(FIELDS, 20_500, 120_500, error=UNKNOWN), id="fields fail"),
         pytest.param(rule("*", 20_500, 33_500, error=UNINITIALIZED), id="the library is gone for a while"),
-        pytest.param(rule("*", 20_500, 25_500, error=LIB_RM_VERSION_MISMATCH), id="the driver is of another version"),
         pytest.param(rule(UTILIZATION, 30_000, 31_000, latency_ms=1_300), id="a call takes longer than the interval"),
         pytest.param(rule(UTILIZATION, 30_000, 31_000, latency_ms=8_300), id="a call hangs for seconds"),
         pytest.param(rule(UTILIZATION, 30_000, 31_000, latency_ms=45_300), id="a call hangs for longer than a gap"),

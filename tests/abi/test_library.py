@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tests.abi.answers import MS_NS
 from tests.abi.asking import GPU, MEMORY_V2, UUID, Ask, error, one_gpu
 from tests.abi.script import (
     FULL,
@@ -22,6 +23,7 @@ from tests.abi.script import (
 from tests.abi.stage import WALL_START_MS
 
 pytestmark = pytest.mark.abi
+XID_EVENTS = 8
 
 
 def test_identity_is_what_the_script_says(ask: Ask) -> None:
@@ -269,3 +271,31 @@ def test_an_xid_reaches_a_set_registered_before_it_once(ask: Ask) -> None:
     )
     nothing = error(TIMEOUT)
     assert found == [11, error(NOT_SUPPORTED), None, nothing, [UUID, 8, 79], [UUID, 8, 94], nothing]
+
+
+def test_an_xid_of_a_gpu_instance_names_it_and_one_of_the_whole_gpu_does_not(ask: Ask) -> None:
+    script, gpu = one_gpu()
+    gpu.xids += [(1_000, 31, 3), (2_000, 79)]
+    wait = [None, "wait_where", 0]
+    found = ask(script, [0, "watch", GPU, XID_EVENTS], [2_000, *wait[1:]], wait)
+    assert found == [None, [31, 3, 0], [79, 0xFFFFFFFF, 0xFFFFFFFF]]
+
+
+def test_a_wait_for_a_lost_gpu_hands_out_what_happened_and_then_fails_at_once(ask: Ask) -> None:
+    script, gpu = one_gpu()
+    script.add_gpu()
+    gpu.xids.append((1_000, 79))
+    gpu.lose(1_000, 5_000)
+    wait = [None, "wait", 60_000]
+    lost = error(GPU_IS_LOST)
+    found = ask(script, [0, "watch", GPU, XID_EVENTS], [1_000, "wait_where", 0], wait, wait, [5_000, "wait", 0])
+    assert found == [None, [79, 0xFFFFFFFF, 0xFFFFFFFF], lost, lost, error(TIMEOUT)]
+
+
+def test_counters_of_throttled_time_start_again_where_the_script_says(ask: Ask) -> None:
+    script, gpu = one_gpu()
+    gpu.set("throttle_power", FULL // 2)
+    gpu.throttle_resets_ms.append(5_000)
+    found = ask(script, *([at_ms, "fields", GPU, [74]] for at_ms in (0, 4_000, 4_999, 5_000, 7_000)))
+    values_ms = [answer[0][1] / MS_NS for answer in found]  # type: ignore[index]
+    assert values_ms == [0, 2_000, 2_499.5, 0, 1_000]

@@ -233,3 +233,46 @@ def test_the_library_exports_nvml_functions_and_one_helper_only(library: Path) -
     names = exported_symbols(library / "libnvidia-ml.so.1")
     assert {name for name in names if not name.startswith("nvml")} == {"gpuledger_abi_calls"}
     assert "nvmlDeviceGetUtilizationRates" in names
+
+
+def test_a_call_that_hangs_comes_back_when_the_script_says_and_others_are_answered_meanwhile(
+    stage: Callable[..., Stage],
+) -> None:
+    script, _ = one_gpu()
+    script.add_gpu()
+    script.rule("nvmlDeviceGetName", gpu=0, from_ms=1_000, to_ms=9_000, hang=True)
+    requests = [[0, "nvmlInit"], [1_000, "beside", "nvmlDeviceGetName", GPU, "nvmlDeviceGetName", "gpu:1", 9_000]]
+    answers = stage(script).probe(requests)
+    assert answers[1] == ["still out", "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", 9_000]
+
+
+def test_a_kernel_module_that_was_exchanged_answers_only_a_new_program(stage: Callable[..., Stage]) -> None:
+    script, _ = one_gpu()
+    script.modules.append((5_000, "580.65.06"))
+    put = stage(script)
+    version, count = "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount"
+    mismatch = error(LIB_RM_VERSION_MISMATCH)
+    found = put.probe([[0, "nvmlInit"], [4_999, version], [5_000, version], [None, count], [None, "nvmlInit"]])
+    assert found == [None, "570.124.06", mismatch, mismatch, mismatch]
+    assert put.probe([[None, "nvmlInit"], [None, version], [None, count]]) == [None, "580.65.06", 1]
+
+
+def test_the_device_is_open_as_long_as_the_library_is_initialised(stage: Callable[..., Stage]) -> None:
+    script, _ = one_gpu()
+    put = stage(script)
+    device = put.folder / "nvidiactl"
+    device.touch()
+    put.env["GPULEDGER_ABI_DEVICE"] = str(device)
+    is_open = [None, "is_open", str(device)]
+    init, shutdown = [None, "nvmlInit"], [None, "nvmlShutdown"]
+    found = put.probe([is_open, init, is_open, init, shutdown, is_open, shutdown, is_open])
+    assert [answer for answer in found if answer is not None] == [False, True, True, False]
+
+
+def test_a_batch_of_fields_in_too_little_room_ends_the_program(stage: Callable[..., Stage]) -> None:
+    script, _ = one_gpu()
+    script.fields_touched = True
+    put = stage(script)
+    put.env["PYTHONMALLOC"] = "malloc"
+    with pytest.raises(AssertionError, match="no room after the last of 1 entries"):
+        put.probe([[None, "nvmlInit"], [None, "fields", GPU, [230]]])

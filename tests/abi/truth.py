@@ -51,6 +51,8 @@ class CellTruth:
     hang_ms: int = 0
     energy_mj: Counter[str] = field(default_factory=Counter)
     energy_epochs: int = 0
+    xids: Counter[int] = field(default_factory=Counter)
+    ecc: Counter[str] = field(default_factory=Counter)
     instances: dict[str, InstanceTruth] = field(default_factory=dict)
 
     def slice_ms(self) -> dict[str, int]:

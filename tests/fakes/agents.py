@@ -17,6 +17,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.sealer import Sealer
+from gpuledger_agent.watchdog import NvmlThread
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.fakes.processes import FakeProcessTable
@@ -57,6 +58,7 @@ class Rig:
             holders=holders,
             journal=self.journal,
             sealer=self.sealer,
+            thread=NvmlThread(now_ns=lambda: self.nvml.hung_ns),
         )
 
     def tick(self, count: int = 1, interval_ms: int = 1_000) -> None:

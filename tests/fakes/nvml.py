@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from gpuledger_agent.nvml import FI_RECOVERY_ACTION
+from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION
 from tests.fakes.clock import MS_NS, FakeClock
 
 NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 6, 9, 15, 16, 999
+HOUR_NS = 3_600_000_000_000
+NO_INSTANCE = 0xFFFFFFFF
+PATIENCE_S = 60
+TIMEOUT = 10
 UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
 
 
@@ -45,6 +50,13 @@ class FakeGpmRequest:
     )
 
 
+@dataclass(slots=True, eq=False)
+class FakeEventSet:
+    """Of one GPU, once it is registered."""
+
+    gpu: FakeGpu | None = None
+
+
 @dataclass(slots=True)
 class FakeGpu:
     """One GPU; `fails` maps a function's name (or "*") to the code it fails with for this GPU."""
@@ -74,6 +86,15 @@ class FakeGpu:
     fails: dict[str, int] = field(default_factory=dict)
     instances: list[FakeInstance | None] | None = None
     """What MIG divides it into, by slot (None: a hole); None: it is not divided."""
+    xids: list[tuple[int, int | None]] = field(default_factory=list)
+    """(number, GPU instance or None) of what has happened and nobody has read yet."""
+    event_types: int = 1 | 2 | 8
+    ecc: dict[int, int] | None = None
+    """Memory error type -> volatile count; None: no ECC."""
+    values: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Field -> (nvmlReturn, value), beside the recovery action."""
+    hangs: dict[str, threading.Event] = field(default_factory=dict)
+    """Function -> what lets its calls about this GPU return."""
 
     def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
         """Let processes hold the GPU and keep it busy."""
@@ -130,6 +151,8 @@ class FakeNvml:
     nvmlMemory_v2 = 0x02000028
     NVML_GPM_METRICS_GET_VERSION = 1
     c_nvmlGpmMetricsGet_t = FakeGpmRequest
+    c_nvmlFieldValue_t = None
+    _nvmlGetFunctionPointer = None
 
     def __init__(self, clock: FakeClock, devices: list[FakeGpu]) -> None:
         self._clock = clock
@@ -140,9 +163,17 @@ class FakeNvml:
         self.generation = 0
         self.gpm_samples: list[dict[str, Any]] = []
         """What was allocated and not freed."""
+        self.event_sets: list[FakeEventSet] = []
+        """What was created and not freed."""
+        self.hangs: dict[str, threading.Event] = {}
+        """Function about the node -> what lets its calls return."""
+        self.hung_ns = 0
+        """The clock of the watch over calls: one that hangs takes an hour, and other calls no time."""
+        self.version = "570.124.06"
 
     def _of_node(self, function: str) -> None:
         self.calls[function] += 1
+        self._hang(self.hangs, function)
         if function in self.fails:
             raise FakeNvmlError(self.fails[function])
         if self.attached == 0 and function != "nvmlInit":
@@ -152,8 +183,14 @@ class FakeNvml:
         generation, gpu = handle
         self._of_node(function)
         assert generation == self.generation, f"{function}: a handle of an attachment that is over crashes the driver"
+        self._hang(gpu.hangs, function)
         self._raise(function, gpu)
         return gpu
+
+    def _hang(self, hangs: dict[str, threading.Event], function: str) -> None:
+        if function in hangs:
+            self.hung_ns += HOUR_NS
+            assert hangs[function].wait(PATIENCE_S), f"{function}: nobody let it return"
 
     @staticmethod
     def _raise(function: str, gpu: FakeGpu) -> None:
@@ -172,7 +209,7 @@ class FakeNvml:
 
     def nvmlSystemGetDriverVersion(self) -> str:
         self._of_node("nvmlSystemGetDriverVersion")
-        return "570.124.06"
+        return self.version
 
     def nvmlDeviceGetCount(self) -> int:
         self._of_node("nvmlDeviceGetCount")
@@ -268,19 +305,56 @@ class FakeNvml:
         gpu = self._of_gpu("nvmlDeviceGetMPSComputeRunningProcesses", handle)
         if gpu.mps_clients is None:
             raise FakeMismatchError
-        return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in gpu.mps_clients]
+        on = gpu.instance if isinstance(gpu, FakeInstance) else None
+        return [process_of(pid, memory, on) for pid, memory in gpu.mps_clients]
 
     def nvmlDeviceGetFieldValues(self, handle: tuple[int, FakeGpu], fields: list[int]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetFieldValues", handle)
-        values = {FI_RECOVERY_ACTION: gpu.recovery_action}
+        values = {FI_RECOVERY_ACTION: (0, gpu.recovery_action)} | gpu.values
+        answers = [values.get(field_id, (NOT_SUPPORTED, 77)) for field_id in fields]
         return [
-            SimpleNamespace(
-                nvmlReturn=0 if field_id in values else NOT_SUPPORTED,
-                valueType=1,
-                value=SimpleNamespace(uiVal=values.get(field_id)),
-            )
-            for field_id in fields
+            SimpleNamespace(nvmlReturn=code, valueType=3, value=SimpleNamespace(ullVal=value))
+            for code, value in answers
         ]
+
+    def nvmlDeviceGetTotalEccErrors(self, handle: tuple[int, FakeGpu], kind: int, counter: int) -> int:
+        gpu = self._of_gpu("nvmlDeviceGetTotalEccErrors", handle)
+        assert counter == 0, "the counters since the driver was loaded"
+        if gpu.ecc is None:
+            raise FakeNvmlError(NOT_SUPPORTED)
+        return gpu.ecc[kind]
+
+    def nvmlDeviceGetSupportedEventTypes(self, handle: tuple[int, FakeGpu]) -> int:
+        return self._of_gpu("nvmlDeviceGetSupportedEventTypes", handle).event_types
+
+    def nvmlEventSetCreate(self) -> FakeEventSet:
+        self._of_node("nvmlEventSetCreate")
+        self.event_sets.append(FakeEventSet())
+        return self.event_sets[-1]
+
+    def nvmlEventSetFree(self, events: FakeEventSet) -> None:
+        self._of_node("nvmlEventSetFree")
+        self.event_sets.remove(events)
+
+    def nvmlDeviceRegisterEvents(self, handle: tuple[int, FakeGpu], types: int, events: FakeEventSet) -> None:
+        gpu = self._of_gpu("nvmlDeviceRegisterEvents", handle)
+        if types & ~gpu.event_types:
+            raise FakeNvmlError(NOT_SUPPORTED)
+        events.gpu = gpu
+        gpu.xids.clear()
+
+    def nvmlEventSetWait_v2(self, events: FakeEventSet, timeout_ms: int) -> Any:
+        """Answers at once; of a set that a lost GPU is in, with its error, for ever."""
+        self._of_node("nvmlEventSetWait_v2")
+        assert events in self.event_sets, "a set that was freed crashes the driver"
+        assert timeout_ms == 0, "nothing waits for events"
+        assert events.gpu is not None
+        self._hang(events.gpu.hangs, "nvmlEventSetWait_v2")
+        if not events.gpu.xids:
+            self._raise("nvmlEventSetWait_v2", events.gpu)
+            raise FakeNvmlError(TIMEOUT)
+        xid, instance = events.gpu.xids.pop(0)
+        return SimpleNamespace(eventType=8, eventData=xid, gpuInstanceId=NO_INSTANCE if instance is None else instance)
 
     def nvmlDeviceGetRemappedRows(self, handle: tuple[int, FakeGpu]) -> tuple[int, int, int, int]:
         return 0, 0, 0, int(self._of_gpu("nvmlDeviceGetRemappedRows", handle).is_row_remap_failed)

@@ -21,7 +21,9 @@ def state_of(seen: Any, *, is_hang: bool = False) -> str:
     is_list_known = processes is not None
     has_process = is_list_known and len(processes) > 0
     is_above = activity is not None and activity > THETA
-    if health is not None and health.value != "clean":
+    if health is not None and health.value == "fatal_xid" and not is_above:
+        return "down"
+    if health is not None and health.value not in {"clean", "fatal_xid"}:
         return "down"
     if has_process and not [process for process in processes if not process.is_operator]:
         return "operator"

@@ -128,6 +128,14 @@ struct energy_reset {
 struct xid {
     int64_t at_ns;
     unsigned long long code;
+    unsigned int instance; /* NO_INSTANCE: of the whole GPU */
+};
+
+/* The kernel module, exchanged at a moment. A process has the library of the module that was
+ * loaded when it made its first call, for ever. */
+struct module {
+    int64_t at_ns;
+    char version[80];
 };
 
 #define LIST(type) \
@@ -172,6 +180,7 @@ struct gpu {
     LIST(struct outage) outages;
     LIST(struct energy_reset) resets;
     LIST(struct xid) xids;
+    LIST(int64_t) throttle_resets; /* when the counters of throttled time start again at 0 */
 
     LIST(struct mig_mode) mig_modes; /* the first from 0 on */
     LIST(struct gpu *) instances;
@@ -184,7 +193,7 @@ struct gpu {
     LIST(struct mig_device) devices;
 };
 
-enum rule_kind { RULE_ERROR, RULE_LATENCY, RULE_FAIL, RULE_FIELD, RULE_KILL };
+enum rule_kind { RULE_ERROR, RULE_LATENCY, RULE_FAIL, RULE_FIELD, RULE_KILL, RULE_HANG };
 
 struct rule {
     enum rule_kind kind;
@@ -203,8 +212,9 @@ struct script {
     LIST(struct rule) rules;
     int64_t utilization_period_ns, gpm_refresh_ns;
     unsigned int mig_parent_gpm;
-    unsigned int samples_hz, samples_ring;
+    unsigned int samples_hz, samples_ring, fields_touched;
     char driver[80], nvml[80];
+    LIST(struct module) modules;
     int cuda;
 };
 
@@ -224,6 +234,7 @@ int64_t clock_wall_ns(int64_t script_ns); /* POSIX time of a script time */
 void clock_advance(int64_t duration_ns);  /* virtual: moves the shared time; real: sleeps */
 bool clock_is_virtual(void);
 void sleep_real(int64_t duration_ns);
+void clock_await(int64_t script_ns); /* blocks; virtual: somebody else must move the time */
 
 /* script.c, parse.c */
 void script_load(void);
@@ -257,6 +268,9 @@ nvmlReturn_t energy_mj(const struct gpu *gpu, int64_t at_ns, unsigned long long 
 /* call.c */
 nvmlReturn_t enter(enum function function, struct call *call);
 nvmlReturn_t enter_device(enum function function, nvmlDevice_t device, struct call *call);
+nvmlReturn_t enter_set(enum function function, struct gpu *gpu, struct call *call); /* spares a lost GPU */
+nvmlReturn_t outage_now(const struct gpu *gpu, int64_t at_ns);
+const char *module_version(int64_t at_ns);
 nvmlReturn_t enter_any(enum function function, nvmlDevice_t device, struct call *call);
 nvmlReturn_t enter_instance(enum function function, nvmlDevice_t device, unsigned int id, struct call *call);
 nvmlReturn_t enter_index(enum function function, unsigned int index, struct call *call);

@@ -22,11 +22,13 @@ _Atomic int initialised;
 static _Atomic uint64_t calls[FUNCTION_COUNT];
 static pthread_once_t loaded = PTHREAD_ONCE_INIT;
 static FILE *trace;
+static const char *own_version; /* of the module that was loaded with this library */
 
 static void load(void)
 {
     clock_open();
     script_load();
+    own_version = module_version(clock_now_ns());
     const char *path = getenv("GPULEDGER_ABI_TRACE");
     if (path == NULL || *path == '\0') return;
     trace = fopen(path, "ae");
@@ -51,7 +53,7 @@ static bool matches(const struct rule *rule, enum function function, const struc
 static nvmlReturn_t apply_rules(enum function function, const struct gpu *gpu, int64_t at_ns)
 {
     nvmlReturn_t result = NVML_SUCCESS;
-    int64_t latency_ns = 0;
+    int64_t latency_ns = 0, await_ns = 0;
     for (size_t i = 0; i < script.rules.count; i++) {
         struct rule *rule = &script.rules.items[i];
         if (rule->kind == RULE_FIELD || !matches(rule, function, gpu, at_ns)) continue;
@@ -60,22 +62,41 @@ static nvmlReturn_t apply_rules(enum function function, const struct gpu *gpu, i
             latency_ns += rule->latency_ns;
             continue;
         }
+        if (rule->kind == RULE_HANG) {
+            if (rule->to_ns > await_ns) await_ns = rule->to_ns;
+            continue;
+        }
         if (rule->kind == RULE_FAIL && rule->seen++ % rule->of != rule->nth) continue;
         if (result == NVML_SUCCESS) result = rule->code;
     }
+    clock_await(await_ns);
     clock_advance(latency_ns);
     return result;
+}
+
+const char *module_version(int64_t at_ns)
+{
+    const char *version = script.driver;
+    for (size_t i = 0; i < script.modules.count; i++)
+        if (script.modules.items[i].at_ns <= at_ns) version = script.modules.items[i].version;
+    return version;
 }
 
 static nvmlReturn_t outage(enum function function, const struct gpu *gpu, int64_t at_ns)
 {
     bool handle = function == CALL_nvmlDeviceGetHandleByIndex_v2 || function == CALL_nvmlDeviceGetHandleByUUID;
+    if (function == CALL_nvmlEventSetWait_v2) return NVML_SUCCESS; /* what has happened is still handed out */
     for (size_t i = 0; i < gpu->outages.count; i++) {
         const struct outage *item = &gpu->outages.items[i];
         if (item->from_ns <= at_ns && at_ns < item->to_ns && (!handle || item->handle_fails))
             return item->code;
     }
     return NVML_SUCCESS;
+}
+
+nvmlReturn_t outage_now(const struct gpu *gpu, int64_t at_ns)
+{
+    return outage(CALL_nvmlDeviceGetUUID, gpu, at_ns);
 }
 
 static nvmlReturn_t enter_gpu(enum function function, struct gpu *gpu, bool valid, struct call *call)
@@ -91,6 +112,8 @@ static nvmlReturn_t enter_gpu(enum function function, struct gpu *gpu, bool vali
         result = NVML_ERROR_INVALID_ARGUMENT;
     else
         result = apply_rules(function, gpu, begin_ns);
+    if (strcmp(module_version(clock_now_ns()), own_version) != 0 && !always_works(function))
+        result = NVML_ERROR_LIB_RM_VERSION_MISMATCH;
     call->gpu = gpu;
     call->device = NULL;
     call->now_ns = clock_now_ns();
@@ -105,6 +128,11 @@ static nvmlReturn_t enter_gpu(enum function function, struct gpu *gpu, bool vali
 nvmlReturn_t enter(enum function function, struct call *call)
 {
     return enter_gpu(function, NULL, true, call);
+}
+
+nvmlReturn_t enter_set(enum function function, struct gpu *gpu, struct call *call)
+{
+    return enter_gpu(function, gpu, true, call);
 }
 
 /* A handle outlives what it was given for: it then means nothing, or whatever has its slot now. */

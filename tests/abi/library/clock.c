@@ -91,3 +91,8 @@ void clock_advance(int64_t duration_ns)
     else
         sleep_real(duration_ns);
 }
+
+void clock_await(int64_t script_ns)
+{
+    while (clock_now_ns() < script_ns) sleep_real(MS_NS);
+}

@@ -90,21 +90,48 @@ static bool deliver(nvmlEventSet_t set, nvmlEventData_t *data, int64_t now_ns)
         data->device = (nvmlDevice_t)(void *)gpu;
         data->eventType = nvmlEventTypeXidCriticalError;
         data->eventData = xid->code;
-        data->gpuInstanceId = data->computeInstanceId = NO_INSTANCE;
+        data->gpuInstanceId = xid->instance;
+        data->computeInstanceId = xid->instance == NO_INSTANCE ? NO_INSTANCE : 0;
         found = true;
     }
     pthread_mutex_unlock(&lock);
     return found;
 }
 
+/* The GPU of a set that has only one, so that rules about it meet the wait; else NULL. */
+static struct gpu *only_gpu(nvmlEventSet_t set)
+{
+    struct gpu *found = NULL;
+    for (unsigned int g = 0; g < script.gpu_count; g++) {
+        if (set->types[g] == 0) continue;
+        if (found != NULL) return NULL;
+        found = &script.gpus[g];
+    }
+    return found;
+}
+
+/* A wait for a set with a lost GPU in it fails at once, for as long as the GPU is lost. */
+static nvmlReturn_t lost(nvmlEventSet_t set, int64_t now_ns)
+{
+    for (unsigned int g = 0; g < script.gpu_count; g++) {
+        nvmlReturn_t code = set->types[g] == 0 ? NVML_SUCCESS : outage_now(&script.gpus[g], now_ns);
+        if (code != NVML_SUCCESS) return code;
+    }
+    return NVML_SUCCESS;
+}
+
 nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
 {
-    BEGIN(nvmlEventSetWait_v2);
+    struct call call;
+    nvmlReturn_t entry = enter_set(CALL_nvmlEventSetWait_v2, set == NULL ? NULL : only_gpu(set), &call);
+    if (entry != NVML_SUCCESS) return entry;
     REQUIRE(set != NULL && data != NULL);
     int64_t until_ns = call.now_ns + timeout_ms * MS_NS, waited_ns = 0;
     for (;;) {
         int64_t now_ns = clock_now_ns();
         if (deliver(set, data, now_ns)) return NVML_SUCCESS;
+        nvmlReturn_t code = lost(set, now_ns);
+        if (code != NVML_SUCCESS) return code;
         if (now_ns >= until_ns) return NVML_ERROR_TIMEOUT;
         if (clock_is_virtual() && waited_ns >= VIRTUAL_PATIENCE_NS) return NVML_ERROR_TIMEOUT;
         sleep_real(POLL_NS);

@@ -124,6 +124,7 @@ static void parse_set(struct cursor *c)
     if (strcmp(key, "utilization_period_ms") == 0) script.utilization_period_ns = moment(c);
     else if (strcmp(key, "gpm_refresh_ms") == 0) script.gpm_refresh_ns = moment(c);
     else if (strcmp(key, "samples_hz") == 0) script.samples_hz = (unsigned int)number(c);
+    else if (strcmp(key, "fields_touched") == 0) script.fields_touched = (unsigned int)number(c);
     else if (strcmp(key, "mig_parent_gpm") == 0) script.mig_parent_gpm = (unsigned int)number(c);
     else if (strcmp(key, "samples_ring") == 0) script.samples_ring = (unsigned int)number(c);
     else if (strcmp(key, "cuda") == 0) script.cuda = (int)number(c);
@@ -324,8 +325,10 @@ static void parse_rule(struct cursor *c)
         rule->code = (nvmlReturn_t)number(c);
     } else if (strcmp(kind, "kill") == 0) {
         rule->kind = RULE_KILL;
+    } else if (strcmp(kind, "hang") == 0) {
+        rule->kind = RULE_HANG;
     } else {
-        fail("%s: expected error, latency, fail, field or kill, not '%s'", c->where, kind);
+        fail("%s: expected error, latency, fail, field, kill or hang, not '%s'", c->where, kind);
     }
 }
 
@@ -354,6 +357,14 @@ void parse_line(char *line, const char *where)
         struct xid *xid = LIST_ADD(gpu->xids);
         xid->at_ns = moment(&c);
         xid->code = (unsigned long long)number(&c);
+        xid->instance = more(&c) ? (unsigned int)number(&c) : NO_INSTANCE;
+    } else if (strcmp(what, "throttle_reset") == 0) {
+        struct gpu *gpu = gpu_of(&c);
+        *LIST_ADD(gpu->throttle_resets) = moment(&c);
+    } else if (strcmp(what, "module") == 0) {
+        struct module *module = LIST_ADD(script.modules);
+        module->at_ns = moment(&c);
+        text(&c, module->version, sizeof module->version);
     } else {
         fail("%s: unknown word '%s'", where, what);
     }

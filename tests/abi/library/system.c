@@ -4,13 +4,28 @@
  */
 #include "abi.h"
 
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* GPULEDGER_ABI_DEVICE stands for /dev/nvidiactl: open as long as the library is initialised. */
+static int device = -1;
+
+static void open_device(void)
+{
+    const char *path = getenv("GPULEDGER_ABI_DEVICE");
+    if (path == NULL || *path == '\0') return;
+    device = open(path, O_RDWR | O_CLOEXEC);
+    if (device < 0) fail("%s: the device cannot be opened", path);
+}
 
 static nvmlReturn_t init(enum function function)
 {
     struct call call;
     nvmlReturn_t result = enter(function, &call);
-    if (result == NVML_SUCCESS) initialised++;
+    if (result != NVML_SUCCESS) return result;
+    if (initialised++ == 0) open_device();
     return result;
 }
 
@@ -28,7 +43,10 @@ nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 nvmlReturn_t nvmlShutdown(void)
 {
     BEGIN(nvmlShutdown);
-    initialised--;
+    if (--initialised == 0 && device >= 0) {
+        close(device);
+        device = -1;
+    }
     return NVML_SUCCESS;
 }
 
@@ -56,7 +74,7 @@ const char *nvmlErrorString(nvmlReturn_t result)
 nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
 {
     BEGIN(nvmlSystemGetDriverVersion);
-    return copy_text(script.driver, version, length);
+    return copy_text(module_version(call.now_ns), version, length);
 }
 
 nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)

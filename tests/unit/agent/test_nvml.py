@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpuledger_agent.nvml import BindingUnusable, CallFailed, DriverUnavailable, GpuLost, GpuProcess, Nvml
+from gpuledger_agent.nvml_health import NvmlHealth
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN, FakeMismatchError, FakeNvml, gpus
 
@@ -152,11 +153,11 @@ def test_a_board_that_says_something_that_is_no_text_has_no_serial(nvml: Nvml, f
 @pytest.mark.parametrize("kind", [0, 7, 99])
 def test_a_field_of_an_unexpected_kind_is_a_failed_call(nvml: Nvml, fake: FakeNvml, kind: int) -> None:
     def strange(handle: Any, fields: list[int]) -> list[Any]:
-        return [SimpleNamespace(nvmlReturn=0, valueType=kind, value=SimpleNamespace(dVal=float("nan")))]
+        return [SimpleNamespace(nvmlReturn=0, valueType=kind, value=SimpleNamespace(dVal=float("nan")))] * len(fields)
 
     fake.nvmlDeviceGetFieldValues = strange  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="unexpected_value_type"):
-        nvml.recovery_action(nvml.handle(0))
+        NvmlHealth(nvml).fields(nvml.handle(0))
 
 
 def test_what_the_driver_says_of_a_board_can_always_be_sealed(nvml: Nvml, fake: FakeNvml) -> None:

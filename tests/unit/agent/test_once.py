@@ -21,6 +21,7 @@ from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.once import Look, look, render
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.simulate import SimulatedNvml, SimulatedProcesses
+from gpuledger_agent.snapshot import GpuSnapshot, Growth, Health, HealthFacts
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import LOST, NOT_LOADED, UNKNOWN, FakeGpu, FakeNvml, gpus
 from tests.fakes.processes import FakeProcessTable
@@ -229,3 +230,36 @@ def test_the_idle_power_that_the_service_has_learnt_is_shown_beside_the_power(tm
     FloorsFile(tmp_path / FLOORS_FILE).save(learnt, node.clock.wall_ns() // 1_000_000)
     found = lines(node, AgentConfig(state_dir=tmp_path))
     assert [cells(line)[6] for line in found] == ["500 W (idle: 115 W)", "70 W (idle: 70 W)", "70 W"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (GpuSnapshot(), "?"),
+        (GpuSnapshot(health=Health.CLEAN), "clean"),
+        (GpuSnapshot(health=Health.FATAL_XID, xids=((48, None), (48, None), (31, 2))), "fatal xid, Xid 31, Xid 48"),
+        (
+            GpuSnapshot(health=Health.RECOVERY_ACTION, health_facts=HealthFacts(recovery_action=1)),
+            "reset gpu",
+        ),
+        (GpuSnapshot(health=Health.CLEAN, health_facts=HealthFacts(is_remap_pending=True)), "clean, rows to remap"),
+        (GpuSnapshot(health=Health.CLEAN, ecc_errors={"corrected": 3}), "clean, corrected memory errors"),
+        (
+            GpuSnapshot(
+                health=Health.CLEAN,
+                throttled={"hw_thermal": Growth(since_ms=0, amount=5), "sw_thermal": Growth(since_ms=0, amount=0)},
+            ),
+            "clean, throttled by hw thermal",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_gpu_is_shown_in_a_word_or_two(seen: GpuSnapshot, words: str) -> None:
+    assert once._health(seen) == words
+
+
+def test_health_is_read_twice_so_that_its_counters_are_of_this_second() -> None:
+    gpu = gpus(1)[0]
+    gpu.values = {144: (0, 1)}
+    node = Node(gpu)
+    assert cells(lines(node)[0])[7] == "clean, rows to remap"
+    assert node.binding.calls["nvmlDeviceGetFieldValues"] == 2

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a GPU fares: faults, and the counters of memory errors and of clocks held down, read more slowly than the tick.
+
+A fault stands until the read that found it says otherwise; a fatal Xid until a later read is clean. Counters count from
+the last read before; one that fell counts from there. The first tick in a cell reads, so that what a counter grew by
+belongs to one cell, but for one tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from gpuledger.cells import CELL_MS
+from gpuledger.states import ECC_KINDS
+from gpuledger_agent.nvml import Handle, Nvml
+from gpuledger_agent.nvml_health import FI_REMAP_FAILURE, RECOVERY_ACTIONS, HealthFields, NvmlHealth, XidEvent
+from gpuledger_agent.snapshot import Growth, Health, HealthFacts
+from gpuledger_agent.sources import GpuReads
+from gpuledger_agent.xids import FATAL
+
+HEALTH_POLL_MS = 10_000
+HEALTH_AGE_MAX_MS = 30_000
+GROWTH_WINDOWS_MAX = 2
+"""A counter of time that grew by more than this many times the time between two reads is wrong."""
+_NS = 1_000_000
+_BEFORE_MS = -1
+"""Before every tick of a session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """What is known of one GPU in one tick; `throttled` and `ecc_errors` are what counters grew by, if read in it."""
+
+    health: Health | None = None
+    facts: HealthFacts = field(default_factory=HealthFacts)
+    throttled: Mapping[str, Growth] = field(default_factory=dict)
+    ecc_errors: Mapping[str, int] = field(default_factory=dict)
+    rejected_values: int = 0
+
+
+@dataclass(slots=True)
+class _Gpu:
+    """What is kept of one GPU between reads: facts, and counters with the tick of their read."""
+
+    facts: HealthFacts = field(default_factory=HealthFacts)
+    read_ms: int | None = None
+    known_ms: int | None = None
+    throttled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ecc_errors: dict[str, int] = field(default_factory=dict)
+
+
+class HealthSource:
+    """Reads the health of whole GPUs; times are edges of ticks in milliseconds."""
+
+    def __init__(self, nvml: Nvml, poll_ms: int = HEALTH_POLL_MS) -> None:
+        self._door = NvmlHealth(nvml)
+        self._poll_ms = poll_ms
+        self._gpus: dict[str, _Gpu] = {}
+        self._fatal_ms: dict[str, int] = {}
+        """The last fatal Xid of each GPU that no clean read has followed."""
+
+    def forget(self) -> None:
+        """Trust nothing that was read before; a fatal Xid stands."""
+        self._gpus.clear()
+        self._fatal_ms = dict.fromkeys(self._fatal_ms, _BEFORE_MS)
+
+    def interrupt(self, uuid: str) -> None:
+        """Trust nothing that was read of one GPU before."""
+        self._gpus.pop(uuid, None)
+
+    def note(self, uuid: str, xids: Iterable[XidEvent], edge_ms: int) -> None:
+        """Take in the Xid errors of a tick."""
+        if any(event.xid in FATAL for event in xids):
+            self._fatal_ms[uuid] = edge_ms
+
+    def read(self, uuid: str, handle: Handle, edge_ms: int, reads: GpuReads) -> HealthReport:
+        """Return how the GPU fares; raises GpuLost, ResetRequired and DriverUnavailable."""
+        gpu = self._gpus.get(uuid)
+        if gpu is None:
+            gpu = self._gpus[uuid] = _Gpu()
+        if self._is_due(gpu, edge_ms):
+            gpu.read_ms = edge_ms
+            return self._read(uuid, gpu, handle, edge_ms, reads)
+        return HealthReport(health=self._health(uuid, gpu, edge_ms), facts=gpu.facts)
+
+    def _is_due(self, gpu: _Gpu, edge_ms: int) -> bool:
+        before_ms = gpu.read_ms
+        if before_ms is None or edge_ms - before_ms >= self._poll_ms:
+            return True
+        return edge_ms // CELL_MS != before_ms // CELL_MS
+
+    def _health(self, uuid: str, gpu: _Gpu, edge_ms: int) -> Health | None:
+        is_known = gpu.known_ms is not None and edge_ms - gpu.known_ms <= HEALTH_AGE_MAX_MS
+        fault = _fault(gpu.facts)
+        if is_known and fault is not None:
+            return fault
+        if uuid in self._fatal_ms:
+            return Health.FATAL_XID
+        return Health.CLEAN if is_known else None
+
+    # ------------------------------------------------------------------------------------------ one read
+
+    def _read(self, uuid: str, gpu: _Gpu, handle: Handle, edge_ms: int, reads: GpuReads) -> HealthReport:
+        answer = reads.ask("health", self._door.fields, handle)
+        facts = HealthFacts() if answer is None else answer.facts
+        for error in () if answer is None else answer.errors.values():
+            reads.count("health", error)
+        if answer is None or (facts.is_remap_failed is None and FI_REMAP_FAILURE not in answer.errors):
+            rows = reads.ask("health", self._door.remapped_rows, handle)
+            facts = facts if rows is None else _merged(rows, facts)
+        gpu.facts = _merged(gpu.facts, facts)
+        if facts.recovery_action is not None or facts.is_remap_failed is not None:
+            gpu.known_ms = edge_ms
+            fatal_ms = self._fatal_ms.get(uuid)
+            if fatal_ms is not None and fatal_ms < edge_ms and _fault(gpu.facts) is None:
+                del self._fatal_ms[uuid]
+        throttled, rejected = _throttled(gpu, answer, edge_ms)
+        ecc_errors = {}
+        for kind in ECC_KINDS:
+            count = reads.ask("ecc", self._door.ecc_errors, handle, kind)
+            if count is not None:
+                before = gpu.ecc_errors.get(kind)
+                gpu.ecc_errors[kind] = count
+                if before is not None and count > before:
+                    ecc_errors[kind] = count - before
+        return HealthReport(
+            health=self._health(uuid, gpu, edge_ms),
+            facts=gpu.facts,
+            throttled=throttled,
+            ecc_errors=ecc_errors,
+            rejected_values=rejected,
+        )
+
+
+def action_name(action: int) -> str:
+    """Return what a recovery action is called; an unknown one by its number."""
+    return RECOVERY_ACTIONS[action] if 0 <= action < len(RECOVERY_ACTIONS) else str(action)
+
+
+def _fault(facts: HealthFacts) -> Health | None:
+    if facts.recovery_action is not None and facts.recovery_action != 0:
+        return Health.RECOVERY_ACTION
+    return Health.ROW_REMAP_FAILURE if facts.is_remap_failed is True else None
+
+
+def _merged(old: HealthFacts, new: HealthFacts) -> HealthFacts:
+    """Return what is known after a read: what it did not say stands as it was."""
+    said = {part.name: getattr(new, part.name) for part in fields(new)}
+    return replace(old, **{name: value for name, value in said.items() if value is not None})
+
+
+def _throttled(gpu: _Gpu, answer: HealthFields | None, edge_ms: int) -> tuple[dict[str, Growth], int]:
+    """Return what the counters of time grew by, and how many grew by what cannot be."""
+    grown: dict[str, Growth] = {}
+    rejected = 0
+    for reason, total_ns in ({} if answer is None else answer.throttled_ns).items():
+        before = gpu.throttled.get(reason)
+        gpu.throttled[reason] = (total_ns, edge_ms)
+        if before is None or total_ns < before[0] or edge_ms == before[1]:
+            continue
+        grown_ns, window_ns = total_ns - before[0], (edge_ms - before[1]) * _NS
+        if grown_ns > GROWTH_WINDOWS_MAX * window_ns:
+            rejected += 1
+        else:
+            # The counter is read a little later than the tick begins.
+            grown[reason] = Growth(since_ms=before[1], amount=min(grown_ns, window_ns))
+    return grown, rejected
