@@ -7,7 +7,7 @@ and uncovered reasons sum to the span, always, which `Tally.total_slice_ms` lets
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, split_at
