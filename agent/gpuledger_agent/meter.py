@@ -216,9 +216,8 @@ class Meter:
         if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         if seen.is_divided:
-            # The board's power is nobody's alone: no hang can be told by it, and no floor be learnt.
+            # The board's power is nobody's alone: no hang can be told by it.
             power_mw = None
-            floors.interrupt()
         for part in parts:
             decision = decide(part.seen, power_mw, floors.idle_mw)
             part.result = decision.state
@@ -227,8 +226,8 @@ class Meter:
             part.is_hang_suspected = decision.is_hang_suspected
             part.is_single = True
             part.is_believed = decision.is_activity_believed
-            if not seen.is_divided:
-                floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
+            # Of a divided board's activity as a whole nothing is known, so no floor is learnt either.
+            floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
 
     # ------------------------------------------------------------------------------------------ adding up
 
