@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger.reading import decode_workloads
 from gpuledger.states import State, Uncovered
 from gpuledger_agent.loop import GpuView
 from gpuledger_agent.tally import Part
-from tests.fakes.agents import Rig
+from tests.fakes.agents import Rig, records
 from tests.fakes.nvml import (
     LOST,
     NO_PERMISSION,
@@ -326,3 +327,23 @@ def test_workloads_are_sealed_with_the_instance_they_were_on(rig: Rig) -> None:
     assert sum(found.state_slice_ms.values()) + sum(found.uncovered_slice_ms.values()) == 7 * (
         reading.end_ms - reading.start_ms
     )
+
+
+def test_features_of_who_holds_an_instance_carry_the_instance_and_nothing_of_the_board(
+    rig: Rig, big: FakeInstance
+) -> None:
+    big.gpm = {1: (0, 70.0), 2: (0, 40.0), 5: (0, 20.0), 10: (0, 10.0), 20: (0, 100.0), 21: (0, 100.0), 60: (0, 9.0)}
+    rig.tick(10)
+    big.memory_used_bytes = 20 << 30
+    rig.tick()
+    big.memory_used_bytes = 1 << 30
+    rig.tick()
+    rig.agent.close()
+    (record,) = records(rig.directory)
+    (reading,) = rig.readings()
+    (found,) = decode_workloads(record["workloads"].encode(), reading)
+    assert found.instance_uuid == big.uuid
+    assert found.features["engines_known_ms"] == 12_000
+    assert found.features["sm_ns"] == 12_000 * 400_000
+    assert found.features["memory_swings"] == 1
+    assert not {name for name in found.features if name.startswith(("energy", "power", "links", "pcie", "nvlink"))}
