@@ -29,15 +29,8 @@ class _Outcome:
     parts: tuple[Part, ...]
     energy_mj: int | None
     energy_before_mj: int | None
-    is_energy_whole: bool
-    """The energy was spent within this tick alone, so it belongs to the tick's state."""
+    energy_key: str
     is_energy_epoch: bool
-
-    @property
-    def energy_key(self) -> str:
-        if not self.is_energy_whole or any(isinstance(part.result, Uncovered) for part in self.parts):
-            return UNCOVERED_ENERGY
-        return MIG_ENERGY if self.seen.is_divided else self.parts[0].result.value
 
 
 @dataclass(slots=True)
@@ -123,6 +116,7 @@ class Meter:
             energy_mj = seen.energy_mj - before_mj
             if energy_mj < 0:
                 energy_mj, is_epoch = None, True
+        # Spent within this tick alone, so that it belongs to the tick's state.
         is_whole = previous is not None and previous.is_energy_fresh
         parts = self._decide(uuid, seen, previous, energy_mj if is_whole else None, gap_ms)
         self._previous[uuid] = _Previous(
@@ -136,7 +130,7 @@ class Meter:
             parts=parts,
             energy_mj=energy_mj,
             energy_before_mj=before_mj,
-            is_energy_whole=is_whole,
+            energy_key=_energy_key(seen, parts) if is_whole else UNCOVERED_ENERGY,
             is_energy_epoch=is_epoch,
         )
 
@@ -204,6 +198,12 @@ class Meter:
         _add(tally, outcome, time_ms, outcome.energy_mj, None, True)
         if tally.rest is not None and outcome.seen.instances is not None:
             tally.keep_instances({part.instance for part in outcome.parts})
+
+
+def _energy_key(seen: GpuSnapshot, parts: tuple[Part, ...]) -> str:
+    if any(isinstance(part.result, Uncovered) for part in parts):
+        return UNCOVERED_ENERGY
+    return MIG_ENERGY if seen.is_divided else parts[0].result.value
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:
