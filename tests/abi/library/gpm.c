@@ -64,7 +64,8 @@ nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
     REQUIRE(sample != NULL);
     if (call.gpu->gpm == 0) return NVML_ERROR_NOT_SUPPORTED;
     sample->gpu = call.gpu;
-    sample->at_ns = call.now_ns;
+    /* With a step the counters are those of the last refresh, as they may well be on a real GPU. */
+    sample->at_ns = call.now_ns - (script.gpm_step_ns > 0 ? call.now_ns % script.gpm_step_ns : 0);
     return NVML_SUCCESS;
 }
 
