@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, share_equally, split_at
-from gpuledger.reading import UNCOVERED_ENERGY
+from gpuledger.gpu_time import UNCOVERED_ENERGY
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
 from gpuledger_agent.decision import Floors, decide
 from gpuledger_agent.snapshot import GpuSnapshot, Holder

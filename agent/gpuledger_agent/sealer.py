@@ -17,13 +17,11 @@ from typing import Any
 
 from gpuledger import __version__
 from gpuledger.errors import ReadingError, StorageError
+from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import (
     PAYLOAD_TYPE,
-    REST,
     WORKLOADS_MAX,
-    GpuTime,
     Reading,
-    WorkloadTime,
     decode,
     digest,
     encode,
@@ -33,6 +31,7 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
+from gpuledger.workload_time import REST, WorkloadTime
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal

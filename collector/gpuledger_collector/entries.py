@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import Reading, WorkloadTime, decode_known, decode_known_workloads, digest
+from gpuledger.reading import Reading, decode_known, decode_known_workloads, digest
 from gpuledger.sealing import open_envelope
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Frame, Kind
 from gpuledger_collector.roster import Entry, Window, WindowKind

@@ -22,12 +22,12 @@ from gpuledger.reading import (
     PAYLOAD_TYPE,
     WORKLOADS_BYTES_MAX,
     Reading,
-    WorkloadTime,
     decode,
     decode_workloads,
     digest,
 )
 from gpuledger.sealing import digest_name, node_id_of, open_envelope, verify_envelope
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.beside import Beside, Contact, Place
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, LogEntry, ReadingEntry

@@ -14,7 +14,6 @@ from gpuledger.errors import StorageError
 from gpuledger.reading import (
     INTEGER_MAX,
     LEAF_BYTES_MAX,
-    REST,
     WORKLOADS_BYTES_MAX,
     WORKLOADS_MAX,
     decode,
@@ -23,6 +22,7 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import NameSealer, SigningKey, digest_name, open_envelope
 from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
+from gpuledger.workload_time import REST
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
