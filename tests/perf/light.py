@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.abi.build import ROOT, BuildError, build
-from tests.abi.script import Script, Wave
+from tests.abi.script import FULL, Gpu, Script, Wave, Worker
 from tests.abi.stage import set_up
 from tests.perf.light_table import Measured, Node, Usage, faults, render
 from tests.perf.page import machine
@@ -38,9 +38,11 @@ NODES = (
     Node(gpus=16, processes=0),
     Node(gpus=8, processes=64),
 )
-STAND_IN = Node(gpus=56, processes=0)
-"""For 8 GPUs × 7 instances, as long as the scripted library has none: as many things with series of their own."""
+LARGE = Node(gpus=56, processes=0)
+"""As many things with series of their own as 8 GPUs × 7 instances; without the peer."""
+MIG = Node(gpus=8, processes=56, instances=7)
 _SOURCE = re.compile(r'^gpuledger_agent_source_duration_seconds\{source="(\w+)"\} (\S+)$', re.MULTILINE)
+_INSTANCE = re.compile(r'^gpuledger_gpu_state_seconds_total\{.*instance_id="[^"]', re.MULTILINE)
 _TICKS = re.compile(r"^gpuledger_agent_ticks_total (\S+)$", re.MULTILINE)
 
 
@@ -48,18 +50,26 @@ def script_of(node: Node, pids: Sequence[int]) -> Script:
     """GPUs that work in turns where processes hold them, and are free where none does."""
     script = Script()
     for index in range(node.gpus):
-        gpu = script.add_gpu()
-        holders = pids[index :: node.gpus]
-        for pid in holders:
-            gpu.run(pid)
-        if not holders:
-            gpu.act(0, utilization_pct=0, power_w=70, memory_gib=0)
-        else:
-            gpu.act(0, power_w=412.5, memory_gib=8 * len(holders))
-            gpu.set("utilization", Wave(period_ms=7_000 + 100 * index, on_ms=1_000 + 500 * index))
-        for track, share in (("sm", 4), ("sm_occupancy", 8), ("tensor", 6), ("dram", 10)):
-            gpu.set(track, 1_000_000 // share if holders else 0)
+        gpu = script.add_gpu().act(0, power_w=412.5 if pids else 70)
+        workers: list[Worker] = [gpu]
+        if node.instances:
+            gpu.divide(0)
+            workers = [gpu.add_instance("1g.10gb") for _ in range(node.instances)]
+        for number, worker in enumerate(workers):
+            _work(worker, index, pids[index + number * node.gpus :: node.gpus * len(workers)])
     return script
+
+
+def _work(worker: Worker, index: int, pids: Sequence[int]) -> None:
+    for pid in pids:
+        worker.run(pid)
+    worker.set("memory_used_bytes", len(pids) << 30)
+    for track, share in (("sm", 4), ("sm_occupancy", 8), ("tensor", 6), ("dram", 10)):
+        worker.set(track, FULL // share if pids else 0)
+    busy = Wave(period_ms=7_000 + 100 * index, on_ms=1_000 + 500 * index) if pids else 0
+    worker.set("graphics", busy)
+    if isinstance(worker, Gpu):
+        worker.set("utilization", busy)
 
 
 @dataclass(slots=True)
@@ -106,7 +116,7 @@ class Watched:
 
 @contextmanager
 def running(folder: Path, peer: Path) -> Iterator[tuple[dict[Node, Watched], dict[Node, Watched]]]:
-    """Start the agent and the peer on every node (the stand-in has no peer); end what was started."""
+    """Start the agent on every node, and the peer on some; end what was started."""
     library = build()
     site = Site(folder)
     ours: dict[Node, Watched] = {}
@@ -119,12 +129,12 @@ def running(folder: Path, peer: Path) -> Iterator[tuple[dict[Node, Watched], dic
 
         holders = start_holders(max(node.processes for node in NODES), folder)
         pids = [keep(holder).pid for holder in holders]
-        for number, node in enumerate((*NODES, STAND_IN)):
+        for number, node in enumerate((*NODES, LARGE, MIG)):
             script = script_of(node, pids[: node.processes])
             stage = set_up(folder / f"node{number}", library, script, virtual=False)
             ours[node] = Watched(site.start_agent(stage, stage.folder / "agent"))
             keep(ours[node].metered.program)
-            if node != STAND_IN:
+            if node in NODES:
                 others[node] = Watched(start_nvitop(peer, stage, stage.folder / "peer"))
                 keep(others[node].metered.program)
         yield ours, others
@@ -152,15 +162,14 @@ def measure(folder: Path, peer: Path, seconds: float) -> Measured:
                 sources.setdefault(source, []).append(1_000 * float(value))
         ticks = [int(float(found[1])) for text in ours[MAIN].texts if (found := _TICKS.search(text)) is not None]
         usages = {node: one.usage(took_s) for node, one in ours.items()}
-        stand_in = usages.pop(STAND_IN)
+        mig = usages.pop(MIG)
         return Measured(
             seconds=took_s,
             main=MAIN,
             ours=usages,
             peer={node: one.usage(took_s) for node, one in others.items()},
             peer_name=f"nvitop-exporter {NVITOP.version}",
-            mig=stand_in,
-            mig_note=f" (stood in for by {STAND_IN.gpus} GPUs)",
+            mig=mig if _INSTANCE.search(ours[MIG].texts[-1]) is not None else None,
             source_ms=sources,
             ticks=ticks[-1] - ticks[0] if ticks else 0,
             machine=machine(),

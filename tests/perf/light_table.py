@@ -28,10 +28,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A simulated node of so many GPUs and processes."""
+    """A simulated node of so many GPUs and processes, and of so many MIG instances on each GPU."""
 
     gpus: int
     processes: int
+    instances: int = 0
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One run of the benchmark. `mig` and `mig_note`: a scrape of the node with instances, and what stood in for it."""
+    """One run of the benchmark. `mig`: the node with instances; None as long as the agent shows none."""
 
     seconds: float
     main: Node
@@ -70,7 +71,6 @@ class Measured:
     peer: Mapping[Node, Usage]
     peer_name: str
     mig: Usage | None
-    mig_note: str
     source_ms: Mapping[str, Sequence[float]]
     ticks: int
     machine: str
@@ -103,7 +103,7 @@ def rows(measured: Measured) -> list[Row]:
         ),
         Row(name="a scrape", unit="ms of CPU", figure=ours.scrape_ms, bound=SCRAPE_MS_MAX, peer=peer.scrape_ms),
         Row(
-            name=f"a scrape, 8 GPUs × 7 MIG instances{measured.mig_note}",
+            name="a scrape, 8 GPUs × 7 MIG instances",
             unit="ms of CPU",
             figure=None if measured.mig is None else measured.mig.scrape_ms,
             bound=SCRAPE_MIG_MS_MAX,
@@ -187,8 +187,9 @@ Not measured here: the process that asks the kubelet for allocations over gRPC (
 _GROWTH = """
 ## Growth
 
-gpuledger / {peer}, nodes side by side in the same run. GPUs without a process are idle; until GPM has shown an idle GPU
-to be more than 1 % active, the agent holds it against polled utilisation, so it makes one call more for it.
+gpuledger / {peer}, nodes side by side in the same run. GPUs without a process are idle;
+until GPM has shown one to be more than 1 % active, the agent holds it against polled utilisation, so it makes one call
+more for it. 56 GPUs are no real node: they have as many series as 8 GPUs × 7 instances, and the agent is alone there.
 
 """
 

@@ -17,7 +17,6 @@ MEASURED = Measured(
     peer={NODE: PEER},
     peer_name="peer 1.0",
     mig=replace(OURS, scrape_ms=11.0),
-    mig_note="",
     source_ms={"gpm": [0.2, 0.4], "energy": []},
     ticks=285,
     machine="a machine",
