@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -78,9 +79,9 @@ class Watched:
 
     metered: Metered
     began_cpu_s: float = 0.0
-    began_calls: int = 0
+    began_calls: Counter[str] = field(default_factory=Counter)
     took_cpu_s: float = 0.0
-    took_calls: int = 0
+    took_calls: Counter[str] = field(default_factory=Counter)
     texts: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -107,7 +108,7 @@ class Watched:
         ticking_ms = cpu_ms_per_s * (time.monotonic() - began_s)
         return Usage(
             cpu_ms_per_s=cpu_ms_per_s,
-            calls_per_s=self.took_calls / seconds,
+            calls_per_s=self.took_calls.total() / seconds,
             memory_mib=program.memory_peak_mib(),
             scrape_ms=(took_ms - ticking_ms) / SCRAPES,
             scrape_bytes=sent_bytes,
@@ -170,6 +171,10 @@ def measure(folder: Path, peer: Path, seconds: float) -> Measured:
             peer={node: one.usage(took_s) for node, one in others.items()},
             peer_name=f"nvitop-exporter {NVITOP.version}",
             mig=mig if _INSTANCE.search(ours[MIG].texts[-1]) is not None else None,
+            calls={
+                one.metered.program.name: {name: count / took_s for name, count in one.took_calls.items()}
+                for one in (ours[MAIN], others[MAIN])
+            },
             source_ms=sources,
             ticks=ticks[-1] - ticks[0] if ticks else 0,
             machine=machine(),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One run of the benchmark. `mig`: the node with instances; None as long as the agent shows none."""
+    """One run of the benchmark.
+
+    `mig`: the node with instances; None as long as the agent shows none. `calls`: calls a second on the main node, by
+    program and function. `source_ms`: what each source took in the ticks that were scraped.
+    """
 
     seconds: float
     main: Node
@@ -71,6 +76,7 @@ class Measured:
     peer: Mapping[Node, Usage]
     peer_name: str
     mig: Usage | None
+    calls: Mapping[str, Mapping[str, float]]
     source_ms: Mapping[str, Sequence[float]]
     ticks: int
     machine: str
@@ -131,6 +137,7 @@ def render(measured: Measured) -> str:
         + f"Measured for {measured.seconds:.0f} s on {measured.machine}.\n\n{bounds}"
         + _ABOUT_BOUNDS.format(cpu=CPU_SHARE_MAX, calls=CALLS_SHARE_MAX)
         + _growth(measured)
+        + _calls(measured)
         + _sources(measured)
         + _NOTES
     )
@@ -152,13 +159,19 @@ def _growth(measured: Measured) -> str:
     return _GROWTH.format(peer=measured.peer_name) + table(head, lines)
 
 
+def _calls(measured: Measured) -> str:
+    functions = sorted({name for calls in measured.calls.values() for name in calls})
+    lines = [[f"`{name}`", *(figure(calls.get(name)) for calls in measured.calls.values())] for name in functions]
+    return _CALLS + table(("function", *measured.calls), lines)
+
+
 def _sources(measured: Measured) -> str:
     lines = [
-        [source, figure(sum(times) / len(times)), figure(max(times))]
+        [source, figure(statistics.median(times)), figure(max(times))]
         for source, times in sorted(measured.source_ms.items())
         if times
     ]
-    head = ("source", "mean of the ticks that were scraped, ms", "most, ms")
+    head = ("source", "median, ms", "most, ms")
     return _SOURCES.format(node=measured.main.name, ticks=measured.ticks) + table(head, lines)
 
 
@@ -171,7 +184,7 @@ energy, health, and workloads of 8 live processes. The peer runs as it comes.
 
     make bench-light
 
-takes seven minutes, writes this page and fails where a bound is broken.
+takes six minutes, writes this page and fails where a bound is broken.
 
 """
 
@@ -193,11 +206,19 @@ more for it. 56 GPUs are no real node: they have as many series as 8 GPUs × 7 i
 
 """
 
+_CALLS = """
+## Calls
+
+Calls of NVML a second by 8 GPUs and 8 processes. One that is made for each of 8 GPUs in each tick counts for 8.
+
+"""
+
 _SOURCES = """
 ## Sources
 
-What each source of the agent took by the wall clock in one tick, over all GPUs, as the agent says of itself
-(`gpuledger_agent_source_duration_seconds`), on the node of {node}, {ticks} ticks.
+What each source of the agent took in the last tick that it ran in, over all GPUs, as the agent says of itself
+(`gpuledger_agent_source_duration_seconds`) on the node of {node}, in one scrape of every 15 of its {ticks} ticks. This
+is wall time: the most is often other work that came between.
 
 """
 

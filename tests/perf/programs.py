@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,9 +143,9 @@ class Metered:
     endpoint: Endpoint
     counters: Path
 
-    def calls(self) -> int:
-        """How many calls of NVML it has made so far."""
-        return sum(counted(self.counters).values())
+    def calls(self) -> Counter[str]:
+        """How many calls of NVML it has made so far, by function."""
+        return Counter(counted(self.counters))
 
 
 class Site:

@@ -258,6 +258,14 @@ def test_a_truth_outside_the_bounds_of_lost_minutes_is_a_fault() -> None:
     assert faults(replace(GOOD, unseen=[outside])) == ["killed: the truth is 0.250 s outside the bounds"]
 
 
+def test_states_of_lost_minutes_have_to_hold_the_oracles_time() -> None:
+    inside = (Fraction(10), Fraction(20), Fraction(22))
+    assert faults(replace(GOOD, unseen=[replace(GOOD.unseen[0], busy_s=inside)])) == []
+    outside = (Fraction(10), Fraction(20), Fraction(23))
+    found = faults(replace(GOOD, unseen=[replace(GOOD.unseen[0], idle_s=outside)]))
+    assert found == ["killed: 23.0 s idle are outside 10.00 – 20.00 s"]
+
+
 def test_a_difference_from_the_oracle_in_virtual_time_is_a_fault() -> None:
     virtual = Virtual(error=Fraction(0), cells=40, different=1)
     assert faults(replace(GOOD, virtual=virtual)) == ["in virtual time 1 cells differ from the oracle's"]
