@@ -108,6 +108,7 @@ class GpuAnswers:
         self.gpu: Gpu = script.gpus[index]
         self._period_ns = script.utilization_period_ms * MS_NS
         self._samples_hz = script.samples_hz
+        self._gpm_step_ns = script.gpm_step_ms * MS_NS
         self._steps_ms = script.steps_ms
         self._tracks = {name: Track(spans) for name, spans in self.gpu.tracks.items()}
 
@@ -130,6 +131,8 @@ class GpuAnswers:
         if metric not in self._tracks:
             return Failure()
         track = self._tracks[metric]
+        if self._gpm_step_ns > 0:
+            first_ns, second_ns = (at_ns - at_ns % self._gpm_step_ns for at_ns in (first_ns, second_ns))
         now = track.value(second_ns)
         if isinstance(now, Failure):
             return now
