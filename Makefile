@@ -59,6 +59,19 @@ lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the 
 gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
+.PHONY: bench
+bench: bench-light bench-accuracy ## Both benchmarks below (20 minutes of real time, a fifth of a core)
+
+.PHONY: bench-light
+bench-light: $(VENV)/.test ## What the agent costs beside a peer; write docs/performance.md
+	@$(BIN)/python tools/parts.py cc
+	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.perf.light $(ARGS)
+
+.PHONY: bench-accuracy
+bench-accuracy: $(VENV)/.test ## How far the agent and its peers are from the truth; write docs/accuracy.md
+	@$(BIN)/python tools/parts.py cc prometheus
+	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.perf.accuracy $(ARGS)
+
 .PHONY: mutation
 mutation: $(VENV)/.test ## Plant defects in a copy of the code, see each found by a test, write docs/mutation.md (minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
@@ -107,7 +120,7 @@ clean: ## Remove .venv, .tools and every cache
 .PHONY: help
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- set-up, one stamp a stage ----------------------------------------------------------------------------------------
 

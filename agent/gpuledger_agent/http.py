@@ -8,13 +8,14 @@ document, and the open cell apart as `live`. With another journal's ID the answe
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import make_wsgi_app
+from prometheus_client.exposition import generate_latest, gzip_accepted
 
 from gpuledger.cells import CELL_MS, floor_to
 from gpuledger.clock import Clock
@@ -31,6 +32,10 @@ READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
 READINGS_BYTES_MAX = 4 << 20
 STALE_INTERVALS = 1.5
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""One format for all: OpenMetrics says the same of our families, and takes twice the time to write."""
+GZIP_LEVEL = 1
+"""A sixth of the time of the highest level, and a fifth more bytes."""
 
 StartResponse = Callable[..., Any]
 
@@ -57,7 +62,7 @@ class Service:
         self._is_simulated = is_simulated
         self._interval_ms = interval_ms
         self._clock = clock
-        self._metrics = make_wsgi_app(registry)
+        self._registry = registry
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -74,13 +79,21 @@ class Service:
     def _get(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            body: Iterable[bytes] = self._metrics(environ, start_response)
-            return body
+            return self._metrics(environ, start_response)
         if path == "/v1/readings":
             return self._readings(environ, start_response)
         if path == "/healthz":
             return self._health(start_response)
         return _answer(start_response, "404 Not Found", "there is /metrics, /v1/readings and /healthz")
+
+    def _metrics(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        body = generate_latest(self._registry)
+        headers = [("Content-Type", METRICS_TYPE), ("Vary", "Accept-Encoding")]
+        if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
+            body = gzip.compress(body, GZIP_LEVEL)
+            headers.append(("Content-Encoding", "gzip"))
+        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+        return [body]
 
     def _readings(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:

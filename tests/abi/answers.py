@@ -113,11 +113,12 @@ def is_during(at_ns: int, from_ms: int, to_ms: int | None) -> bool:
 class WorkerAnswers:
     """What a GPU or a GPU instance answers."""
 
-    def __init__(self, worker: Worker, index: int) -> None:
+    def __init__(self, worker: Worker, index: int, gpm_step_ms: int) -> None:
         self.index = index
         self.ordinal: int | None = None
         self._worker = worker
         self._tracks = {name: Track(spans) for name, spans in worker.tracks.items()}
+        self._gpm_step_ns = gpm_step_ms * MS_NS
 
     def track(self, name: str) -> Track:
         """The quantity's track, scripted or not."""
@@ -137,6 +138,7 @@ class WorkerAnswers:
         if metric not in self._tracks:
             return Failure()
         track = self._tracks[metric]
+        first_ns, second_ns = self._refreshed(first_ns), self._refreshed(second_ns)
         now = track.value(second_ns)
         if isinstance(now, Failure):
             return now
@@ -146,6 +148,10 @@ class WorkerAnswers:
         area = track.integral(second_ns) - before.track(metric).integral(first_ns)
         scale = 1 / MIB if metric.removesuffix("_bytes") in LINKS else 1e-4
         return float(area) / float(second_ns - first_ns) * scale
+
+    def _refreshed(self, at_ns: int) -> int:
+        """The moment of which a sample of GPM is that is taken now."""
+        return at_ns - at_ns % self._gpm_step_ns if self._gpm_step_ns > 0 else at_ns
 
     def memory_bytes(self, at_ns: int) -> int | Failure:
         """The memory in use."""
@@ -167,7 +173,7 @@ class InstanceAnswers(WorkerAnswers):
 
     def __init__(self, board: GpuAnswers, ordinal: int) -> None:
         self.instance: Instance = board.gpu.instances[ordinal]
-        super().__init__(self.instance, board.index)
+        super().__init__(self.instance, board.index, board.gpm_step_ms)
         self.board = board
         self.ordinal = ordinal
 
@@ -183,7 +189,8 @@ class GpuAnswers(WorkerAnswers):
 
     def __init__(self, script: Script, index: int) -> None:
         self.gpu: Gpu = script.gpus[index]
-        super().__init__(self.gpu, index)
+        self.gpm_step_ms = script.gpm_step_ms
+        super().__init__(self.gpu, index, self.gpm_step_ms)
         self._period_ns = script.utilization_period_ms * MS_NS
         self._samples_hz = script.samples_hz
         self._steps_ms = script.steps_ms
@@ -274,6 +281,7 @@ class GpuAnswers(WorkerAnswers):
         metric = {"elapsed": "sm"}.get(name, f"{name}_bytes" if name in LINKS else name)
         if kind == COUNTERS_ABSENT or metric not in self._tracks:
             return Failure()
+        first_ns, second_ns = self._refreshed(first_ns), self._refreshed(second_ns)
         now = self._tracks[metric].value(second_ns)
         if isinstance(now, Failure):
             return now

@@ -280,12 +280,16 @@ class Gpu(Worker):
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """A node's GPUs, rules and the library's settings. `steps_ms`: (when, by how much) the wall clock steps."""
+    """A node's GPUs, rules and the library's settings. `steps_ms`: (when, by how much) the wall clock steps.
+
+    `gpm_step_ms`: GPM's counters are those of the last multiple of it, as a refresh leaves them; 0: of the moment.
+    """
 
     gpus: list[Gpu] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
     utilization_period_ms: int = 1_000
     samples_hz: int = 6
+    gpm_step_ms: int = 0
     mig_parent_gpm: bool = False
     driver: str = "570.124.06"
     modules: list[tuple[int, str]] = field(default_factory=list)
@@ -324,6 +328,8 @@ class Script:
         yield "gpuledger-abi 1"
         yield f"set utilization_period_ms {self.utilization_period_ms}"
         yield f"set samples_hz {self.samples_hz}"
+        if self.gpm_step_ms > 0:
+            yield f"set gpm_step_ms {self.gpm_step_ms}"
         if self.mig_parent_gpm:
             yield "set mig_parent_gpm 1"
         yield f"set driver {self.driver}"

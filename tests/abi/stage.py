@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,16 @@ from tests.fakes.shared_clock import MS_NS, SharedClock
 # A cell edge (300 s of UTC) on a Monday, so that tables of expected times start with a whole cell.
 WALL_START_MS = 1_763_337_600_000
 PACKAGES = ("common", "agent", "collector")
+
+
+_TALLY = struct.Struct("<Q56s")
+"""One entry of the file GPULEDGER_ABI_COUNTERS: calls, and the function's name (library/call.c)."""
+
+
+def counted(path: Path) -> dict[str, int]:
+    """How often a program that is still running has called each function; `path` is its GPULEDGER_ABI_COUNTERS."""
+    entries = _TALLY.iter_unpack(path.read_bytes())
+    return {name.rstrip(b"\0").decode("ascii"): calls for calls, name in entries if calls > 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

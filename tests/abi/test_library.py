@@ -2,10 +2,11 @@
 """What the scripted library answers to the real nvidia-ml-py, in a process of its own."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 
-from tests.abi.answers import MS_NS
+from tests.abi.answers import MS_NS, GpuAnswers
 from tests.abi.asking import GPU, MEMORY_V2, UUID, Ask, error, one_gpu
 from tests.abi.script import (
     FULL,
@@ -20,7 +21,7 @@ from tests.abi.script import (
     Process,
     Wave,
 )
-from tests.abi.stage import WALL_START_MS
+from tests.abi.stage import WALL_START_MS, Stage, counted
 
 pytestmark = pytest.mark.abi
 XID_EVENTS = 8
@@ -73,7 +74,7 @@ def test_a_board_without_a_serial_says_not_supported(ask: Ask) -> None:
 
 def test_what_the_library_does_not_implement_is_absent_as_in_an_old_driver(ask: Ask) -> None:
     script, _ = one_gpu()
-    calls = ["nvmlDeviceGetModuleId", "nvmlDeviceGetEncoderUtilization", "nvmlDeviceGetNumGpuCores"]
+    calls = ["nvmlDeviceGetModuleId", "nvmlDeviceGetBAR1MemoryInfo", "nvmlDeviceGetNumGpuCores"]
     assert ask(script, *([None, call, GPU] for call in calls)) == [error(FUNCTION_NOT_FOUND)] * 3
 
 
@@ -246,6 +247,59 @@ def test_gpm_is_the_exact_mean_over_the_callers_own_interval(ask: Ask) -> None:
     assert math.isclose(values[4], 3)
     assert found[5] == [[0, "nan"]]
     assert found[6] == [[0, "nan"]]
+
+
+def test_gpm_may_count_in_steps_as_a_refresh_leaves_it(ask: Ask) -> None:
+    script, gpu = one_gpu()
+    script.gpm_step_ms = 100
+    gpu.set("utilization", Wave(period_ms=1_000, on_ms=350))
+    found = ask(
+        script,
+        [199, "gpm_sample", GPU],
+        [460, "gpm_sample", GPU],
+        [499, "gpm_sample", GPU],
+        [None, "gpm_metrics", 0, 1, [1]],
+        [None, "gpm_metrics", 1, 2, [1]],
+    )
+    # between 100 and 400 ms it was on for 250
+    assert isinstance(found[3], list)
+    assert math.isclose(found[3][0][1], 100 * 250 / 300)
+    assert found[4] == [[0, "nan"]]
+    answers = GpuAnswers(script, 0)
+    assert answers.gpm("graphics", 199_000_000, 460_000_000) == found[3][0][1]
+    assert answers.gpm("graphics", 460_000_000, 499_000_000) is None
+
+
+def test_what_only_other_programs_ask_for_is_there_for_them(ask: Ask) -> None:
+    script, gpu = one_gpu()
+    gpu.run(10).run(20).run(30, kind="graphics")
+    gpu.set("utilization", 400_000).set("pcie_tx_bytes", Wave(period_ms=1_000, on_ms=10, high=1 << 20))
+    tx, started_ms, fan, encoder, first, again = ask(
+        script,
+        [1_990, "nvmlDeviceGetPcieThroughput", GPU, 0],
+        [None, "now_ms"],
+        [None, "nvmlDeviceGetFanSpeed", GPU],
+        [None, "nvmlDeviceGetEncoderUtilization", GPU],
+        [None, "nvmlDeviceGetProcessUtilization", GPU, 0],
+        [None, "nvmlDeviceGetProcessUtilization", GPU, (WALL_START_MS + 2_010) * 1_000],
+    )
+    # the call looks at the 20 ms that it takes, of which the link was in use for 10
+    assert (tx, started_ms) == (512, 2_010)
+    assert fan == error(NOT_SUPPORTED)
+    assert encoder == [0, 1_000_000]
+    assert isinstance(first, list)
+    assert [(entry["pid"], entry["smUtil"]) for entry in first] == [(10, 20), (20, 20)]
+    assert again == error(NOT_FOUND)
+
+
+def test_calls_can_be_counted_from_outside_while_they_are_made(stage: Callable[..., Stage]) -> None:
+    script, _ = one_gpu()
+    scene = stage(script)
+    counters = scene.folder / "counters"
+    scene.env["GPULEDGER_ABI_COUNTERS"] = str(counters)
+    scene.probe([[None, "nvmlInit"], *[[None, "nvmlDeviceGetUUID", GPU]] * 3])
+    assert counted(counters) == scene.calls()
+    assert scene.calls()["nvmlDeviceGetUUID"] == 3
 
 
 def test_a_gpu_without_gpm_says_so(ask: Ask) -> None:

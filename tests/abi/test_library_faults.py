@@ -136,7 +136,7 @@ def test_without_a_shared_clock_the_library_keeps_real_time(stage: Callable[...,
     [
         ("track 0 utilisation 0 const 1", "line 6: unknown track 'utilisation'"),
         ("track 0 power_mw 5 const 1", "line 6: a track starts at 0 and its moments rise"),
-        ("rule nvmlDeviceGetFanSpeed * 0 end error 3", "line 6: no function 'nvmlDeviceGetFanSpeed' in this library"),
+        ("rule nvmlDeviceGetNumFans * 0 end error 3", "line 6: no function 'nvmlDeviceGetNumFans' in this library"),
         ("lost 3 0 end", "line 6: no such GPU"),
         ("lost 0 0", "line 6: a field is missing"),
         ("lost 0 0 end handle more", "line 6: 'more' is left over"),

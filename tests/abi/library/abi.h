@@ -55,7 +55,9 @@ typedef __int128 wide_t;
     X(nvmlGpmQueryDeviceSupport) X(nvmlGpmSampleAlloc) X(nvmlGpmSampleFree) X(nvmlGpmSampleGet) \
     X(nvmlGpmMetricsGet) \
     X(nvmlEventSetCreate) X(nvmlEventSetFree) X(nvmlDeviceRegisterEvents) X(nvmlEventSetWait_v2) \
-    X(nvmlDeviceGetSupportedEventTypes)
+    X(nvmlDeviceGetSupportedEventTypes) \
+    X(nvmlDeviceGetPcieThroughput) X(nvmlDeviceGetFanSpeed) X(nvmlDeviceGetProcessUtilization) \
+    X(nvmlDeviceGetEncoderUtilization) X(nvmlDeviceGetDecoderUtilization)
 
 enum function {
 #define ENUM_ENTRY(name) CALL_##name,
@@ -210,7 +212,7 @@ struct script {
     struct gpu gpus[MAX_GPUS];
     unsigned int gpu_count;
     LIST(struct rule) rules;
-    int64_t utilization_period_ns, gpm_refresh_ns;
+    int64_t utilization_period_ns, gpm_refresh_ns, gpm_step_ns;
     unsigned int mig_parent_gpm;
     unsigned int samples_hz, samples_ring, fields_touched;
     char driver[80], nvml[80];

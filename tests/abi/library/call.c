@@ -5,12 +5,15 @@
 #define _GNU_SOURCE
 #include "abi.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 const char *const function_names[FUNCTION_COUNT] = {
 #define NAME_ENTRY(name) [CALL_##name] = #name,
@@ -18,17 +21,39 @@ const char *const function_names[FUNCTION_COUNT] = {
 #undef NAME_ENTRY
 };
 
+/* One function's calls; the live file is an array of these (tests/abi/stage.py reads it). */
+struct tally {
+    _Atomic uint64_t calls;
+    char name[56];
+};
+
 _Atomic int initialised;
-static _Atomic uint64_t calls[FUNCTION_COUNT];
+static struct tally own[FUNCTION_COUNT];
+static struct tally *tallies = own;
 static pthread_once_t loaded = PTHREAD_ONCE_INIT;
 static FILE *trace;
 static const char *own_version; /* of the module that was loaded with this library */
+
+/* With GPULEDGER_ABI_COUNTERS the calls are counted in that file, for others to read while they are made. */
+static void share_counters(void)
+{
+    const char *path = getenv("GPULEDGER_ABI_COUNTERS");
+    if (path == NULL || *path == '\0') return;
+    int file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0 || ftruncate(file, sizeof own) != 0) fail("%s: the calls cannot be counted there", path);
+    struct tally *shared = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (shared == MAP_FAILED) fail("%s: the calls cannot be counted there", path);
+    for (int i = 0; i < FUNCTION_COUNT; i++) strncpy(shared[i].name, function_names[i], sizeof shared[i].name - 1);
+    tallies = shared;
+}
 
 static void load(void)
 {
     clock_open();
     script_load();
     own_version = module_version(clock_now_ns());
+    share_counters();
     const char *path = getenv("GPULEDGER_ABI_TRACE");
     if (path == NULL || *path == '\0') return;
     trace = fopen(path, "ae");
@@ -102,7 +127,7 @@ nvmlReturn_t outage_now(const struct gpu *gpu, int64_t at_ns)
 static nvmlReturn_t enter_gpu(enum function function, struct gpu *gpu, bool valid, struct call *call)
 {
     pthread_once(&loaded, load);
-    calls[function]++;
+    tallies[function].calls++;
     bool starting = function == CALL_nvmlInit_v2 || function == CALL_nvmlInitWithFlags;
     int64_t begin_ns = clock_now_ns();
     nvmlReturn_t result;
@@ -216,7 +241,7 @@ int function_by_name(const char *name)
 uint64_t gpuledger_abi_calls(const char *function)
 {
     int index = function_by_name(function);
-    return index < 0 ? 0 : calls[index];
+    return index < 0 ? 0 : tallies[index].calls;
 }
 
 /* At exit: how often each function was called, one "function count" a line. */
@@ -228,6 +253,6 @@ __attribute__((destructor)) static void write_stats(void)
     FILE *file = fopen(path, "we");
     if (file == NULL) return;
     for (int i = 0; i < FUNCTION_COUNT; i++)
-        if (calls[i] > 0) fprintf(file, "%s %" PRIu64 "\n", function_names[i], calls[i]);
+        if (tallies[i].calls > 0) fprintf(file, "%s %" PRIu64 "\n", function_names[i], tallies[i].calls);
     fclose(file);
 }

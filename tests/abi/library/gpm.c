@@ -83,7 +83,8 @@ static nvmlReturn_t take(const struct call *call, nvmlGpmSample_t sample)
     REQUIRE(sample != NULL);
     if ((call->gpu->board == NULL ? call->gpu : call->gpu->board)->gpm == 0) return NVML_ERROR_NOT_SUPPORTED;
     sample->gpu = call->gpu;
-    sample->at_ns = call->now_ns;
+    /* With a step the counters are those of the last refresh, as they may well be on a real GPU. */
+    sample->at_ns = call->now_ns - (script.gpm_step_ns > 0 ? call->now_ns % script.gpm_step_ns : 0);
     return NVML_SUCCESS;
 }
 

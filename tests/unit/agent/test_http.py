@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
 import logging
@@ -47,9 +48,9 @@ class Site:
         self.server = serve("127.0.0.1", 0, self.service)
         self.port = self.server.server_port
 
-    def ask(self, target: str, method: str = "GET") -> tuple[int, http.client.HTTPMessage, bytes]:
+    def ask(self, target: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request(method, target)
+            connection.request(method, target, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
 
@@ -132,8 +133,21 @@ def test_head_answers_as_get_does_without_the_body(busy_site: Site, target: str)
     expected_status, expected_headers, expected_body = busy_site.ask(target)
     assert (status, body) == (expected_status, b"")
     assert headers["Content-Type"] == expected_headers["Content-Type"]
-    if target != "/metrics":
-        assert int(headers["Content-Length"]) == len(expected_body)
+    assert int(headers["Content-Length"]) == len(expected_body)
+
+
+# ---------------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_are_compressed_for_who_can_read_that_and_in_one_format_for_all(busy_site: Site) -> None:
+    wanted = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "Accept-Encoding": "gzip"}
+    _, plain_headers, plain = busy_site.ask("/metrics")
+    _, headers, body = busy_site.ask("/metrics", **wanted)
+    assert b'gpuledger_gpu_state_seconds_total{state="busy"' in plain
+    assert gzip.decompress(body) == plain
+    assert headers["Content-Encoding"] == "gzip"
+    assert plain_headers["Content-Encoding"] is None
+    assert headers["Content-Type"] == plain_headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 # ---------------------------------------------------------------------------------------------- readings
