@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION
 from tests.fakes.clock import MS_NS, FakeClock
+from tests.fakes.nvml_shapes import FakeGpmRequest, FakeMismatchError, FakeNvmlError
 
 INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = (
     *(2, 3, 4, 6, 9),
@@ -21,36 +22,6 @@ NO_INSTANCE = 0xFFFFFFFF
 PATIENCE_S = 60
 TIMEOUT = 10
 UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
-
-
-class FakeNvmlError(Exception):
-    """Shaped like pynvml.NVMLError: compared but not hashed, the code in `value`."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, value: int) -> None:
-        super().__init__(value)
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self.value == other.value)  # type: ignore[attr-defined]
-
-
-class FakeMismatchError(Exception):
-    """Shaped like pynvml.NVMLLibraryMismatchError, which is no NVMLError."""
-
-
-@dataclass(slots=True)
-class FakeGpmRequest:
-    """Shaped like pynvml.c_nvmlGpmMetricsGet_t, filled with what a careless reader would take for an answer."""
-
-    version: int = 0
-    numMetrics: int = 0
-    sample1: Any = None
-    sample2: Any = None
-    metrics: list[SimpleNamespace] = field(
-        default_factory=lambda: [SimpleNamespace(metricId=0, nvmlReturn=0, value=77.0) for _ in range(20)]
-    )
 
 
 @dataclass(slots=True, eq=False)

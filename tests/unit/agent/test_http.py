@@ -143,7 +143,7 @@ def test_metrics_are_compressed_for_who_can_read_that_and_in_one_format_for_all(
     wanted = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "Accept-Encoding": "gzip"}
     _, plain_headers, plain = busy_site.ask("/metrics")
     _, headers, body = busy_site.ask("/metrics", **wanted)
-    assert b'gpuledger_gpu_state_seconds_total{state="busy"' in plain
+    assert b'gpuledger_gpu_state_seconds_total{instance_id="",state="busy"' in plain
     assert gzip.decompress(body) == plain
     assert headers["Content-Encoding"] == "gzip"
     assert plain_headers["Content-Encoding"] is None

@@ -13,7 +13,8 @@ import pytest
 from gpuledger_agent.nvml import BindingUnusable, CallFailed, DriverUnavailable, GpuLost, GpuProcess, Nvml
 from gpuledger_agent.nvml_health import NvmlHealth
 from tests.fakes.clock import FakeClock
-from tests.fakes.nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN, FakeMismatchError, FakeNvml, gpus
+from tests.fakes.nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN, FakeNvml, gpus
+from tests.fakes.nvml_shapes import FakeMismatchError
 
 
 @pytest.fixture
