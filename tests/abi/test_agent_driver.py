@@ -130,7 +130,7 @@ def test_a_hung_gpu_is_not_covered_while_all_others_are_metered(stage: Callable[
 
 
 def test_sigterm_with_a_hung_call_seals_and_ends_at_once(live: Callable[[Script], Living]) -> None:
-    agent = live(node(2).rule(ENERGY, gpu=1, from_ms=2_000, hang=True))
+    agent = live(node(2).rule(ENERGY, gpu=1, from_ms=6_000, hang=True))
     agent.says("gpu_hung")
     began_s = time.monotonic()
     agent.end()

@@ -58,6 +58,8 @@ static void load(void)
     if (path == NULL || *path == '\0') return;
     trace = fopen(path, "ae");
     if (trace == NULL) fail("%s: the call trace cannot be written", path);
+    /* Whole lines, for who reads it while the program runs. */
+    setvbuf(trace, NULL, _IOLBF, 0);
 }
 
 /* Rules on "*" leave these out: an agent could not even say what is wrong, or let go. */
