@@ -33,18 +33,11 @@ class _Outcome:
     parts: tuple[Part, ...]
     energy_mj: int | None
     energy_before_mj: int | None
-    is_energy_whole: bool
-    """The energy was spent within this tick alone, so it belongs to the tick's state."""
+    energy_key: str
     is_energy_epoch: bool
     engines: list[Amount]
     """What counters say of engines where no mean does."""
     links: list[Amount]
-
-    @property
-    def energy_key(self) -> str:
-        if not self.is_energy_whole or any(isinstance(part.result, Uncovered) for part in self.parts):
-            return UNCOVERED_ENERGY
-        return MIG_ENERGY if self.seen.is_divided else self.parts[0].result.value
 
 
 @dataclass(slots=True)
@@ -146,6 +139,7 @@ class Meter:
             energy_mj = seen.energy_mj - before_mj
             if energy_mj < 0:
                 energy_mj, is_epoch = None, True
+        # Spent within this tick alone, so that it belongs to the tick's state.
         is_whole = previous is not None and previous.is_energy_fresh
         parts = self._decide(uuid, seen, previous, energy_mj if is_whole else None, gap_ms)
         self._previous[uuid] = _Previous(
@@ -160,7 +154,7 @@ class Meter:
             parts=parts,
             energy_mj=energy_mj,
             energy_before_mj=before_mj,
-            is_energy_whole=is_whole,
+            energy_key=_energy_key(seen, parts) if is_whole else UNCOVERED_ENERGY,
             is_energy_epoch=is_epoch,
             engines=engines,
             links=links,
@@ -212,9 +206,8 @@ class Meter:
         if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         if seen.is_divided:
-            # The board's power is nobody's alone: no hang can be told by it, and no floor be learnt.
+            # The board's power is nobody's alone: no hang can be told by it.
             power_mw = None
-            floors.interrupt()
         for part in parts:
             decision = decide(part.seen, power_mw, floors.idle_mw)
             part.result = decision.state
@@ -223,8 +216,8 @@ class Meter:
             part.is_hang_suspected = decision.is_hang_suspected
             part.is_single = True
             part.is_believed = decision.is_activity_believed
-            if not seen.is_divided:
-                floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
+            # Of a divided board's activity as a whole nothing is known, so no floor is learnt either.
+            floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
 
     # ------------------------------------------------------------------------------------------ adding up
 
@@ -252,10 +245,17 @@ def _places(outcomes: Mapping[str, _Outcome]) -> dict[features.Place, tuple[Part
     """Return what a tick meant by GPU and instance, and the energy spent within it alone; instances have none."""
     places: dict[features.Place, tuple[Part, int | None]] = {}
     for uuid, outcome in outcomes.items():
-        energy_mj = outcome.energy_mj if outcome.is_energy_whole and not outcome.seen.is_divided else None
         for part in outcome.parts:
+            # What was spent in a state of its own was spent in this tick, by all of the GPU.
+            energy_mj = outcome.energy_mj if outcome.energy_key == part.result else None
             places[uuid, None if part.instance is None else part.instance.uuid] = (part, energy_mj)
     return places
+
+
+def _energy_key(seen: GpuSnapshot, parts: tuple[Part, ...]) -> str:
+    if any(isinstance(part.result, Uncovered) for part in parts):
+        return UNCOVERED_ENERGY
+    return MIG_ENERGY if seen.is_divided else parts[0].result.value
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:

@@ -7,7 +7,7 @@ sealed: integrals are slice-ns (parts per million x ms x slices), and times are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
@@ -59,8 +59,10 @@ def divide(seen: GpuSnapshot) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def overall(parts: Collection[Part]) -> State | Uncovered:
+def overall(parts: Sequence[Part]) -> State | Uncovered:
     """Return what a GPU is called for short: what most of its slices are, and free only where all are."""
+    if len(parts) == 1:
+        return parts[0].result
     slices: dict[State | Uncovered, int] = {}
     for part in parts:
         if part.result is not State.FREE:

@@ -53,7 +53,7 @@ class HourRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HolderRow:
-    """Busy and held time of one workload on one GPU in one hour; names are digests."""
+    """Busy and held time of one workload on one GPU (all its instances there) in one hour; names are digests."""
 
     hour_ms: int
     gpu: str
@@ -354,6 +354,8 @@ def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[Ho
             memory_bytes_max=memory.get((workload, user)),
         )
         for (workload, user), states in times.items()
+        # Who only had time of other states (an allocation that nobody used, say) holds nothing here.
+        if states.get(State.BUSY, 0) + states.get(State.HELD, 0) > 0
     ]
 
 

@@ -11,7 +11,10 @@ from typing import Any
 from gpuledger_agent.nvml import FI_RECOVERY_ACTION
 from tests.fakes.clock import MS_NS, FakeClock
 
-NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 6, 9, 15, 16, 999
+INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = (
+    *(2, 3, 4, 6, 9),
+    *(15, 16, 999),
+)
 UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
 
 
@@ -70,6 +73,8 @@ class FakeGpu:
     fails: dict[str, int] = field(default_factory=dict)
     instances: list[FakeInstance | None] | None = None
     """What MIG divides it into, by slot (None: a hole); None: it is not divided."""
+    tells_instances: bool = True
+    """Its own list of processes says which instance each is on."""
 
     def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
         """Let processes hold the GPU and keep it busy."""
@@ -221,7 +226,8 @@ class FakeNvml:
         listed = [process_of(pid, memory, on) for pid, memory in gpu.processes]
         for one in gpu.instances or ():
             if one is not None:
-                listed += [process_of(pid, memory, one.instance) for pid, memory in one.processes]
+                number = one.instance if gpu.tells_instances else None
+                listed += [process_of(pid, memory, number) for pid, memory in one.processes]
         return listed
 
     def nvmlDeviceGetMigMode(self, handle: tuple[int, FakeGpu]) -> list[int]:

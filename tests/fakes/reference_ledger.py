@@ -179,7 +179,6 @@ def ledger(readings: list[Plain], entries: list[Plain], windows: list[Plain], st
         for holder, times in found["holders"].items():
             for item, amount in times.items():
                 put(total["holders"].setdefault(holder, {}), item, amount)
-            total["holders"].setdefault(holder, {})
         if found["active"] is not None:
             total["active"] = found["active"] + (0 if total["active"] is None else total["active"])
         total["declared"] += found["declared"]
