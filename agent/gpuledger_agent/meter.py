@@ -245,20 +245,21 @@ class Meter:
             tally.keep_instances({part.instance for part in outcome.parts})
 
 
-def _energy_key(seen: GpuSnapshot, parts: tuple[Part, ...]) -> str:
-    if any(isinstance(part.result, Uncovered) for part in parts):
-        return UNCOVERED_ENERGY
-    return MIG_ENERGY if seen.is_divided else parts[0].result.value
-
-
 def _places(outcomes: Mapping[str, _Outcome]) -> dict[features.Place, tuple[Part, int | None]]:
     """Return what a tick meant by GPU and instance, and the energy spent within it alone; instances have none."""
     places: dict[features.Place, tuple[Part, int | None]] = {}
     for uuid, outcome in outcomes.items():
-        energy_mj = outcome.energy_mj if outcome.energy_key not in (UNCOVERED_ENERGY, MIG_ENERGY) else None
         for part in outcome.parts:
+            # What was spent in a state of its own was spent in this tick, by all of the GPU.
+            energy_mj = outcome.energy_mj if outcome.energy_key == part.result else None
             places[uuid, None if part.instance is None else part.instance.uuid] = (part, energy_mj)
     return places
+
+
+def _energy_key(seen: GpuSnapshot, parts: tuple[Part, ...]) -> str:
+    if any(isinstance(part.result, Uncovered) for part in parts):
+        return UNCOVERED_ENERGY
+    return MIG_ENERGY if seen.is_divided else parts[0].result.value
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:

@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from gpuledger.accounting import Account
-from gpuledger.gpu_time import UNCOVERED_ENERGY
+from gpuledger.gpu_time import MIG_ENERGY, UNCOVERED_ENERGY
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the columns, kept in every file's metadata."""
 
 ColumnKind = Literal["integer", "text", "flag"]
 
 STATES = {f"state_{state.value}": state for state in State}
 BINS = tuple(f"bin_{index}" for index in range(len(ACTIVITY_EDGES_PPM)))
-ENERGY = {f"energy_{key}": key for key in (*(state.value for state in OBSERVED), UNCOVERED_ENERGY)}
+ENERGY = {f"energy_{key}": key for key in (*(state.value for state in OBSERVED), MIG_ENERGY, UNCOVERED_ENERGY)}
 REASONS = {f"reason_{reason.value}": reason for reason in Uncovered}
 
 HOURS: dict[str, ColumnKind] = {

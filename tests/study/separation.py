@@ -35,6 +35,7 @@ TRAINING, INFERENCE = "training", "inference"
 
 Sums = Counter[str]
 Ratio = Callable[[Mapping[str, int]], float | None]
+Fitness = Callable[["Window"], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Window:
     source: str
     label: str
     is_fast: bool
+    has_memory: bool
     sums: Mapping[str, int]
 
 
@@ -99,9 +101,12 @@ def windows(recording: Recording, row: Mapping[str, str]) -> Iterator[Window]:
         for place, (_, found) in watch.tick(parts, 1000).items():
             sums[place, second // CELL_S].update(found)
     is_fast = float(row["interval_s"]) <= FAST_STEP_S
+    has_memory = any(sample.memory_bytes is not None for samples in recording.series.values() for sample in samples)
     for total in sums.values():
         if total["sole_ms"] >= WINDOW_MS_MIN:
-            yield Window(source=recording.source, label=recording.label, is_fast=is_fast, sums=total)
+            yield Window(
+                source=recording.source, label=recording.label, is_fast=is_fast, has_memory=has_memory, sums=total
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ quotients
@@ -163,20 +168,32 @@ def bursts(sums: Mapping[str, int]) -> float | None:
     return sums["bursts"] * 60_000 / sums["sole_ms"] if sums["active_ns"] else None
 
 
-QUANTITIES: tuple[tuple[str, Ratio, bool], ...] = (
-    ("share of time above 60 % of the limit", _share(60, 80), False),
-    ("share of time above 80 % of the limit", _share(80), False),
-    ("share of time below 25 % of the limit", _share(0, 15), False),
-    ("unevenness of power (deviation / mean)", unevenness, False),
-    ("activity (utilisation)", activity, False),
-    ("memory swings an hour", memory_swings, False),
-    ("bursts a minute", bursts, False),
-    ("jumps of power a minute", _a_minute("power_jumps"), True),
-    ("swings of power a minute", _a_minute("power_swings"), True),
-    ("irregularity of swings (deviation / mean)", irregularity, True),
-    ("share of jumps together with the other GPUs", synchrony, True),
+def always(_: Window) -> bool:
+    return True
+
+
+def fast(window: Window) -> bool:
+    return window.is_fast
+
+
+def with_memory(window: Window) -> bool:
+    return window.has_memory
+
+
+QUANTITIES: tuple[tuple[str, Ratio, Fitness], ...] = (
+    ("share of time above 60 % of the limit", _share(60, 80), always),
+    ("share of time above 80 % of the limit", _share(80), always),
+    ("share of time below 25 % of the limit", _share(0, 15), always),
+    ("unevenness of power (deviation / mean)", unevenness, always),
+    ("activity (utilisation)", activity, always),
+    ("bursts a minute", bursts, always),
+    ("memory swings an hour", memory_swings, with_memory),
+    ("jumps of power a minute", _a_minute("power_jumps"), fast),
+    ("swings of power a minute", _a_minute("power_swings"), fast),
+    ("irregularity of swings (deviation / mean)", irregularity, fast),
+    ("share of jumps together with the other GPUs", synchrony, fast),
 )
-"""Name, quotient, and whether only what was recorded fast enough can show it."""
+"""Name, quotient, and which windows can show it."""
 
 # ------------------------------------------------------------------------------------------------------ comparing
 
@@ -184,11 +201,11 @@ Values = dict[str, list[float]]
 """By source."""
 
 
-def values_of(found: Sequence[Window], ratio: Ratio, needs_fast: bool, label: str) -> Values:
+def values_of(found: Sequence[Window], ratio: Ratio, fits: Fitness, label: str) -> Values:
     values: Values = defaultdict(list)
     for window in found:
         value = ratio(window.sums)
-        if window.label == label and value is not None and (window.is_fast or not needs_fast):
+        if window.label == label and value is not None and fits(window):
             values[window.source].append(value)
     return values
 
@@ -255,8 +272,8 @@ features. For each quotient that a classifier could make of them:
 - *left out*: the same, but each source meets a threshold that was chosen without it. 0.5 is chance.
 
 Most of these recordings have power only. Training was mostly recorded every 10 to 30 s, which hides what happens from
-second to second: such quotients are of the {fast} sources that were recorded at least every {step} s. No recording has
-tensor, memory or link activity, so nothing here says anything about them.
+second to second: such quotients are of the {fast} sources that were recorded at least every {step} s. No recording of
+inference has memory in use, and none at all has tensor, DRAM or link activity: nothing here says anything about those.
 
 | quotient | sources | training medians | inference medians | above | tried on its own | left out |
 |---|---|---|---|---|---|---|
@@ -265,9 +282,9 @@ tensor, memory or link activity, so nothing here says anything about them.
 
 def rows(found: Sequence[Window]) -> Iterator[str]:
     """The table's lines."""
-    for name, ratio, needs_fast in QUANTITIES:
-        training = values_of(found, ratio, needs_fast, TRAINING)
-        inference = values_of(found, ratio, needs_fast, INFERENCE)
+    for name, ratio, fits in QUANTITIES:
+        training = values_of(found, ratio, fits, TRAINING)
+        inference = values_of(found, ratio, fits, INFERENCE)
         pairs = [above(one, other) for one in training.values() for other in inference.values()]
         scores = transferred(training, inference)
         pairs_text = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "–"

@@ -15,6 +15,7 @@ from tests.study.separation import (
     Window,
     above,
     document,
+    fast,
     irregularity,
     manifest,
     memory_swings,
@@ -97,7 +98,7 @@ def test_a_quantity_that_tells_apart_transfers_and_one_that_tells_sources_apart_
 
 
 def test_the_document_has_a_line_for_each_quantity_and_needs_no_value_for_it() -> None:
-    window = Window(source="here", label="training", is_fast=False, sums=Counter(sole_ms=300_000))
+    window = Window(source="here", label="training", is_fast=False, has_memory=False, sums=Counter(sole_ms=300_000))
     lines = document([window], 1).splitlines()
     table = [line for line in lines if line.startswith("| ")]
     assert len(table) == 1 + len(QUANTITIES)
@@ -127,7 +128,7 @@ def test_reinforcement_learning_shows_in_memory_and_nothing_else_here_does(real:
 
 def test_tensor_parallel_serving_jumps_together_as_training_does(real: dict[str, list[Window]]) -> None:
     found = real["eve-vllm-l40s"]
-    (values,) = values_of(found, synchrony, True, "inference").values()
+    (values,) = values_of(found, synchrony, fast, "inference").values()
     assert min(values) > 0.9
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
 from gpuledger.reading import GENESIS, Reading, decode, encode
 from gpuledger.states import LINKS, State
+from gpuledger_agent.decision import Floors
 from gpuledger_agent.drafts import gpu_time
 from gpuledger_agent.meter import Meter
 from gpuledger_agent.snapshot import Count, GpuSnapshot, Health
@@ -210,6 +211,19 @@ def test_what_is_not_believed_is_not_bridged_either(activity_ppm: int | None, wa
     assert total.state_slice_ms == {State.UNMEASURED: 7000, State.BUSY: 7000}
     assert total.engine_known_slice_ms == {"sm": 7000}
     assert total.link_known_ms == {"pcie_rx": 1000}
+
+
+@pytest.mark.parametrize(("late_ms", "state"), [(901, State.BUSY), (900, State.UNMEASURED)])
+def test_an_energy_counter_that_has_not_moved_since_a_moment_ago_is_no_power_of_zero(
+    late_ms: int, state: State
+) -> None:
+    totals: dict[str, Tally] = {}
+    meter = Meter(1000, {UUID: Floors(parked_mw=100_000)}, totals)
+    for edge_ms, energy_mj in ((0, 0), (late_ms, 400_000), (1000, 400_000)):
+        meter.tick(EDGE_MS + edge_ms, {UUID: quiet(activity_ppm=1_000_000, energy_mj=energy_mj)})
+    late = totals[UUID].state_slice_ms
+    assert late.get(State.BUSY, 0) + late.get(State.UNMEASURED, 0) == 7000
+    assert late.get(State.UNMEASURED, 0) == (0 if state is State.BUSY else 7 * (1000 - late_ms))
 
 
 def test_a_loss_forgets_where_counters_stood() -> None:

@@ -46,7 +46,9 @@ accounts = st.builds(
     state_slice_ms=st.dictionaries(st.sampled_from(list(State)), amounts, max_size=4),
     bin_slice_ms=st.tuples(*[amounts] * len(ACTIVITY_EDGES_PPM)),
     active_ns=st.none() | amounts,
-    energy_mj=st.dictionaries(st.sampled_from([*(str(state) for state in OBSERVED), "uncovered"]), amounts, max_size=3),
+    energy_mj=st.dictionaries(
+        st.sampled_from([*(str(state) for state in OBSERVED), "mig", "uncovered"]), amounts, max_size=3
+    ),
     declared_uncovered_slice_ms=amounts,
 )
 rows = st.builds(
@@ -270,8 +272,8 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path: Path) -> None:
 def test_columns_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = LedgerFiles(tmp_path, Annotations())
     files.write_hours(ledger_of((row(0),)), [MONDAY_MS])
-    monkeypatch.setattr(columns, "SCHEMA", 2)
-    with pytest.raises(StorageError, match=r"parquet: has columns of version 1; run: gpuledger ledger rebuild"):
+    monkeypatch.setattr(columns, "SCHEMA", columns.SCHEMA + 1)
+    with pytest.raises(StorageError, match=r"parquet: has columns of version 2; run: gpuledger ledger rebuild"):
         files.rows(0, 2**62)
 
 
