@@ -9,6 +9,7 @@ import pytest
 
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
+from tests.abi.metered import END_MS, Meter, Metered, meter_first
 from tests.abi.script import Script
 from tests.abi.stage import Stage, set_up
 
@@ -42,3 +43,13 @@ def ask(stage: Callable[..., Stage]) -> Ask:
         return stage(script, **options).probe([[None, "nvmlInit"], *requests])[1:]
 
     return answers
+
+
+@pytest.fixture
+def meter_instances(stage: Callable[..., Stage], tmp_path: Path) -> Meter:
+    """`meter_instances(script, end_ms)`: what the agent sealed of the first GPU, once the oracle agrees."""
+
+    def run(script: Script, end_ms: int = END_MS) -> Metered:
+        return meter_first(stage, tmp_path / "state", script, end_ms)
+
+    return run
