@@ -9,6 +9,8 @@ import pytest
 
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
+from tests.abi.metered import END_MS, Metered, meter_first
+from tests.abi.metered import Meter as InstanceMeter
 from tests.abi.script import Script
 from tests.abi.sealed import Meter, Sealed, run_meter
 from tests.abi.stage import Stage, set_up
@@ -51,5 +53,15 @@ def meter(stage: Callable[..., Stage], tmp_path: Path) -> Meter:
 
     def run(script: Script, *times: int, **options: int) -> Sealed:
         return run_meter(stage, tmp_path / "state", script, *times, **options)
+
+    return run
+
+
+@pytest.fixture
+def meter_instances(stage: Callable[..., Stage], tmp_path: Path) -> InstanceMeter:
+    """`meter_instances(script, end_ms)`: what the agent sealed of the first GPU, once the oracle agrees."""
+
+    def run(script: Script, end_ms: int = END_MS) -> Metered:
+        return meter_first(stage, tmp_path / "state", script, end_ms)
 
     return run

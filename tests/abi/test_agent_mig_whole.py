@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.abi.metered import working
 from tests.abi.script import COUNTERS_OFFERED, FULL, UNKNOWN, Gpu, Script, Wave
 from tests.abi.sealed import Meter
-from tests.abi.sealed_instances import working
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A divided GPU of a script as the real agent sealed it: for tests of instances whose figures are by hand."""
-
-from __future__ import annotations
+"""Words of the tests of divided GPUs (MIG): an instance that works, and what the agent sealed of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,56 +25,44 @@ class Metered:
     cell: CellTruth
     truths: dict[str, InstanceTruth]
     calls: dict[str, int]
-    cores: list[dict[str, Any]] = field(default_factory=list)
+    cores: list[dict[str, Any]]
 
 
 Meter = Callable[..., Metered]
-Both = Callable[..., tuple[Truth, Truth, Stage]]
+"""`meter(script, end_ms)`: what the agent sealed of the first GPU, in one cell."""
 
 
 def run_both(
-    stage: Callable[..., Stage],
-    state_dir: Path,
-    script: Script,
-    end_ms: int,
-    *,
-    start_ms: int = WALL_START_MS,
-    interval_ms: int = 1_000,
+    stage: Callable[..., Stage], state_dir: Path, script: Script, end_ms: int, start_ms: int, interval_ms: int
 ) -> tuple[Truth, Truth, Stage]:
-    """Run the agent over the script: what it sealed, what the oracle says it should have, and the stage."""
+    """What the agent sealed of a script, what the oracle says it should have, and the stage."""
     put = stage(script, duration_ms=end_ms, wall_start_ms=start_ms)
     put.run(["-m", "tests.abi.run_agent", str(state_dir), "--interval", str(interval_ms / 1_000)])
     runs = [Run(start_ms=0, end_ms=end_ms)]
-    truth = expect(script, runs, wall_start_ms=start_ms, interval_ms=interval_ms)
-    return account(state_dir), truth, put
+    return account(state_dir), expect(script, runs, wall_start_ms=start_ms, interval_ms=interval_ms), put
 
 
-def run_meter(
-    stage: Callable[..., Stage], state_dir: Path, script: Script, end_ms: int = END_MS, **options: int
-) -> Metered:
-    """Run the agent over the script, and return what it sealed of the first GPU once the oracle agrees with all."""
-    found, truth, put = run_both(stage, state_dir, script, end_ms, **options)
+def meter_first(stage: Callable[..., Stage], state_dir: Path, script: Script, end_ms: int) -> Metered:
+    """What the agent sealed of the first GPU, once the oracle agrees."""
+    found, truth, put = run_both(stage, state_dir, script, end_ms, WALL_START_MS, 1_000)
     assert found == truth
     uuid = script.gpus[0].uuid
     (cell,) = found[uuid].values()
-    names = {device.uuid: one for one in script.gpus[0].instances for device in one.devices}
+    names = {device.uuid: one.profile for one in script.gpus[0].instances for device in one.devices}
     return Metered(
         states={name: 7 * ms / 1_000 for name, ms in (cell.states_ms + cell.uncovered_ms).items()},
         instances={
-            names[name].profile: {
-                state: amount / 1_000 for state, amount in (one.states_slice_ms + one.uncovered_slice_ms).items()
-            }
+            names[name]: {state: ms / 1_000 for state, ms in (one.states_slice_ms + one.uncovered_slice_ms).items()}
             for name, one in cell.instances.items()
         },
         cell=cell,
-        truths={names[name].profile: one for name, one in cell.instances.items()},
+        truths={names[name]: one for name, one in cell.instances.items()},
         calls=put.calls(),
         cores=[gpu for core in sealed(state_dir) for gpu in core["gpus"] if gpu["uuid"] == uuid],
     )
 
 
 def divided() -> tuple[Script, Gpu]:
-    """A GPU at 200 W, divided from the first."""
     script = Script()
     return script, script.add_gpu().act(0, power_w=200, memory_gib=0).divide()
 
