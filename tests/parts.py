@@ -17,6 +17,7 @@ PACKAGES = {
     "chromium": "chromium",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "strace": "strace",
 }
 
 

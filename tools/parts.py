@@ -36,6 +36,7 @@ class Part:
 
 PARTS = {
     "prometheus": Part(commands=("prometheus", "promtool"), packages=("prometheus",), standalone=True),
+    "strace": Part(commands=("strace",), packages=("strace",)),
     "chromium": Part(commands=("chromium",), packages=("chromium", "fonts-dejavu-core")),
 }
 
