@@ -15,6 +15,7 @@ from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
 from gpuledger.settings import Loaded, Pairs, setting
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
+from gpuledger_agent.privacy import CHOICES, PLAIN, Privacy
 from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 
 PREFIX = "GPULEDGER_AGENT"
@@ -43,6 +44,12 @@ class AgentConfig:
     )
     operator_executables: tuple[str, ...] = setting(
         "operator.executables", "Executables that are the operator's own load, by process name.", ()
+    )
+    privacy_users: str = setting(
+        "privacy.users", "Whether the names behind the digests of users may leave the node.", PLAIN, choices=CHOICES
+    )
+    privacy_workloads: str = setting(
+        "privacy.workloads", "The same for workloads: names of processes.", PLAIN, choices=CHOICES
     )
     tls_cert_file: Path | None = setting(
         "tls_server_config.cert_file", "Certificate (chain) to serve TLS with, PEM.", None
@@ -78,6 +85,10 @@ class AgentConfig:
     @property
     def interval_ms(self) -> int:
         return round(self.interval_seconds * 1000)
+
+    @property
+    def privacy(self) -> Privacy:
+        return Privacy(are_users_open=self.privacy_users == PLAIN, are_workloads_open=self.privacy_workloads == PLAIN)
 
     @property
     def tls(self) -> TlsFiles | None:

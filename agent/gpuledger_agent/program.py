@@ -23,6 +23,7 @@ from gpuledger_agent.access import Access, Passwords, Tokens
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
+from gpuledger_agent.feed import Feed
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
@@ -62,7 +63,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
         holders = Holders(
             parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables
         )
-        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
+        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"), config.privacy)
         agent = Agent(
             config=config,
             node_name=node_name,
@@ -77,12 +78,18 @@ def run(config: AgentConfig, parts: Parts) -> None:
         collector = AgentCollector(
             lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
         )
-        service = Service(
+        feed = Feed(
             view=lambda: agent.view,
             journal=journal,
             key=key,
             node_name=node_name,
             is_simulated=parts.nvml.is_simulated,
+            interval_ms=config.interval_ms,
+            privacy=config.privacy,
+        )
+        service = Service(
+            view=lambda: agent.view,
+            feed=feed,
             interval_ms=config.interval_ms,
             clock=parts.clock,
             registry=registry_of(collector),

@@ -37,6 +37,7 @@ from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.nvml import Identity
+from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.tally import Span, Tally, WorkloadKey
 
 _log = logging.getLogger(__name__)
@@ -75,10 +76,13 @@ class Draft:
 
 
 class Sealer:
-    """Signs and stores; keeps the crash file."""
+    """Signs and stores; keeps the crash file. Names that may not leave the node are written nowhere."""
 
-    def __init__(self, key: SigningKey, journal: Journal, crash_file: CrashFile) -> None:
+    def __init__(
+        self, key: SigningKey, journal: Journal, crash_file: CrashFile, privacy: Privacy | None = None
+    ) -> None:
         self._key = key
+        self._privacy = Privacy() if privacy is None else privacy
         self._journal = journal
         self._crash_file = crash_file
         self._pending: deque[tuple[Draft, ...]] = deque()
@@ -110,7 +114,7 @@ class Sealer:
         for number, chunk in enumerate(chunks, 1):
             tallies = {uuid: span.tallies[uuid] for uuid in chunk}
             workloads = rank_workloads(tallies)
-            names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
+            names = self._may_leave(workloads)
             reading = Reading(
                 node_id=self._key.node_id,
                 node_name=origin.node_name,
@@ -131,6 +135,10 @@ class Sealer:
             )
             drafts.append(Draft(reading=reading, workloads=workloads, openings=holders.openings(sorted(names))))
         return tuple(drafts)
+
+    def _may_leave(self, workloads: Sequence[WorkloadTime]) -> frozenset[str]:
+        users = (part.user for part in workloads if part.user is not None)
+        return self._privacy.may_leave((part.workload for part in workloads), users)
 
     def add(self, drafts: tuple[Draft, ...]) -> None:
         """Queue a finished span for sealing."""
@@ -229,8 +237,13 @@ class Sealer:
             _log.warning("open_span_lost", extra={"why": "it was written under another signing key"})
         elif last_ms is None or reading.start_ms >= last_ms:
             _log.info("open_span_recovered", extra={"start_ms": reading.start_ms, "end_ms": reading.end_ms})
-            self.add(drafts)
+            self.add(tuple(self._closed(draft) for draft in drafts))
             self.seal_pending()
+
+    def _closed(self, draft: Draft) -> Draft:
+        """Return what an agent with other settings left open without the names that may not leave now."""
+        allowed = self._may_leave(draft.workloads)
+        return replace(draft, openings={name: text for name, text in draft.openings.items() if name in allowed})
 
 
 def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:

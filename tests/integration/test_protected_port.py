@@ -51,10 +51,7 @@ def serve(tmp_path: Path, authority: Authority) -> Iterator[Serve]:
     families = AgentCollector(lambda: rig.agent.view, rig.key.node_id, "node-1", 1.0, simulated=False)
     service = Service(
         view=lambda: rig.agent.view,
-        journal=rig.journal,
-        key=rig.key,
-        node_name="node-1",
-        is_simulated=False,
+        feed=rig.feed(),
         interval_ms=1_000,
         clock=rig.clock,
         registry=registry_of(families),

@@ -37,10 +37,7 @@ def server(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(server_module, "LOOK_S", 0.01)
     service = Service(
         view=lambda: rig.agent.view,
-        journal=rig.journal,
-        key=rig.key,
-        node_name="node-1",
-        is_simulated=False,
+        feed=rig.feed(),
         interval_ms=1_000,
         clock=rig.clock,
         registry=registry_of(AgentCollector(lambda: rig.agent.view, rig.key.node_id, "node-1", 1.0, simulated=False)),
