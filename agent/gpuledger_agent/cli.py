@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
-from gpuledger import logs
+from gpuledger import access, logs
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
-from gpuledger_agent import access, once, program
 from gpuledger_agent import config as agent_config
+from gpuledger_agent import once, program
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable, SystemProcessTable
 

@@ -14,9 +14,9 @@ from gpuledger.logs import LEVELS
 from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
 from gpuledger.settings import Loaded, Pairs, setting
 from gpuledger.states import THETA_PPM
+from gpuledger.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 from gpuledger_agent.privacy import CHOICES, PLAIN, Privacy
-from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 
 PREFIX = "GPULEDGER_AGENT"
 

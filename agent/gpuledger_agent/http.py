@@ -14,8 +14,8 @@ from urllib.parse import parse_qs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
+from gpuledger.access import Access, Verdict
 from gpuledger.clock import Clock
-from gpuledger_agent.access import Access, Verdict
 from gpuledger_agent.feed import Feed
 from gpuledger_agent.loop import View
 from gpuledger_agent.server import Application

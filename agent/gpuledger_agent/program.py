@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpuledger.access import Access, Passwords, Tokens
 from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
-from gpuledger_agent.access import Access, Passwords, Tokens
+from gpuledger.tls import TlsContexts
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.exporter import AgentCollector, registry_of
@@ -32,7 +33,6 @@ from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
-from gpuledger_agent.tls import TlsContexts
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from gpuledger import __version__
 from gpuledger.clock import Clock, SystemClock
+from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
 from gpuledger_collector.answers import Cursor, Outcome
 from gpuledger_collector.config import CollectorConfig
-from gpuledger_collector.credentials import Keyring
 from gpuledger_collector.http import Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.poll import Poller, PollLimits

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpuledger.credentials import NO_CREDENTIALS, Credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger.settings import read_toml
-from gpuledger_collector.credentials import NO_CREDENTIALS, Credentials
 from gpuledger_collector.roster import UNKNOWN_PLACE
 
 TABLE = "group"

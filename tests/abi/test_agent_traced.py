@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuledger_agent.access import new_token
+from gpuledger.access import new_token
 from tests.abi.script import Script
 from tests.abi.stage import Stage
 from tests.fakes.certificates import Authority

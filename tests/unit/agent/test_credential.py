@@ -7,9 +7,9 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from gpuledger.access import Passwords, Tokens, Verdict
 from gpuledger.cli import main
 from gpuledger_agent import config
-from gpuledger_agent.access import Passwords, Tokens, Verdict
 
 
 def test_the_line_for_a_user_goes_into_the_table_of_users(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
+from gpuledger.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger.errors import ConfigurationError
+from gpuledger.tls import TlsContexts, TlsFiles
 from gpuledger_agent import server as server_module
-from gpuledger_agent.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.http import Guard
 from gpuledger_agent.program import missing_protection
 from gpuledger_agent.server import Limits, Server, serve
-from gpuledger_agent.tls import TlsContexts, TlsFiles
 from tests.fakes.certificates import Authority
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"

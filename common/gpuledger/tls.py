@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS of the agent's port, as Prometheus exporters configure it; certificates are read again when they change."""
+"""TLS of a port, as Prometheus exporters configure it; certificates are read again when they change."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: passwords and bearer tokens, of which the node keeps digests only.
+"""Who may ask: passwords and bearer tokens, of which a server keeps digests only.
 
 A password is kept as `scrypt$LOG2N$R$P$SALT$HASH` (base64 without padding). It is a person's, so testing it is made
 slow; what has passed once is then known by a keyed digest in memory, and a scrape costs microseconds. A bearer token is

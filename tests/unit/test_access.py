@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger import access
+from gpuledger.access import Access, Passwords, Tokens, Verdict, hash_password, new_token
 from gpuledger.errors import ConfigurationError
-from gpuledger_agent import access
-from gpuledger_agent.access import Access, Passwords, Tokens, Verdict, hash_password, new_token
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the collector shows to agents and wants shown by them: certificates, tokens, passwords; all in files.
+"""What a client shows to a server and wants shown by it: certificates, tokens, passwords; all in files.
 
-Files are looked at with each poll and read again when they change, so certificates and tokens may be short-lived.
+Files are looked at with each request and read again when they change, so certificates and tokens may be short-lived.
 """
 
 from __future__ import annotations
