@@ -11,10 +11,10 @@ from pathlib import Path
 from gpuledger import settings
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
+from gpuledger.protection import PortConfig
 from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
-from gpuledger.settings import Loaded, Pairs, setting
+from gpuledger.settings import Loaded, setting
 from gpuledger.states import THETA_PPM
-from gpuledger.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 from gpuledger_agent.privacy import CHOICES, PLAIN, Privacy
 
@@ -22,7 +22,7 @@ PREFIX = "GPULEDGER_AGENT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
+class AgentConfig(PortConfig):
     """Everything that can be set; see docs/configuration.md."""
 
     listen: str = setting("listen", "HOST:PORT to serve metrics and readings on.", "127.0.0.1:9400")
@@ -51,29 +51,6 @@ class AgentConfig:
     privacy_workloads: str = setting(
         "privacy.workloads", "The same for workloads: names of processes.", PLAIN, choices=CHOICES
     )
-    tls_cert_file: Path | None = setting(
-        "tls_server_config.cert_file", "Certificate (chain) to serve TLS with, PEM.", None
-    )
-    tls_key_file: Path | None = setting("tls_server_config.key_file", "Its private key, PEM.", None)
-    tls_client_auth_type: str = setting(
-        "tls_server_config.client_auth_type",
-        "Whether clients need a certificate.",
-        "NoClientCert",
-        choices=tuple(CLIENT_AUTH),
-    )
-    tls_client_ca_file: Path | None = setting(
-        "tls_server_config.client_ca_file", "Who signs the certificates of clients, PEM.", None
-    )
-    tls_min_version: str = setting(
-        "tls_server_config.min_version", "Least version of TLS.", "TLS12", choices=tuple(MIN_VERSIONS)
-    )
-    basic_auth_users: Pairs = setting(
-        "basic_auth_users", "User and digest of the password, from `gpuledger agent credential`.", ()
-    )
-    bearer_tokens_file: Path | None = setting(
-        "bearer_tokens_file", "File of the SHA-256 of each bearer token, one a line; mode 0600.", None
-    )
-    is_healthz_open: bool = setting("http.healthz_open", "Answer /healthz without a login.", True)
     http_connections: int = setting(
         "http.connections", "Connections served at once; more are refused.", 32, low=2, high=1024
     )
@@ -89,17 +66,6 @@ class AgentConfig:
     @property
     def privacy(self) -> Privacy:
         return Privacy(are_users_open=self.privacy_users == PLAIN, are_workloads_open=self.privacy_workloads == PLAIN)
-
-    @property
-    def tls(self) -> TlsFiles | None:
-        """Return the files of TLS, None without; raises ConfigurationError for half a configuration."""
-        return tls_files(
-            self.tls_cert_file,
-            self.tls_key_file,
-            self.tls_client_auth_type,
-            self.tls_client_ca_file,
-            self.tls_min_version,
-        )
 
     def digest(self) -> str:
         """Return the digest of everything that moves time between states; sealed in every reading."""

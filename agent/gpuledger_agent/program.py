@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import logging
 import os
 import socket
@@ -16,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuledger.access import Access, Passwords, Tokens
 from gpuledger.clock import Clock
 from gpuledger.errors import StorageError
+from gpuledger.protection import make_access
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
 from gpuledger.tls import TlsContexts
 from gpuledger_agent.config import AgentConfig, parse_listen
@@ -112,29 +111,15 @@ def open_port(config: AgentConfig, service: Service) -> Server:
     """Serve as configured; raises ConfigurationError. Warns where others can reach the port and it is not protected."""
     files = config.tls
     tls = None if files is None else TlsContexts(files)
-    access = Access(
-        Passwords(dict(config.basic_auth_users)) if config.basic_auth_users else None,
-        None if config.bearer_tokens_file is None else Tokens(config.bearer_tokens_file),
-    )
+    access = make_access(config.basic_auth_users, config.bearer_tokens_file)
     guard = Guard(service, access, is_healthz_open=config.is_healthz_open)
     host, port = parse_listen(config.listen)
     limits = Limits(connections=config.http_connections, request_s=config.http_request_seconds)
     server = serve(host, port, guard, limits, tls)
-    missing = missing_protection(config, str(server.server_address[0]))
+    missing = config.missing_protection(str(server.server_address[0]))
     if missing:
         _log.warning("port_unprotected", extra={"listen": config.listen, "missing": " and ".join(missing)})
     return server
-
-
-def missing_protection(config: AgentConfig, address: str) -> tuple[str, ...]:
-    """Return what a port on `address` (numeric) lacks; a port that only this machine reaches lacks nothing."""
-    if ipaddress.ip_address(address).is_loopback:
-        return ()
-    files = config.tls
-    is_login = bool(config.basic_auth_users) or config.bearer_tokens_file is not None
-    is_mutual = files is not None and files.client_auth_type == "RequireAndVerifyClientCert"
-    wanted = (("TLS", files is not None), ("a login", is_login or is_mutual))
-    return tuple(name for name, is_there in wanted if not is_there)
 
 
 def lock_state_dir(directory: Path) -> int:

@@ -24,7 +24,6 @@ from gpuledger.tls import TlsContexts, TlsFiles
 from gpuledger_agent import server as server_module
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.http import Guard
-from gpuledger_agent.program import missing_protection
 from gpuledger_agent.server import Limits, Server, serve
 from tests.fakes.certificates import Authority
 
@@ -326,4 +325,4 @@ MUTUAL = {**FILES, "tls_client_ca_file": Path("c"), "tls_client_auth_type": "Req
 def test_what_a_port_lacks_that_others_can_reach(
     settings: dict[str, Any], address: str, missing: tuple[str, ...]
 ) -> None:
-    assert missing_protection(AgentConfig(**settings), address) == missing
+    assert AgentConfig(**settings).missing_protection(address) == missing
