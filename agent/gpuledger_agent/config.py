@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuledger import settings
+from gpuledger.addresses import read_address
+from gpuledger.credentials import NO_CREDENTIALS, Credentials, check_credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
 from gpuledger.protection import PortConfig
@@ -17,6 +19,7 @@ from gpuledger.settings import Loaded, setting
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
 from gpuledger_agent.privacy import CHOICES, PLAIN, Privacy
+from gpuledger_agent.push_plan import PushPlan
 
 PREFIX = "GPULEDGER_AGENT"
 
@@ -51,6 +54,26 @@ class AgentConfig(PortConfig):
     privacy_workloads: str = setting(
         "privacy.workloads", "The same for workloads: names of processes.", PLAIN, choices=CHOICES
     )
+    push_url: str | None = setting(
+        "push.url", "Collector to push readings to, http://HOST:PORT or https://HOST:PORT.", None
+    )
+    push_tls_ca_file: Path | None = setting(
+        "push.tls_config.ca_file", "Who signs its certificate, PEM; the machine's authorities if not given.", None
+    )
+    push_tls_cert_file: Path | None = setting("push.tls_config.cert_file", "Certificate to show it, PEM.", None)
+    push_tls_key_file: Path | None = setting("push.tls_config.key_file", "Its private key, PEM.", None)
+    push_tls_server_name: str | None = setting(
+        "push.tls_config.server_name", "Name to expect in its certificate instead of the address's.", None
+    )
+    push_bearer_token_file: Path | None = setting("push.bearer_token_file", "File with a token to log in with.", None)
+    push_username: str | None = setting("push.basic_auth.username", "User to log in as.", None)
+    push_password_file: Path | None = setting("push.basic_auth.password_file", "File with the password.", None)
+    push_interval_seconds: float = setting("push.interval_seconds", "Time between two pushes.", 30.0, low=1, high=3600)
+    push_timeout_seconds: float = setting("push.timeout_seconds", "Time for one push.", 30.0, low=1, high=300)
+    push_batch_readings: int = setting("push.batch_readings", "Readings in one push.", 192, low=1, high=1000)
+    push_batch_bytes: int = setting(
+        "push.batch_bytes", "Their size, before compression; always one reading.", 2 << 20, low=1 << 17, high=64 << 20
+    )
     http_connections: int = setting(
         "http.connections", "Connections served at once; more are refused.", 32, low=2, high=1024
     )
@@ -62,6 +85,37 @@ class AgentConfig(PortConfig):
     @property
     def interval_ms(self) -> int:
         return round(self.interval_seconds * 1000)
+
+    @property
+    def push(self) -> PushPlan | None:
+        """Return where and how to push, None where nothing is pushed; raises ConfigurationError."""
+        credentials = Credentials(
+            ca_file=self.push_tls_ca_file,
+            cert_file=self.push_tls_cert_file,
+            key_file=self.push_tls_key_file,
+            server_name=self.push_tls_server_name,
+            bearer_token_file=self.push_bearer_token_file,
+            username=self.push_username,
+            password_file=self.push_password_file,
+        )
+        check_credentials(credentials, "push")
+        if self.push_url is None:
+            if credentials != NO_CREDENTIALS:
+                raise ConfigurationError("push.url: missing, yet [push] says how to push")
+            return None
+        url = read_address(self.push_url, "push.url")
+        if credentials != NO_CREDENTIALS and not url.startswith("https:"):
+            raise ConfigurationError(
+                f"push.url: {url} is not https, so what [push] trusts and shows would be in the open"
+            )
+        return PushPlan(
+            url=url,
+            credentials=credentials,
+            interval_s=self.push_interval_seconds,
+            timeout_s=self.push_timeout_seconds,
+            batch_readings=self.push_batch_readings,
+            batch_bytes=self.push_batch_bytes,
+        )
 
     @property
     def privacy(self) -> Privacy:
@@ -103,5 +157,5 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     loaded = settings.load(AgentConfig, file=file, environment=environment, prefix=PREFIX, flags=flags)
     parse_listen(loaded.value.listen)
     _check_node_name(loaded.value.node_name)
-    _ = loaded.value.tls
+    _ = loaded.value.tls, loaded.value.push
     return loaded

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import socket
 import stat
 import threading
@@ -14,8 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gpuledger.clock import Clock
+from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
 from gpuledger.protection import make_access
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
@@ -30,6 +33,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable
+from gpuledger_agent.push import Pusher
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
 
@@ -74,9 +78,6 @@ def run(config: AgentConfig, parts: Parts) -> None:
             sealer=sealer,
             is_catching_up=parts.is_catching_up,
         )
-        collector = AgentCollector(
-            lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
-        )
         feed = Feed(
             view=lambda: agent.view,
             journal=journal,
@@ -85,6 +86,15 @@ def run(config: AgentConfig, parts: Parts) -> None:
             is_simulated=parts.nvml.is_simulated,
             interval_ms=config.interval_ms,
             privacy=config.privacy,
+        )
+        pusher = open_push(config, feed, parts.clock)
+        collector = AgentCollector(
+            lambda: agent.view,
+            key.node_id,
+            node_name,
+            config.interval_seconds,
+            parts.nvml.is_simulated,
+            pushed=None if pusher is None else lambda: pusher.figures,
         )
         service = Service(
             view=lambda: agent.view,
@@ -97,14 +107,30 @@ def run(config: AgentConfig, parts: Parts) -> None:
         listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
         facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
         _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
+        if pusher is not None:
+            pusher.start()
         try:
             agent.run(parts.stop)
+            if pusher is not None:
+                pusher.finish()
         finally:
             server.shutdown()
             server.server_close()
         _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence})
     finally:
         os.close(lock)
+
+
+def open_push(config: AgentConfig, feed: Feed, clock: Clock) -> Pusher | None:
+    """Return what pushes, None where nothing is pushed; raises ConfigurationError."""
+    plan = config.push
+    if plan is None:
+        return None
+    Keyring().proof(plan.credentials)  # What cannot be used is said before anything is begun.
+    host = urlsplit(plan.url).hostname or ""
+    if plan.url.startswith("http:") and host not in {"localhost", "127.0.0.1", "::1"}:
+        _log.warning("push_unprotected", extra={"url": plan.url, "missing": "TLS"})
+    return Pusher(plan, feed, clock, random.Random())  # noqa: S311 - spreads requests, guards nothing
 
 
 def open_port(config: AgentConfig, service: Service) -> Server:
