@@ -96,6 +96,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], proof: Proof, timeou
         data = response.read(ANSWER_BYTES_MAX)
         if is_over.is_set():
             raise TimeoutError
+        if response.length and len(data) < ANSWER_BYTES_MAX:
+            raise http.client.IncompleteRead(data, response.length)
         return Reply(status=response.status, body=data, retry_s=_retry_s(response.getheader("Retry-After")))
     except (OSError, http.client.HTTPException, ValueError) as exc:
         failure, text = _explain(exc, timeout_s, is_over=is_over.is_set())
