@@ -26,6 +26,8 @@ from gpuledger_collector.receive import RETRY_S, PushFailure, Receipt, Receiver
 CONNECTIONS_MAX = 512
 IDLE_S = 30.0
 HEADER_BYTES_MAX = 8 << 10
+LINGER_S = 2.0
+"""How long what is left of a refused body is dropped, so that the client gets to see why."""
 BACKLOG = 128
 PUSH_PATH = "/v1/readings"
 _SECURITY_HEADERS = {
@@ -161,6 +163,7 @@ class Server:
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,
             shutdown_timeout=2.0,
+            lingering_time=LINGER_S,
             # A small body must not become a large one before anybody has looked at its size.
             auto_decompress=False,
         )
