@@ -20,6 +20,7 @@ PACKAGES = {
     "promtool": "prometheus",
     "slurmctld": "slurm-wlm",
     "slurmd": "slurm-wlm",
+    "strace": "strace",
 }
 
 

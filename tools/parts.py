@@ -44,6 +44,7 @@ PARTS = {
         packages=("slurm-wlm", "munge"),
         needs_root=True,
     ),
+    "strace": Part(commands=("strace",), packages=("strace",)),
     "chromium": Part(commands=("chromium",), packages=("chromium", "fonts-dejavu-core")),
 }
 
