@@ -79,6 +79,8 @@ def rows_of(data: Any, grid: Grid) -> list[Row]:
     rows = []
     for labels, points in _series(data, "matrix"):
         values: list[float | None] = [None] * grid.count
+        if not points:
+            continue
         numbers = _numbers([point[1] for point in points])
         first, last = _index(points[0][0], grid), _index(points[-1][0], grid)
         if last - first + 1 == len(points):
