@@ -83,12 +83,23 @@ class FleetReader:
         self._reducer = Reducer(profile)
         self._names = names
         self._first_ms: dict[str, int] = {}
+        self._findings: list[Finding] = []
         self._found = Found()
 
     async def read(self, wanted: Wanted, horizon_ms: int) -> Found:
         """Write the rows of all whole cells up to `horizon_ms`; raises EngineError where anything could not be read."""
         end_ms = min(wanted.end_ms, floor_to(horizon_ms, CELL_MS))
+        if end_ms <= wanted.start_ms:
+            raise EngineError(
+                f"the period from {_utc(wanted.start_ms)} has not begun, or its first cell is not over, by the time of "
+                f"{self._config.url}"
+            )
         inventory = await self.inventory(wanted.listed_ms, end_ms)
+        self._findings = [
+            # What was so in the days before is still so.
+            replace(finding, at_ms=max(finding.at_ms, wanted.start_ms))
+            for finding in inventory.findings
+        ]
         self._found.knows_workloads = inventory.knows_workloads
         for gpu in inventory.gpus:
             if gpu.first_day_ms < wanted.before_ms:
@@ -156,7 +167,7 @@ class FleetReader:
             for _, notes, tallies in results:
                 self._found.notes.add(notes)
                 _add_tallies(self._found.tallies, tallies)
-        findings = inventory.findings if is_reported else ()
+        findings = self._findings if is_reported else ()
         ledger = _joined([ledger for ledger, _, _ in results], findings, start_ms, end_ms)
         self._files.write_hours(ledger, range(floor_to(start_ms, HOUR_MS), end_ms, HOUR_MS))
         logger.info("engine_day_read", extra={"day": _utc(start_ms), "rows": len(ledger.hours)})

@@ -90,7 +90,8 @@ def _figure_cells(
         Cell(text=amounts.percent_range(totals.idle)),
     ]
     if report.source is not None:
-        cells.append(Cell(text=gauge_words.error(report, totals, day_ms=day_ms, place=place)))
+        tenths = gauge_words.error_tenths(report, totals, day_ms=day_ms, place=place)
+        cells.append(Cell(text=ABSENT if tenths is None else amounts.tenths_text(tenths)))
     for state in _states_in(report):
         time = times[state]
         text = hours(time.slice_ms) + ("†" if is_marked and state is State.BUSY else "")
@@ -106,7 +107,7 @@ def _note(report: Weekly, rows: Sequence[Totals]) -> str:
     if report.source is not None:
         untold = ", ".join(words.state_label(state, report) for state in report.source.untold)
         note += (
-            f" {gauge_words.tag(report.source).capitalize()}; ±: sampling error of the row's shares in "
+            f" {gauge_words.tag(report.source).capitalize()}; ± points: sampling error of the row's shares in "
             f"percentage points. Not told by gauges: {untold}."
         )
     return note.strip()
