@@ -66,16 +66,13 @@ def notices(report: Weekly, source: Source) -> list[str]:
     """Return what must be known before any figure is read."""
     totals = report.headline
     off = "" if totals is None else f" Sampling error of the whole: {error(report, totals)} percentage points."
-    lines = [
-        (
-            f"From gauges, not from sealed readings: {shown(source.exporter)} showed them, and another program sampled "
-            f"them {_every(source)} (profile {shown(source.profile)}).{off} What gauges do not tell: see Method."
-        ),
-        (
-            "The fleet is what reported: a GPU that never did is not known, and in no figure. One that reported once "
-            "and no more is dark."
-        ),
-    ]
+    first = (
+        f"From gauges, not from sealed readings: {shown(source.exporter)} showed them, and another program sampled "
+        f"them {_every(source)} (profile {shown(source.profile)}).{off} The fleet is what reported: a GPU that never "
+        "did is not known, and in no figure; one that reported once and no more is dark. What gauges do not tell: see "
+        "Method."
+    )
+    lines = [first]
     if source.contradicting_points > 0:
         lines.append(
             f"At {count(source.contradicting_points, 'sample')} {source.gauges[0].metric} said that nothing was active "
