@@ -5,69 +5,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from gpuledger.accounting import Account
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, SLICES_PER_GPU
 from gpuledger.errors import EngineError
 from gpuledger.states import State
-from gpuledger_collector.engine.client import EngineClient
-from gpuledger_collector.engine.config import EngineConfig
-from gpuledger_collector.engine.fleet import FleetReader, Found, Wanted
-from gpuledger_collector.engine.profile_files import load_profile
-from gpuledger_collector.engine.readings import Names
-from gpuledger_collector.ledger_files import LedgerFiles
 from tests.fakes.engines import FakeEngine
-from tests.fakes.gauges import MONDAY_MS, a_morning, add_dcgm, busy, dcgm_labels, free, held, uuid_of
-
-SIX = Wanted(listed_ms=MONDAY_MS - 7 * DAY_MS, before_ms=MONDAY_MS, start_ms=MONDAY_MS, end_ms=MONDAY_MS + 6 * HOUR_MS)
-LATER_MS = MONDAY_MS + DAY_MS
+from tests.fakes.fleet_readings import SIX, FleetReading, about
+from tests.fakes.gauges import MONDAY_MS, a_morning, add_dcgm, busy, dcgm_labels, free, uuid_of
 
 
-class Reading:
-    """One fleet, read from a fake engine into a ledger below `folder`."""
-
-    def __init__(self, folder: Path, **settings: object) -> None:
-        self.names = Names()
-        self.files = LedgerFiles(folder / "ledger", self.names)
-        self.settings = settings
-
-    async def of(
-        self, engine: FakeEngine, wanted: Wanted = SIX, *, profile: str = "dcgm", horizon_ms: int = LATER_MS
-    ) -> Found:
-        async with engine.serving() as url:
-            config = replace(EngineConfig(url=url), **self.settings)  # type: ignore[arg-type]
-            async with EngineClient(config) as client:
-                reader = FleetReader(client, config, load_profile(profile), self.files, self.names)
-                return await reader.read(wanted, horizon_ms)
-
-    def hours(self, *keys: str, wanted: Wanted = SIX) -> Mapping[tuple[str | int, ...], dict[State, float]]:
-        """GPU-hours by state, by the given keys, rounded to seconds."""
-        groups = self.files.sum_by(keys, wanted.start_ms, wanted.end_ms)  # type: ignore[arg-type]
-        return {group.key: in_hours(group.account) for group in groups}
-
-
-def in_hours(account: Account) -> dict[State, float]:
-    return {
-        state: round(amount / SLICES_PER_GPU / HOUR_MS, 4) for state, amount in account.state_slice_ms.items() if amount
-    }
-
-
-def about(hours: dict[State, float]) -> object:
-    """The hours, give or take two samples: one stands for a time after its own."""
-    return pytest.approx(hours, abs=0.02)
-
-
-@pytest.fixture
-def reading(tmp_path: Path) -> Reading:
-    return Reading(tmp_path)
-
-
-async def test_a_fleet_becomes_rows_of_the_ledger(reading: Reading) -> None:
+async def test_a_fleet_becomes_rows_of_the_ledger(reading: FleetReading) -> None:
     found = await reading.of(a_morning())
     assert found.extent == (MONDAY_MS, MONDAY_MS + 6 * HOUR_MS)
     assert found.intervals_ms == {30_000}
@@ -86,7 +37,7 @@ async def test_a_fleet_becomes_rows_of_the_ledger(reading: Reading) -> None:
     assert reading.files.findings(SIX.start_ms, SIX.end_ms) == []
 
 
-async def test_every_installed_cell_has_its_whole_time(reading: Reading) -> None:
+async def test_every_installed_cell_has_its_whole_time(reading: FleetReading) -> None:
     await reading.of(a_morning())
     for row in reading.files.rows(SIX.start_ms, SIX.end_ms):
         assert row.account.installed_slice_ms == HOUR_MS * SLICES_PER_GPU
@@ -94,14 +45,14 @@ async def test_every_installed_cell_has_its_whole_time(reading: Reading) -> None
 
 @pytest.mark.parametrize("points", [1000, 300, 7])
 async def test_the_size_of_queries_changes_no_figure(tmp_path: Path, points: int) -> None:
-    whole, parts = Reading(tmp_path / "a"), Reading(tmp_path / "b", query_points=points, concurrent_queries=1)
+    whole, parts = FleetReading(tmp_path / "a"), FleetReading(tmp_path / "b", query_points=points, concurrent_queries=1)
     await whole.of(a_morning())
     await parts.of(a_morning())
     assert parts.files.digest(SIX.start_ms, SIX.end_ms) == whole.files.digest(SIX.start_ms, SIX.end_ms)
 
 
 async def test_a_query_that_loads_too_much_is_asked_in_halves_down_to_an_hour_of_one_gpu(tmp_path: Path) -> None:
-    whole, halved = Reading(tmp_path / "a"), Reading(tmp_path / "b", concurrent_queries=1)
+    whole, halved = FleetReading(tmp_path / "a"), FleetReading(tmp_path / "b", concurrent_queries=1)
     await whole.of(a_morning())
     engine = a_morning()
 
@@ -117,7 +68,7 @@ async def test_a_query_that_loads_too_much_is_asked_in_halves_down_to_an_hour_of
 
 
 async def test_what_is_too_much_even_in_the_smallest_piece_is_an_error_and_no_ledger_with_a_hole(
-    reading: Reading,
+    reading: FleetReading,
 ) -> None:
     engine = a_morning()
     engine.refuse = lambda path, values: web.Response(status=422, text="no") if path == "query_range" else None
@@ -126,7 +77,7 @@ async def test_what_is_too_much_even_in_the_smallest_piece_is_an_error_and_no_le
     assert reading.files.extent() is None
 
 
-async def test_one_failed_query_among_many_fails_the_whole(reading: Reading) -> None:
+async def test_one_failed_query_among_many_fails_the_whole(reading: FleetReading) -> None:
     engine = a_morning()
     reading.settings = {"query_points": 100}
     left = [9]
@@ -144,7 +95,7 @@ async def test_one_failed_query_among_many_fails_the_whole(reading: Reading) -> 
 # ---------------------------------------------------------------------------------------------- what is not there
 
 
-async def test_an_engine_without_the_exporter_says_what_is_missing(reading: Reading) -> None:
+async def test_an_engine_without_the_exporter_says_what_is_missing(reading: FleetReading) -> None:
     with pytest.raises(EngineError) as caught:
         await reading.of(FakeEngine())
     assert "has no samples of DCGM_FI_PROF_GR_ENGINE_ACTIVE or DCGM_FI_DEV_GPU_UTIL or DCGM_FI_DEV_FB_USED" in str(
@@ -153,32 +104,32 @@ async def test_an_engine_without_the_exporter_says_what_is_missing(reading: Read
     assert "from 2026-11-09 00:00 UTC to 2026-11-16 06:00 UTC: is it scraped from dcgm-exporter" in str(caught.value)
 
 
-async def test_series_that_have_no_sample_in_the_period_make_no_report_of_darkness(reading: Reading) -> None:
+async def test_series_that_have_no_sample_in_the_period_make_no_report_of_darkness(reading: FleetReading) -> None:
     engine = FakeEngine()
     busy(engine, dcgm_labels(0, "n1"), MONDAY_MS - DAY_MS, MONDAY_MS - HOUR_MS)
     with pytest.raises(EngineError, match=r"has no samples of .* from 2026-11-16 00:00 UTC"):
         await reading.of(engine)
 
 
-async def test_labels_that_match_nothing_are_named(reading: Reading) -> None:
+async def test_labels_that_match_nothing_are_named(reading: FleetReading) -> None:
     reading.settings = {"match": (("cluster", "eu"),)}
     with pytest.raises(EngineError, match="cluster='eu' from"):
         await reading.of(a_morning())
 
 
-async def test_labels_choose_a_part_of_the_fleet(reading: Reading) -> None:
+async def test_labels_choose_a_part_of_the_fleet(reading: FleetReading) -> None:
     reading.settings = {"match": (("hostname", "n2"),)}
     await reading.of(a_morning())
     assert list(reading.hours("node")) == [("n2",)]
 
 
-async def test_more_gpus_than_the_limit_are_an_error(reading: Reading) -> None:
+async def test_more_gpus_than_the_limit_are_an_error(reading: FleetReading) -> None:
     reading.settings = {"gpus": 2}
     with pytest.raises(EngineError, match=r"has 3 GPUs, more than limits\.gpus allows \(2\)"):
         await reading.of(a_morning())
 
 
-async def test_a_job_that_is_scraped_too_rarely_is_an_error_and_not_dark(reading: Reading) -> None:
+async def test_a_job_that_is_scraped_too_rarely_is_an_error_and_not_dark(reading: FleetReading) -> None:
     engine = FakeEngine()
     add_dcgm(engine, dcgm_labels(0, "n1"), SIX.start_ms, SIX.end_ms, active=0.0, memory_mib=4, interval_ms=600_000)
     with pytest.raises(EngineError, match="job 'dcgm' is scraped every 600 s"):
@@ -188,7 +139,7 @@ async def test_a_job_that_is_scraped_too_rarely_is_an_error_and_not_dark(reading
 # --------------------------------------------------------------------------------------------- who is installed
 
 
-async def test_a_gpu_is_installed_from_its_first_sample_on_and_never_drops_out(reading: Reading) -> None:
+async def test_a_gpu_is_installed_from_its_first_sample_on_and_never_drops_out(reading: FleetReading) -> None:
     engine = FakeEngine()
     free(engine, dcgm_labels(0, "n1"), MONDAY_MS, MONDAY_MS + 6 * HOUR_MS)
     free(engine, dcgm_labels(1, "n1"), MONDAY_MS + 2 * HOUR_MS, MONDAY_MS + 3 * HOUR_MS)
@@ -196,7 +147,7 @@ async def test_a_gpu_is_installed_from_its_first_sample_on_and_never_drops_out(r
     assert reading.hours("gpu")[uuid_of(1),] == about({State.FREE: 1.0, State.DARK: 3.0})
 
 
-async def test_a_gpu_that_reported_in_the_week_before_and_no_more_is_dark_all_the_time(reading: Reading) -> None:
+async def test_a_gpu_that_reported_in_the_week_before_and_no_more_is_dark_all_the_time(reading: FleetReading) -> None:
     engine = a_morning()
     busy(engine, dcgm_labels(2, "n1"), MONDAY_MS - 3 * DAY_MS, MONDAY_MS - 3 * DAY_MS + HOUR_MS)
     found = await reading.of(engine)
@@ -204,7 +155,7 @@ async def test_a_gpu_that_reported_in_the_week_before_and_no_more_is_dark_all_th
     assert found.extent == (MONDAY_MS, MONDAY_MS + 6 * HOUR_MS)
 
 
-async def test_a_gpu_that_reports_only_while_it_has_a_pod_is_dark_when_it_has_none(reading: Reading) -> None:
+async def test_a_gpu_that_reports_only_while_it_has_a_pod_is_dark_when_it_has_none(reading: FleetReading) -> None:
     """A relabelling that drops series without a pod makes idle GPUs vanish; here they are dark, never idle or gone."""
     engine = FakeEngine()
     busy(engine, dcgm_labels(0, "n1", pod="a"), MONDAY_MS, MONDAY_MS + HOUR_MS)
@@ -213,7 +164,7 @@ async def test_a_gpu_that_reports_only_while_it_has_a_pod_is_dark_when_it_has_no
     assert reading.hours() == {(): {State.BUSY: pytest.approx(3.0, abs=0.02), State.DARK: pytest.approx(3.0, abs=0.02)}}
 
 
-async def test_cells_after_the_horizon_are_not_accounted_for_and_the_week_is_not_whole(reading: Reading) -> None:
+async def test_cells_after_the_horizon_are_not_accounted_for_and_the_week_is_not_whole(reading: FleetReading) -> None:
     found = await reading.of(a_morning(), horizon_ms=MONDAY_MS + HOUR_MS + CELL_MS + 1)
     assert found.extent == (MONDAY_MS, MONDAY_MS + HOUR_MS + CELL_MS)
     assert sum(sum(hours.values()) for hours in reading.hours("gpu").values()) == pytest.approx(
@@ -221,135 +172,10 @@ async def test_cells_after_the_horizon_are_not_accounted_for_and_the_week_is_not
     )
 
 
-# ----------------------------------------------------------------------------------------------- known defects
-
-
-async def test_one_gpu_under_two_spellings_host_names_and_exporter_pods_is_one(reading: Reading) -> None:
-    engine = FakeEngine()
-    first = dcgm_labels(0, "dcgm-exporter-aaaaa", instance="10.0.0.1:9400")
-    second = dcgm_labels(0, "dcgm-exporter-bbbbb", instance="10.0.0.1:9400", UUID=uuid_of(0).upper())
-    busy(engine, first, MONDAY_MS, MONDAY_MS + 3 * HOUR_MS)
-    busy(engine, second, MONDAY_MS + 3 * HOUR_MS, MONDAY_MS + 6 * HOUR_MS)
-    await reading.of(engine)
-    assert reading.hours("node", "gpu") == {("10.0.0.1", uuid_of(0)): {State.BUSY: 6.0}}
-
-
-async def test_two_replicas_of_prometheus_count_once(reading: Reading) -> None:
-    engine = FakeEngine()
-    for replica, offset_ms in (("a", 7_000), ("b", 19_000)):
-        labels = dcgm_labels(0, "n1", prometheus_replica=replica)
-        add_dcgm(
-            engine, labels, SIX.start_ms, SIX.end_ms, active=0.9, utilisation=90, memory_mib=70_000, offset_ms=offset_ms
-        )
-    found = await reading.of(engine)
-    assert reading.hours() == {(): {State.BUSY: 6.0}}
-    assert found.notes.points == 6 * 120
-
-
-async def test_two_jobs_about_one_gpu_are_not_added_up_and_the_fuller_one_counts(reading: Reading) -> None:
-    engine = FakeEngine()
-    busy(engine, dcgm_labels(0, "n1", job="old"), MONDAY_MS, MONDAY_MS + 2 * HOUR_MS + 100_000)
-    held(engine, dcgm_labels(0, "n1", job="new"), MONDAY_MS + 2 * HOUR_MS, MONDAY_MS + 6 * HOUR_MS)
-    await reading.of(engine)
-    assert reading.hours() == {(): {State.BUSY: 2.0, State.HELD: 4.0}}
-
-
-async def test_an_exporter_that_restarts_leaves_a_dark_gap_and_loses_no_energy_but_that(reading: Reading) -> None:
-    engine = FakeEngine()
-    labels = dcgm_labels(0, "n1")
-    held(engine, labels, MONDAY_MS, MONDAY_MS + 2 * HOUR_MS)
-    held(engine, labels, MONDAY_MS + 2 * HOUR_MS + 1_200_000, MONDAY_MS + 6 * HOUR_MS)
-    times = list(range(MONDAY_MS + 7_000, MONDAY_MS + 6 * HOUR_MS, 30_000))
-    # 100 W, and the counter starts again after the restart.
-    engine.add(
-        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-        labels,
-        [
-            (at, (at - MONDAY_MS) * 100.0 if at < MONDAY_MS + 3 * HOUR_MS else (at - MONDAY_MS - 3 * HOUR_MS) * 100.0)
-            for at in times
-        ],
-    )
-    await reading.of(engine)
-    (hours,) = reading.hours().values()
-    assert hours[State.DARK] == pytest.approx(1 / 3, abs=0.01)
-    (group,) = reading.files.sum_by([], SIX.start_ms, SIX.end_ms)
-    assert set(group.account.energy_mj) <= {"held", "uncovered"}
-    # The cell of the reset has none, nor has the first, whose left edge has no sample; dark cells have no reading.
-    whole_mj = 100_000 * 6 * 3600
-    lost_mj = 100_000 * (300 + 300 + 1200)
-    assert sum(group.account.energy_mj.values()) == pytest.approx(whole_mj - lost_mj, abs=100_000 * 330)
-
-
-async def test_blanks_of_the_energy_counter_are_no_energy(reading: Reading) -> None:
-    engine = a_morning()
-    engine.add(
-        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-        dcgm_labels(0, "n1"),
-        [(at, 9223372036854775794.0) for at in range(MONDAY_MS, MONDAY_MS + 6 * HOUR_MS, 30_000)],
-    )
-    await reading.of(engine)
-    (group,) = reading.files.sum_by([], SIX.start_ms, SIX.end_ms)
-    assert group.account.energy_mj == {}
-
-
-async def test_a_board_that_repeats_its_energy_on_every_instance_has_it_once(reading: Reading) -> None:
-    """NVIDIA/gpu-operator issue 520: power and energy of the board stand on each MIG instance."""
-    engine = FakeEngine()
-    for instance, profile in (("1", "3g.40gb"), ("2", "4g.40gb")):
-        labels = dcgm_labels(0, "n1", GPU_I_ID=instance, GPU_I_PROFILE=profile)
-        busy(engine, labels, SIX.start_ms, SIX.end_ms)
-        engine.add(
-            "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-            labels,
-            [(at, (at - MONDAY_MS) * 300.0) for at in range(MONDAY_MS, MONDAY_MS + 6 * HOUR_MS + 1, 30_000)],
-        )
-    await reading.of(engine)
-    (group,) = reading.files.sum_by([], SIX.start_ms, SIX.end_ms)
-    assert in_hours(group.account) == {State.BUSY: 6.0}
-    assert sum(group.account.energy_mj.values()) == 300 * 6 * HOUR_MS
-
-
-async def test_mig_instances_that_are_made_anew_count_where_they_fit_and_are_a_finding_where_not(
-    reading: Reading,
-) -> None:
-    engine = FakeEngine()
-    one = dcgm_labels(0, "n1", GPU_I_ID="1", GPU_I_PROFILE="7g.80gb")
-    two = dcgm_labels(0, "n1", GPU_I_ID="2", GPU_I_PROFILE="4g.40gb")
-    change_ms = MONDAY_MS + 3 * HOUR_MS + 150_000
-    busy(engine, one, SIX.start_ms, change_ms)
-    free(engine, two, change_ms, SIX.end_ms)
-    await reading.of(engine)
-    (hours,) = reading.hours().values()
-    assert hours[State.BUSY] == pytest.approx(3.0, abs=0.001)
-    assert hours[State.DARK] == pytest.approx(1 / 12, abs=0.001)
-    rest = 3 - 1 / 12
-    assert hours[State.FREE] == pytest.approx(rest * 4 / 7, abs=0.001)
-    assert hours[State.UNMEASURED] == pytest.approx(rest * 3 / 7, abs=0.001)
-    (finding,) = reading.files.findings(SIX.start_ms, SIX.end_ms)
-    assert (finding.kind, finding.subject) == ("instances_overlap", uuid_of(0))
-
-
-async def test_findings_about_the_fleet_stand_in_the_period(reading: Reading) -> None:
-    engine = a_morning()
-    free(engine, dcgm_labels(11, "n2"), SIX.start_ms, SIX.end_ms)
-    await reading.of(engine)
-    kinds = {finding.kind: finding.text for finding in reading.files.findings(SIX.start_ms, SIX.end_ms)}
-    assert list(kinds) == ["missing_index"]
-    assert kinds["missing_index"].startswith("n2 has no GPU 1, 2 below its highest")
-
-
-async def test_findings_from_the_days_before_stand_at_the_beginning_of_the_period(reading: Reading) -> None:
-    engine = a_morning()
-    free(engine, dcgm_labels(11, "n2"), MONDAY_MS - DAY_MS, SIX.end_ms)
-    await reading.of(engine)
-    (finding,) = reading.files.findings(SIX.start_ms, SIX.end_ms)
-    assert finding.at_ms == SIX.start_ms
-
-
 # ---------------------------------------------------------------------------------------------------- pace
 
 
-async def test_every_pace_is_found_and_a_sample_stands_two_intervals(reading: Reading) -> None:
+async def test_every_pace_is_found_and_a_sample_stands_two_intervals(reading: FleetReading) -> None:
     engine = FakeEngine()
     labels = dcgm_labels(0, "n1")
     add_dcgm(engine, labels, SIX.start_ms, SIX.end_ms, active=0.0, memory_mib=4, interval_ms=15_000)
@@ -364,13 +190,13 @@ async def test_every_pace_is_found_and_a_sample_stands_two_intervals(reading: Re
     assert hours[State.DARK] == pytest.approx(2 * 15 / 3600, abs=0.0001)
 
 
-async def test_a_pace_that_is_given_is_taken(reading: Reading) -> None:
+async def test_a_pace_that_is_given_is_taken(reading: FleetReading) -> None:
     reading.settings = {"scrape_interval_seconds": 60.0}
     found = await reading.of(a_morning())
     assert found.intervals_ms == {60_000}
 
 
-async def test_jobs_of_different_pace_each_have_their_own(reading: Reading) -> None:
+async def test_jobs_of_different_pace_each_have_their_own(reading: FleetReading) -> None:
     engine = FakeEngine()
     add_dcgm(
         engine, dcgm_labels(0, "n1", job="slow"), SIX.start_ms, SIX.end_ms, active=0.0, memory_mib=4, interval_ms=60_000
@@ -386,7 +212,7 @@ async def test_jobs_of_different_pace_each_have_their_own(reading: Reading) -> N
 # ---------------------------------------------------------------------------------------------------- nvitop
 
 
-async def test_another_profile_reads_another_exporter_and_names_owners_of_processes(reading: Reading) -> None:
+async def test_another_profile_reads_another_exporter_and_names_owners_of_processes(reading: FleetReading) -> None:
     engine = FakeEngine()
     labels = {"hostname": "10.0.0.1", "index": "0", "devicename": "NVIDIA H100", "uuid": uuid_of(0), "job": "nvitop"}
     times = range(SIX.start_ms + 7_000, SIX.end_ms, 30_000)
@@ -403,7 +229,7 @@ async def test_another_profile_reads_another_exporter_and_names_owners_of_proces
     assert [one.held_slice_ms for one in holdings] == [3 * HOUR_MS * SLICES_PER_GPU] * 2
 
 
-async def test_every_query_is_bounded_in_points_and_span(reading: Reading) -> None:
+async def test_every_query_is_bounded_in_points_and_span(reading: FleetReading) -> None:
     engine = a_morning()
     await reading.of(engine)
     ranges = [values for path, values in engine.asked if path == "query_range"]
