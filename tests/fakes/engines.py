@@ -164,6 +164,13 @@ class FakeEngine:
     def _evaluator(self, query: str) -> Callable[[int], list[tuple[dict[str, str], float]]]:
         if re.fullmatch(_NEWEST, query):
             return lambda at_ms: self._vector_at(query, at_ms)
+        if found := re.fullmatch(rf"count_over_time\(({_SELECTOR})\[(\d+)ms\]\)", query):
+            counted, span_ms = [one for one in self.series if _matches(one, found[1])], int(found[4])
+            return lambda at_ms: [
+                (_unnamed(one.labels), float(count))
+                for one in counted
+                if (count := sum(at_ms - span_ms < time_ms <= at_ms for time_ms, _ in one.samples)) > 0
+            ]
         if found := re.fullmatch(rf"max by \(([\w, ]+)\) \(({_NEWEST})\)", query):
             by, newest = [name.strip() for name in found[1].split(",")], found[2]
             return lambda at_ms: _largest(self._vector_at(newest, at_ms), by)

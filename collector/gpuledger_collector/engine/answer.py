@@ -99,9 +99,12 @@ def _index(time_s: float, grid: Grid) -> int:
     return index
 
 
-def times_of(data: Any) -> list[tuple[Labels, list[int]]]:
+def samples_of(data: Any) -> list[tuple[Labels, list[tuple[int, float]]]]:
     """Return each series of a matrix of samples with their own times in ms."""
-    return [(labels, [round(time_s * 1000) for time_s, _ in points]) for labels, points in _series(data, "matrix")]
+    return [
+        (labels, [(round(time_s * 1000), _number(value)) for time_s, value in points])
+        for labels, points in _series(data, "matrix")
+    ]
 
 
 def vector_of(data: Any) -> list[tuple[Labels, float]]:

@@ -12,7 +12,7 @@ from gpuledger.errors import EngineError
 from gpuledger_collector.engine import promql
 from gpuledger_collector.engine.answer import Grid, Labels, Row
 from gpuledger_collector.engine.client import EngineClient, TooMuchError
-from gpuledger_collector.engine.gauges import WHOLE, Track
+from gpuledger_collector.engine.gauges import WHOLE, Cell, Notes, Reducer, Track
 from gpuledger_collector.engine.inventory import Gpu, Stream, first_label, identity_of, workload_of
 from gpuledger_collector.engine.profile import Profile
 from gpuledger_collector.engine.readings import energy_of_cells
@@ -37,6 +37,7 @@ class ChunkReader:
         self._profile = profile
         self._match = {label: (value,) for label, value in match.items()}
         self._points = points
+        self._reducer = Reducer(profile)
 
     def gpus_at_once(self, pace: Pace, span_ms: int) -> int:
         """Return how many GPUs one query over the span may be about."""
@@ -47,6 +48,18 @@ class ChunkReader:
         found: dict[str, Sequence[str]] = {"job": (stream.job,), **self._match}
         if gpus:
             found[stream.gpu_label] = [name for gpu in gpus for name in gpu.names[stream]]
+        return found
+
+    async def cells(
+        self, stream: Stream, gpus: Sequence[Gpu], pace: Pace, start_ms: int, end_ms: int
+    ) -> dict[str, tuple[dict[int, Cell], Notes]]:
+        """Return the cells of each GPU (by identity) over [start_ms, end_ms), and what was noticed."""
+        count = (end_ms - start_ms) // pace.step_ms
+        grid = Grid(first_ms=start_ms + pace.step_ms, step_ms=pace.step_ms, count=count)
+        found = {}
+        for identity, tracks in (await self.tracks(stream, gpus, pace, start_ms, end_ms)).items():
+            notes = Notes()
+            found[identity] = self._reducer.cells(tracks, grid, pace.stand_ms, notes), notes
         return found
 
     async def tracks(

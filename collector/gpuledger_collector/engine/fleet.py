@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import EngineError, GpuledgerError
 from gpuledger_collector.engine import promql
-from gpuledger_collector.engine.answer import Grid, Labels, times_of, vector_of
+from gpuledger_collector.engine.answer import Labels, samples_of, vector_of
 from gpuledger_collector.engine.chunks import ChunkReader
 from gpuledger_collector.engine.client import EngineClient
 from gpuledger_collector.engine.config import EngineConfig
-from gpuledger_collector.engine.gauges import Cell, Notes, Reducer
-from gpuledger_collector.engine.inventory import Gpu, Inventory, Stream, take_inventory
+from gpuledger_collector.engine.counter_chunks import CounterReader
+from gpuledger_collector.engine.gauges import Cell, Notes
+from gpuledger_collector.engine.inventory import Gpu, Inventory, Stream, take_inventory, with_agents
 from gpuledger_collector.engine.profile import Profile
 from gpuledger_collector.engine.readings import Names, accept
 from gpuledger_collector.engine.sampling import Pace, edge_error_slice_ms, interval_of
@@ -29,6 +30,7 @@ SETTLE_MS = 120_000
 """How long after its end a cell is left alone: samples may still be on their way into the engine."""
 _PROBE_MS = 6 * HOUR_MS
 _PROBED_SERIES = 5
+_ENDS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,11 @@ class FleetReader:
     ) -> None:
         self._client, self._config, self._profile, self._files = client, config, profile, files
         self._match = dict(config.match)
-        self._chunks = ChunkReader(client, profile, self._match, config.query_points)
-        self._reducer = Reducer(profile)
+        self._chunks: ChunkReader | CounterReader
+        if profile.counters is None:
+            self._chunks = ChunkReader(client, profile, self._match, config.query_points)
+        else:
+            self._chunks = CounterReader(client, profile, self._match, config.query_points)
         self._names = names
         self._first_ms: dict[str, int] = {}
         self._findings: list[Finding] = []
@@ -118,11 +123,14 @@ class FleetReader:
 
     async def inventory(self, start_ms: int, end_ms: int) -> Inventory:
         """Return the GPUs that have series in the span; raises EngineError where there are none."""
-        selectors = [promql.selector(metric, self._selected()) for metric in self._profile.metrics]
+        counters = self._profile.counters
+        metrics = (*self._profile.metrics, *(() if counters is None else (counters.agent,)))
+        selectors = [promql.selector(metric, self._selected()) for metric in metrics]
         days: list[tuple[int, list[Labels]]] = []
         for day_ms in range(floor_to(start_ms, DAY_MS), end_ms, DAY_MS):
             span = max(day_ms, start_ms), min(day_ms + DAY_MS, end_ms)
-            days.append((day_ms, await self._client.label_sets(selectors, *span)))
+            found = await self._client.label_sets(selectors, *span)
+            days.append((day_ms, found if counters is None else with_agents(found, counters.agent)))
         inventory = take_inventory(days, self._profile)
         if not inventory.gpus:
             raise self._nothing(start_ms, end_ms)
@@ -153,12 +161,15 @@ class FleetReader:
         results: list[tuple[Ledger, Notes, dict[Group, Tally]]] = []
 
         async def read(gpus: tuple[Gpu, ...]) -> None:
-            async with slots:
+            try:
                 results.append(await self._read_shard(gpus, there, start_ms, end_ms))
+            finally:
+                slots.release()
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for gpus in self._shards(inventory.gpus, there, end_ms - start_ms):
+                    await slots.acquire()
                     tasks.create_task(read(gpus))
         except* GpuledgerError as failures:
             raise failures.exceptions[0] from None
@@ -198,7 +209,7 @@ class FleetReader:
         for labels, _ in vector_of(await self._client.instant(query, to_ms)):
             matchers = {name: (value,) for name, value in labels.items() if name != "__name__"} | {"job": (stream.job,)}
             answered = await self._client.instant(promql.samples(metric, matchers, span_ms), to_ms)
-            found += [times for _, times in times_of(answered)]
+            found += [[time_ms for time_ms, _ in pairs] for _, pairs in samples_of(answered)]
         return found
 
     def _shards(self, gpus: Sequence[Gpu], paces: Mapping[Stream, Pace], span_ms: int) -> Iterator[tuple[Gpu, ...]]:
@@ -224,22 +235,22 @@ class FleetReader:
             own = [gpu for gpu in gpus if stream in gpu.names]
             if not own:
                 continue
-            count = (end_ms - start_ms) // pace.step_ms
-            grid = Grid(first_ms=start_ms + pace.step_ms, step_ms=pace.step_ms, count=count)
-            tracks = await self._chunks.tracks(stream, own, pace, start_ms, end_ms)
-            for identity, found in tracks.items():
-                seen = Notes()
-                for cell_ms, cell in self._reducer.cells(found, grid, pace.stand_ms, seen).items():
+            answered = await self._chunks.cells(stream, own, pace, start_ms, end_ms)
+            for identity, (cells, seen) in answered.items():
+                for cell_ms, cell in cells.items():
                     known = best.get((identity, cell_ms))
                     # Of two streams about one GPU that counts which covers more: they are never added up.
                     if known is None or known[0].covered_ms < cell.covered_ms:
                         best[identity, cell_ms] = cell, pace.interval_ms
                 notes.add(seen)
-                misplaced = edge_error_slice_ms(seen.changes, pace.interval_ms)
+                # Counters are exact but for the two ends of a day.
+                changes = seen.changes if self._profile.counters is None else _ENDS
+                misplaced = edge_error_slice_ms(changes, pace.interval_ms)
                 tally = Tally(points=seen.points, misplaced_slice_ms=misplaced)
                 _add_tallies(tallies, {_group(by_identity[identity], start_ms): tally})
-            owners |= await self._chunks.owners(stream, own, start_ms, end_ms)
-            energy |= await self._chunks.energy(stream, own, pace, start_ms, end_ms)
+            if isinstance(self._chunks, ChunkReader):
+                owners |= await self._chunks.owners(stream, own, start_ms, end_ms)
+                energy |= await self._chunks.energy(stream, own, pace, start_ms, end_ms)
         readings = [
             accept(
                 by_identity[identity],

@@ -46,6 +46,7 @@ class Gpu:
     model: str | None
     first_day_ms: int
     names: Mapping[Stream, tuple[str, ...]]
+    is_simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class _Seen:
     places: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     indexes: set[int] = field(default_factory=set)
+    is_simulated: bool = False
 
 
 def identity_of(name: str) -> str | None:
@@ -138,6 +140,18 @@ def take_inventory(days: Iterable[tuple[int, Iterable[Labels]]], profile: Profil
     return Inventory(gpus=gpus, findings=tuple(sorted(findings)), knows_workloads=knows_workloads)
 
 
+def with_agents(label_sets: Iterable[Labels], agent: str) -> list[Labels]:
+    """Return the label sets of GPUs, each with what the agent of the same scrape says of itself (metric `agent`)."""
+    found = list(label_sets)
+    agents = {(one.get("job"), one.get("instance")): one for one in found if one.get("__name__") == agent}
+    gpus = (one for one in found if one.get("__name__") != agent)
+    return [{**_of_agent(agents.get((one.get("job"), one.get("instance")), {})), **one} for one in gpus]
+
+
+def _of_agent(labels: Labels) -> Labels:
+    return {name: labels[name] for name in ("node", "simulated") if name in labels}
+
+
 def _note(gpu: _Seen, labels: Labels, profile: Profile, day_ms: int) -> None:
     node = node_of(labels, profile)
     if node is not None:
@@ -152,6 +166,7 @@ def _note(gpu: _Seen, labels: Labels, profile: Profile, day_ms: int) -> None:
     model = first_label(labels, profile.labels.model)
     if model is not None:
         gpu.models[model[1]] += 1
+    gpu.is_simulated = gpu.is_simulated or labels.get("simulated") == "true"
     index = first_label(labels, profile.labels.index)
     if index is not None and index[1].isascii() and index[1].isdigit() and int(index[1]) < INDEXES_MAX:
         gpu.indexes.add(int(index[1]))
@@ -171,6 +186,7 @@ def _gpu(identity: str, seen: _Seen) -> Gpu:
         model=_most(seen.models),
         first_day_ms=seen.first_day_ms,
         names={stream: tuple(sorted(names)) for stream, names in sorted(seen.names.items())},
+        is_simulated=seen.is_simulated,
     )
 
 

@@ -51,6 +51,19 @@ class Processes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The metrics of gpuledger's own agent: who a GPU and an agent are, its last tick, and counters of seconds."""
+
+    who: str
+    agent: str
+    tick: str
+    states: str
+    uncovered: str
+    activity: str
+    active: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
     """Names of labels by what they say, best first; nothing where an exporter does not say it."""
 
@@ -77,7 +90,9 @@ class Profile:
     exporter: str
     update_interval_ms: int
     labels: Labels
-    activities: tuple[Activity, ...]
+    activities: tuple[Activity, ...] = ()
+    counters: Counters | None = None
+    """Instead of gauges of activity."""
     memory: Memory | None = None
     energy: Energy | None = None
     processes: Processes | None = None
@@ -85,5 +100,7 @@ class Profile:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics by which a GPU is seen at all."""
+        if self.counters is not None:
+            return (self.counters.who,)
         found = tuple(activity.metric for activity in self.activities)
         return found if self.memory is None else (*found, self.memory.metric)

@@ -4,7 +4,7 @@
 exporter = "dcgm-exporter"          # as people call it
 update_interval_seconds = 30        # how often it makes new values, if nobody changed that
 [labels]                            # lists of names, best first; only `gpu` must be there
-[[activity]]                        # metric, full (its value at 100 %), kind; best first, two at most
+[[activity]]                        # metric, full (its value at 100 %), kind; best first, two at most; or [counters]
 [memory]                            # metric, unit_bytes, held_above_bytes
 [energy]                            # metric, unit_mj
 [processes]                         # metric (one series for each process), owner (labels that name who)
@@ -12,6 +12,7 @@ update_interval_seconds = 30        # how often it makes new values, if nobody c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from gpuledger.settings import read_toml
 from gpuledger_collector.engine.profile import (
     Activity,
     ActivityKind,
+    Counters,
     Energy,
     Labels,
     Memory,
@@ -31,7 +33,7 @@ from gpuledger_collector.engine.profile import (
     Profile,
 )
 
-BUILT_IN = ("dcgm", "nvitop")
+BUILT_IN = ("dcgm", "nvitop", "gpuledger")
 TEXT_CHARACTERS_MAX = 200
 NAMES_MAX = 16
 ACTIVITIES_MAX = 2
@@ -82,11 +84,14 @@ def parse_profile(name: str, document: Mapping[str, Any], where: str) -> Profile
         update_interval_ms=round(top.number("update_interval_seconds", 0.001, 3600) * 1000),
         labels=found,
         activities=_activities(top),
+        counters=_counters(top),
         memory=_memory(top),
         energy=_energy(top),
         processes=_processes(top),
     )
     top.end()
+    if bool(profile.activities) is (profile.counters is not None):
+        raise ConfigurationError(f"{where}: give one of [[activity]] and [counters]")
     return profile
 
 
@@ -103,9 +108,16 @@ def _activities(top: _Table) -> tuple[Activity, ...]:
         )
         table.end()
         found.append(activity)
-    if not found:
-        raise ConfigurationError(f"{top.where}: activity is missing; write [[activity]]")
     return tuple(found)
+
+
+def _counters(top: _Table) -> Counters | None:
+    table = top.table("counters", is_needed=False)
+    if table is None:
+        return None
+    counters = Counters(**{field.name: table.metric(field.name) for field in dataclasses.fields(Counters)})
+    table.end()
+    return counters
 
 
 def _memory(top: _Table) -> Memory | None:

@@ -71,3 +71,8 @@ def fullest(metric: str, matchers: Matchers, span_ms: int, count: int) -> str:
 def samples(metric: str, matchers: Matchers, span_ms: int) -> str:
     """Return the samples of the span with their own times; an instant query."""
     return f"{selector(metric, matchers)}[{span_ms}ms]"
+
+
+def count(metric: str, matchers: Matchers, span_ms: int) -> str:
+    """Return how many samples each series has in the span before a point."""
+    return f"count_over_time({selector(metric, matchers)}[{span_ms - 1}ms])"

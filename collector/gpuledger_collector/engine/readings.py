@@ -84,6 +84,7 @@ def accept(
         agent_version="",
         configuration_digest="",
         previous="",
+        simulated=gpu.is_simulated,
         gpus=(time,),
     )
     return Accepted(

@@ -79,9 +79,14 @@ async def _last_week(client: EngineClient, config: EngineConfig, profile: Profil
 
 def _source(profile: Profile, found: Found) -> Source:
     notes = found.notes
+    is_counters = profile.counters is not None
+    untold: tuple[State, ...] = () if is_counters else _UNTOLD
+    if not found.knows_workloads and not is_counters:
+        untold = (State.RESERVED, *untold)
     return Source(
         profile=profile.name,
         exporter=profile.exporter,
+        is_counters=is_counters,
         update_interval_ms=profile.update_interval_ms,
         gauges=tuple(
             Gauge(metric=activity.metric, is_mean=activity.kind is ActivityKind.MEAN) for activity in profile.activities
@@ -89,7 +94,7 @@ def _source(profile: Profile, found: Found) -> Source:
         intervals_ms=tuple(sorted(found.intervals_ms)),
         memory_metric=None if profile.memory is None else profile.memory.metric,
         held_above_bytes=None if profile.memory is None else profile.memory.held_above_bytes,
-        untold=_UNTOLD if found.knows_workloads else (State.RESERVED, *_UNTOLD),
+        untold=untold,
         knows_workloads=found.knows_workloads,
         tallies=tuple(
             Tally(

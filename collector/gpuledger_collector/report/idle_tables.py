@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuledger.states import State
-from gpuledger_collector.report import amounts, gauge_words, words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.amounts import hours
 from gpuledger_collector.report.layout import TOP, Cell, Column, Section, Table, top
 from gpuledger_collector.report.model import DarkNode, FreeKind, FreeNode, Weekly
@@ -29,7 +29,7 @@ def idle_section(report: Weekly) -> Section:
 def _lines(report: Weekly) -> tuple[str, ...]:
     if report.source is None:
         return (words.free_nodes(report),)
-    sampled = gauge_words.tag(report.source).capitalize()
+    sampled = source_words.tag(report.source).capitalize()
     return words.free_nodes(report), f"{sampled}: every beginning and end is up to one interval off."
 
 

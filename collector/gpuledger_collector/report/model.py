@@ -286,10 +286,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The gauges that the figures are from, where they are not from sealed readings, and what these do not tell."""
+    """What the figures are from where they are not from sealed readings, and what that does not tell.
+
+    Gauges are sampled; with `is_counters` they are our own agents' counters, sampled too but exact between samples.
+    """
 
     profile: str
     exporter: str
+    is_counters: bool
     update_interval_ms: int
     gauges: tuple[Gauge, ...]
     intervals_ms: tuple[int, ...]
@@ -298,7 +302,7 @@ class Source:
     held_above_bytes: int | None
     """More memory in use is taken for a process."""
     untold: tuple[State, ...]
-    """States that the gauges cannot tell, and that are in no figure."""
+    """States that the source cannot tell, and that are in no figure."""
     knows_workloads: bool
     tallies: tuple[Tally, ...]
     changes: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuledger.states import State
-from gpuledger_collector.report import amounts, gauge_words, words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.amounts import ABSENT, hours, percent
 from gpuledger_collector.report.idle_tables import idle_section
 from gpuledger_collector.report.layout import Cell, Column, Section, Table, top
@@ -90,7 +90,7 @@ def _figure_cells(
         Cell(text=amounts.percent_range(totals.idle)),
     ]
     if report.source is not None:
-        tenths = gauge_words.error_tenths(report, totals, day_ms=day_ms, place=place)
+        tenths = source_words.error_tenths(report, totals, day_ms=day_ms, place=place)
         cells.append(Cell(text=ABSENT if tenths is None else amounts.tenths_text(tenths)))
     for state in _states_in(report):
         time = times[state]
@@ -107,9 +107,10 @@ def _note(report: Weekly, rows: Sequence[Totals]) -> str:
     if report.source is not None:
         untold = ", ".join(words.state_label(state, report) for state in report.source.untold)
         note += (
-            f" {gauge_words.tag(report.source).capitalize()}; ± points: sampling error of the row's shares in "
-            f"percentage points. Not told by gauges: {untold}."
+            f" {source_words.tag(report.source).capitalize()}; ± points: sampling error of the row's shares in "
+            f"percentage points."
         )
+        note += f" Not told by gauges: {untold}." if untold else ""
     return note.strip()
 
 

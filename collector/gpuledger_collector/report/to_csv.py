@@ -13,7 +13,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from gpuledger_collector.report import amounts, gauge_words, words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.names import cleaned
 from gpuledger_collector.report.periods import iso
@@ -73,7 +73,7 @@ def states_to_csv(report: Weekly) -> str:
     rows: list[dict[str, Value]] = []
     for place in report.places:
         totals = place.totals
-        error = gauge_words.error_tenths(report, totals, place=(place.site, place.model))
+        error = source_words.error_tenths(report, totals, place=(place.site, place.model))
         rows.extend(
             {
                 "figures_from_utc": _time(period.figures_from_ms),

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from enum import Enum
 
-from gpuledger_collector.report import amounts, gauge_words, words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.periods import iso
 
@@ -47,7 +47,7 @@ def weekly_to_json(report: Weekly) -> str:
         "notices": words.notices(report),
     }
     if report.headline is not None and report.source is not None:
-        tenths = gauge_words.error_tenths(report, report.headline)
+        tenths = source_words.error_tenths(report, report.headline)
         document["sampling_error_points"] = None if tenths is None else tenths / 10
     fields = _plain(report)
     assert isinstance(fields, dict)

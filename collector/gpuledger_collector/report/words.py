@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
-from gpuledger.states import State
+from gpuledger.states import OUT, State
 from gpuledger_collector.palette import LOOKS
-from gpuledger_collector.report import gauge_words
+from gpuledger_collector.report import source_words
 from gpuledger_collector.report.amounts import count, hours, percent, seconds, tenths_text, utc
 from gpuledger_collector.report.model import (
     FreeKind,
@@ -127,8 +127,9 @@ def headline(report: Weekly) -> str:
         )
     sentences = [first]
     if report.source is not None:
-        sampled = gauge_words.tag(report.source)
-        sentences.append(f"Sampled gauges ({sampled}): {gauge_words.error(report, totals)} percentage points.")
+        sampled = source_words.tag(report.source)
+        kind = "counters" if report.source.is_counters else "gauges"
+        sentences.append(f"Sampled {kind} ({sampled}): {source_words.error(report, totals)} percentage points.")
     if totals.busy is not None:
         engines = "" if totals.engine_active is None else f"; engines were active {percent(totals.engine_active)}"
         sentences.append(
@@ -180,7 +181,7 @@ def notices(report: Weekly) -> list[str]:
     if not period.is_from_start and period.figures_from_ms is not None:
         lines.append(f"The ledger begins within this {noun(period)}: figures from {utc(period.figures_from_ms)}.")
     if report.source is not None:
-        lines += gauge_words.notices(report, report.source)
+        lines += source_words.notices(report, report.source)
     if totals.withheld:
         lines.append(_withheld_notice(totals, report.method.coverage_floor_tenths))
     if report.method.are_intervals_mixed:
@@ -223,7 +224,7 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         ("Installed", _installed(report)),
         ("Idle", "free + reserved + held + standby; at most: with everything that is not known (dark + unmeasured)."),
         (busy.capitalize(), f"at least: {busy}; at most: with everything that is not known."),
-        *([] if report.source is not None else [("Out of service", "down + maintenance + operator.")]),
+        *([("Out of service", "down + maintenance + operator.")] if _tells_out(report) else []),
         ("Coverage", "1 − dark / (installed − D′). Measured: 1 − (dark + unmeasured) / installed."),
         ("D′", _declared(report)),
         (
@@ -241,8 +242,8 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         ("Sampling", _sampling(report)),
     ]
     if report.source is not None:
-        lines += gauge_words.method_lines(report, report.source)
-    if totals is not None:
+        lines += source_words.method_lines(report, report.source)
+    if totals is not None and (report.source is None or not report.source.is_counters):
         known = f"{hours(totals.active_known_slice_ms)} of {hours(totals.installed_slice_ms)} installed GPU-hours"
         lines.append(("Engine-active", f"integral of engine activity; activity was known for {known}."))
     if method.hang_suspicion_ms > 0:
@@ -263,6 +264,10 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
     return lines
 
 
+def _tells_out(report: Weekly) -> bool:
+    return report.source is None or not OUT & set(report.source.untold)
+
+
 def _installed(report: Weekly) -> str:
     if report.source is not None:
         return "every GPU that reported, from its first sample on, whether it went on reporting or not."
@@ -271,7 +276,7 @@ def _installed(report: Weekly) -> str:
 
 def _declared(report: Weekly) -> str:
     if report.source is not None:
-        return "nothing was declared: gauges come without declarations."
+        return "nothing was declared: what is in an engine comes without declarations."
     return "time that nobody observed, inside a standby or maintenance declared before it began."
 
 

@@ -79,7 +79,7 @@ def test_the_engines_time_is_a_scalar_or_the_vector_that_some_make_of_it() -> No
 
 
 def test_samples_keep_their_own_times() -> None:
-    assert answer.times_of(matrix((1.001, "1"), (2.25, "1"))) == [({"a": "b"}, [1001, 2250])]
+    assert answer.samples_of(matrix((1.001, "1"), (2.25, "3"))) == [({"a": "b"}, [(1001, 1.0), (2250, 3.0)])]
 
 
 def test_values_beyond_numbers_are_kept_as_they_are() -> None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Profiles: those that come with the program, a site's own, and what is wrong with others."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from gpuledger.errors import ConfigurationError
+from gpuledger.metrics import AGENT
 from gpuledger_collector.engine import profile_files
 from gpuledger_collector.engine.profile import ActivityKind
 from gpuledger_collector.engine.profile_files import BUILT_IN, load_profile
@@ -68,7 +70,8 @@ def test_a_site_brings_its_own(tmp_path: Path) -> None:
         (("nvidia_smi_memory_used_bytes", "a b"), "memory: metric: 'a b' is not the name of a metric"),
         (("[[activity]]", "[activity]"), "activity is not a list of at most 2 tables; write [[activity]]"),
         (("[energy]", "[power]"), "power is not known"),
-        (("[[activity]]", "[[other]]"), "activity is missing; write [[activity]]"),
+        (("[[activity]]", "[[other]]"), "other is not known"),
+        (("[[activity]]", "[[activity]]\n[[activity]]\n[[activity]]"), "activity is not a list of at most 2 tables"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_key(tmp_path: Path, change: tuple[str, str], sentence: str) -> None:
@@ -78,6 +81,21 @@ def test_what_is_wrong_is_said_with_file_and_key(tmp_path: Path, change: tuple[s
         load_profile("x", file)
     assert str(caught.value).startswith(f"{file}: ")
     assert sentence in str(caught.value)
+
+
+def test_a_profile_has_gauges_or_counters_and_not_both(tmp_path: Path) -> None:
+    gauges = OWN[OWN.index("[[activity]]") : OWN.index("[memory]")]
+    with pytest.raises(ConfigurationError, match=r"give one of \[\[activity\]\] and \[counters\]"):
+        load_profile("x", own(tmp_path, OWN.replace(gauges, "")))
+    assert load_profile("gpuledger").activities == ()
+    assert load_profile("gpuledger").metrics == ("gpuledger_gpu_info",)
+
+
+def test_the_agents_profile_names_families_that_the_agent_has() -> None:
+    counters = load_profile("gpuledger").counters
+    assert counters is not None
+    named = {getattr(counters, field.name) for field in dataclasses.fields(counters)}
+    assert {name.removesuffix("_bucket") for name in named} <= {family.name for family in AGENT}
 
 
 def test_a_profile_that_is_not_there_names_those_that_are() -> None:

@@ -16,7 +16,7 @@ from gpuledger.cli import main
 from gpuledger.errors import EngineError
 from gpuledger.states import State
 from gpuledger_collector.engine.config import EngineConfig
-from gpuledger_collector.report import gauge_words, words
+from gpuledger_collector.report import source_words, words
 from gpuledger_collector.report.from_engine import read_from_engine
 from gpuledger_collector.report.model import NoComparison, TrustLevel, Weekly
 from gpuledger_collector.report.periods import span_between, week_named
@@ -112,8 +112,8 @@ def test_a_mean_that_is_seen_whole_is_off_by_its_changes_alone() -> None:
     assert report.headline is not None
     # One change, 30 s of 18 GPU-hours: 0.046 %, rounded up.
     assert report.source.changes == 1
-    assert gauge_words.error_tenths(report, report.headline) == 1
-    assert not gauge_words.is_between_unseen(report, report.source)
+    assert source_words.error_tenths(report, report.headline) == 1
+    assert not source_words.is_between_unseen(report, report.source)
     assert "nothing is added for what was between samples" in weekly_to_markdown(report)
 
 
@@ -125,7 +125,7 @@ def test_samples_of_moments_are_off_by_two_standard_errors_more() -> None:
     assert report.headline is not None
     points = 6 * 120
     assert report.source.points == points
-    assert gauge_words.error_tenths(report, report.headline) == math.ceil(1000 / math.sqrt(points)) == 38
+    assert source_words.error_tenths(report, report.headline) == math.ceil(1000 / math.sqrt(points)) == 38
     text = weekly_to_markdown(report)
     assert "1 / √n (here n = 720)" in text
     assert "Load in step with the sampling may be off by more" in text
@@ -140,7 +140,7 @@ def test_a_mean_that_is_sampled_more_rarely_than_it_is_made_is_seen_in_part() ->
     add_dcgm(engine, labels, MONDAY_MS, MONDAY_MS + 6 * HOUR_MS, active=0.9, memory_mib=70_000, interval_ms=60_000)
     report = report_of(engine)
     assert report.source is not None
-    assert gauge_words.is_between_unseen(report, report.source)
+    assert source_words.is_between_unseen(report, report.source)
 
 
 def test_each_row_has_an_error_of_its_own() -> None:
@@ -150,7 +150,7 @@ def test_each_row_has_an_error_of_its_own() -> None:
         add_dcgm(engine, labels, MONDAY_MS, MONDAY_MS + 6 * HOUR_MS, utilisation=90, memory_mib=70_000)
     report = report_of(engine)
     errors = {
-        place.site: gauge_words.error_tenths(report, place.totals, place=(place.site, place.model))
+        place.site: source_words.error_tenths(report, place.totals, place=(place.site, place.model))
         for place in report.places
     }
     assert errors == {"a": 19, "b": 38}

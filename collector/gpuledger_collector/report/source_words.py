@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be said of figures that come from sampled gauges: whose, how often, how far off, what they do not tell."""
+"""What must be said of figures that an engine sampled: from whom, how often, how far off, what they do not tell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import math
 from gpuledger_collector.report.amounts import count, hours, seconds, tenths_text
 from gpuledger_collector.report.model import Source, Totals, Weekly
 from gpuledger_collector.report.names import shown
+
+_COUNTERS = (
+    "what a counter grew by between two samples was spent between them, so a scrape that failed loses nothing. Samples "
+    "more than 70 min apart do not say when: that time is dark. A counter that fell began again at 0."
+)
+_ENDS = (
+    "sums are exact but for the two ends of a day, each up to one interval off. In percentage points, rounded up; each "
+    "row has its own."
+)
 
 
 def tag(source: Source) -> str:
@@ -49,6 +58,8 @@ def error_tenths(
 
 def is_between_unseen(report: Weekly, source: Source) -> bool:
     """Return whether there is time between two samples about which neither says anything."""
+    if source.is_counters:
+        return False
     used = [gauge for gauge in source.gauges if gauge.metric in _used(report)]
     is_rarer = any(interval > source.update_interval_ms for interval in source.intervals_ms)
     return is_rarer or any(not gauge.is_mean for gauge in used)
@@ -66,6 +77,12 @@ def notices(report: Weekly, source: Source) -> list[str]:
     """Return what must be known before any figure is read."""
     totals = report.headline
     off = "" if totals is None else f" Sampling error of the whole: {error(report, totals)} percentage points."
+    if source.is_counters:
+        counted = (
+            f"From counters in an engine, not from sealed readings: {shown(source.exporter)} counted, and another "
+            f"program sampled the counters {_every(source)}.{off} The fleet is what reported, from its first sample on."
+        )
+        return [counted]
     first = (
         f"From gauges, not from sealed readings: {shown(source.exporter)} showed them, and another program sampled "
         f"them {_every(source)} (profile {shown(source.profile)}).{off} The fleet is what reported: a GPU that never "
@@ -87,9 +104,12 @@ def notices(report: Weekly, source: Source) -> list[str]:
 
 
 def method_lines(report: Weekly, source: Source) -> list[tuple[str, str]]:
-    """Return what the method box says of the gauges, as (term, text)."""
+    """Return what the method box says of the source, as (term, text)."""
+    inventory = "what reported in this period or the seven days before, each GPU from its first sample on."
+    if source.is_counters:
+        return [("Inventory", inventory), ("Counters", _COUNTERS), ("Sampling error", _ENDS)]
     lines = [
-        ("Inventory", "what reported in this period or the seven days before, each GPU from its first sample on."),
+        ("Inventory", inventory),
         ("Gauges", " ".join(_gauge_texts(report, source))),
         (
             "One sample",
