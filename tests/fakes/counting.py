@@ -154,7 +154,14 @@ def _show(
 
     add("gpuledger_agent_tick_timestamp_seconds", tick_ms / 1000)
     add("gpuledger_agent_info", 1.0, node=life.node, simulated=str(is_simulated).lower(), version="0")
-    add("gpuledger_gpu_info", 1.0, uuid=life.uuid, model="NVIDIA H100 80GB HBM3", index=str(int(life.uuid[-1], 16) % 8), serial="1")
+    add(
+        "gpuledger_gpu_info",
+        1.0,
+        uuid=life.uuid,
+        model="NVIDIA H100 80GB HBM3",
+        index=str(int(life.uuid[-1], 16) % 8),
+        serial="1",
+    )
     for state in OBSERVED:
         add("gpuledger_gpu_state_seconds_total", spent.get(state, 0) / 1000, uuid=life.uuid, state=state.value)
     busy, held = spent.get(State.BUSY, 0), spent.get(State.HELD, 0)

@@ -11,7 +11,7 @@ from gpuledger.errors import EngineError
 from gpuledger_collector.engine import promql
 from gpuledger_collector.engine.answer import Grid, Labels, samples_of
 from gpuledger_collector.engine.client import EngineClient, TooMuchError
-from gpuledger_collector.engine.counters import Key, Point, cells_of, irregular_hours
+from gpuledger_collector.engine.counters import Key, Point, hours_of, irregular_hours
 from gpuledger_collector.engine.gauges import Cell, Notes
 from gpuledger_collector.engine.inventory import Gpu, Stream, identity_of
 from gpuledger_collector.engine.profile import Counters, Profile
@@ -49,22 +49,22 @@ class CounterReader:
             found |= {stream.gpu_label: [name for gpu in gpus for name in gpu.names[stream]], "instance_id": ("",)}
         return found
 
-    async def cells(
+    async def hours(
         self, stream: Stream, gpus: Sequence[Gpu], pace: Pace, start_ms: int, end_ms: int
     ) -> dict[str, tuple[dict[int, Cell], Notes]]:
-        """Return the cells of each GPU (by identity) over [start_ms, end_ms), and what was noticed."""
+        """Return the hours of each GPU (by identity) in [start_ms, end_ms), and what was noticed."""
         try:
-            return await self._cells(stream, gpus, pace, start_ms, end_ms)
+            return await self._hours(stream, gpus, pace, start_ms, end_ms)
         except TooMuchError as exc:
             if len(gpus) == 1:
                 raise EngineError(f"{exc}; that was for one GPU, so it cannot be asked for less") from exc
             self._points = max(1, self._points // 2)
             half = len(gpus) // 2
             logger.info("engine_query_halved", extra={"gpus": len(gpus), "text": str(exc)})
-            one = await self.cells(stream, gpus[:half], pace, start_ms, end_ms)
-            return one | await self.cells(stream, gpus[half:], pace, start_ms, end_ms)
+            one = await self.hours(stream, gpus[:half], pace, start_ms, end_ms)
+            return one | await self.hours(stream, gpus[half:], pace, start_ms, end_ms)
 
-    async def _cells(
+    async def _hours(
         self, stream: Stream, gpus: Sequence[Gpu], pace: Pace, start_ms: int, end_ms: int
     ) -> dict[str, tuple[dict[int, Cell], Notes]]:
         first_ms = floor_to(start_ms, HOUR_MS)
@@ -82,15 +82,19 @@ class CounterReader:
             span = first_ms + number * HOUR_MS, HOUR_MS + pace.stand_ms
             for series, more in (await self._samples(stream, gpus, irregular, *span)).items():
                 found.setdefault(series, []).extend(more)
-        cells: dict[str, tuple[dict[int, Cell], Notes]] = {}
+        answered: dict[str, tuple[dict[int, Cell], Notes]] = {}
         for (identity, _), line in found.items():
-            best, notes = cells.setdefault(identity, ({}, Notes()))
-            for cell_ms, cell in cells_of(line, start_ms, end_ms).items():
+            if not line:
+                continue
+            best, notes = answered.setdefault(identity, ({}, Notes()))
+            for hour_ms, hour in hours_of(line, start_ms, end_ms).items():
                 # A GPU that two agents count is not added up: the fuller one counts.
-                if cell_ms not in best or best[cell_ms].covered_ms < cell.covered_ms:
-                    best[cell_ms] = cell
+                if hour_ms not in best or best[hour_ms].covered_ms < hour.covered_ms:
+                    best[hour_ms] = hour
             notes.points += len(line)
-        return cells
+            first_ms = min(point.time_ms for point in line)
+            notes.first_ms = first_ms if notes.first_ms is None else min(first_ms, notes.first_ms)
+        return answered
 
     def _metrics(self) -> dict[str, str]:
         """Return the metric of each counter, by the label that tells its series apart."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters of seconds become cells of states. Pure.
+"""Counters of seconds become hours of states. Pure.
 
 What a counter grew by between two samples was spent between the agent's ticks that they show; it is laid out evenly
 over that time, so sums over hours and days are exact but for their two ends. A counter that fell began again at 0.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, SLICES_PER_GPU, split_at
+from gpuledger.cells import HOUR_MS, SLICES_PER_GPU, floor_to, split_at
 from gpuledger.states import ACTIVITY_EDGES_PPM, THETA_PPM, State, activity_bin
 from gpuledger_collector.engine.gauges import Cell
 
@@ -35,18 +35,22 @@ class Point:
     seconds: Mapping[Key, float]
 
 
-def cells_of(points: Iterable[Point], start_ms: int, end_ms: int) -> dict[int, Cell]:
-    """Return the cells (by start) of [start_ms, end_ms) that one agent's counters of one GPU cover."""
+def hours_of(points: Iterable[Point], start_ms: int, end_ms: int) -> dict[int, Cell]:
+    """Return what one agent's counters of one GPU say of the hours (by start) of [start_ms, end_ms).
+
+    Of an hour that the span cuts off only the part within it.
+    """
     amounts: dict[int, dict[Key, int]] = {}
     for before, after in pairwise(sorted(points, key=lambda point: point.time_ms)):
         if after.time_ms > before.time_ms:
-            _lay_out(before, after, amounts)
-    cells = {}
-    for cell_ms, found in sorted(amounts.items()):
-        cell = _cell(found)
-        if start_ms <= cell_ms < end_ms and cell.covered_ms > 0:
-            cells[cell_ms] = cell
-    return cells
+            _lay_out(before, after, start_ms, end_ms, amounts)
+    hours = {}
+    for hour_ms, found in sorted(amounts.items()):
+        length_ms = min(hour_ms + HOUR_MS, end_ms) - max(hour_ms, start_ms)
+        hour = _hour(found, length_ms * SLICES_PER_GPU)
+        if hour.covered_ms > 0:
+            hours[hour_ms] = hour
+    return hours
 
 
 def fell(before: Mapping[Key, float], after: Mapping[Key, float]) -> bool:
@@ -54,7 +58,7 @@ def fell(before: Mapping[Key, float], after: Mapping[Key, float]) -> bool:
     return any(after.get(key, -1.0) < value for key, value in before.items())
 
 
-def _lay_out(before: Point, after: Point, amounts: dict[int, dict[Key, int]]) -> None:
+def _lay_out(before: Point, after: Point, start_ms: int, end_ms: int, amounts: dict[int, dict[Key, int]]) -> None:
     from_ms = before.time_ms
     grown = {key: value - before.seconds.get(key, 0.0) for key, value in after.seconds.items()}
     if fell(before.seconds, after.seconds):
@@ -65,21 +69,20 @@ def _lay_out(before: Point, after: Point, amounts: dict[int, dict[Key, int]]) ->
     spent_s = sum(value for (counter, _), value in grown.items() if counter == "state")
     if not 0 < length_ms <= SPAN_MS_MAX or spent_s * 1000 > length_ms + _SLACK_MS:
         return
-    pieces = list(split_at(from_ms, after.time_ms, CELL_MS))
+    pieces = list(split_at(max(from_ms, start_ms), min(after.time_ms, end_ms), HOUR_MS))
     for key, value in grown.items():
+        if value == 0:
+            continue
         total = round(value * (_SLICE_NS_PER_SECOND if key[0] == "active" else _SLICE_MS_PER_SECOND))
-        given = 0
-        for start_ms, end_ms in pieces:
-            reached = total * (end_ms - from_ms) // length_ms
-            if reached > given:
-                cell = amounts.setdefault(start_ms // CELL_MS * CELL_MS, {})
-                cell[key] = cell.get(key, 0) + reached - given
-            given = reached
+        for piece_ms, piece_end_ms in pieces:
+            amount = total * (piece_end_ms - from_ms) // length_ms - total * (piece_ms - from_ms) // length_ms
+            hour = amounts.setdefault(floor_to(piece_ms, HOUR_MS), {})
+            hour[key] = hour.get(key, 0) + amount
 
 
-def _cell(found: Mapping[Key, int]) -> Cell:
+def _hour(found: Mapping[Key, int], most_slice_ms: int) -> Cell:
     states = {State(label): amount for (counter, label), amount in found.items() if counter == "state"}
-    excess = sum(states.values()) - CELL_SLICE_MS
+    excess = sum(states.values()) - most_slice_ms
     if excess > 0:
         # Rounding, or a clock that is a little off.
         largest = max(states, key=lambda state: states[state])

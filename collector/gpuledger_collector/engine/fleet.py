@@ -17,20 +17,19 @@ from gpuledger_collector.engine.chunks import ChunkReader
 from gpuledger_collector.engine.client import EngineClient
 from gpuledger_collector.engine.config import EngineConfig
 from gpuledger_collector.engine.counter_chunks import CounterReader
-from gpuledger_collector.engine.gauges import Cell, Notes
+from gpuledger_collector.engine.gauges import Notes
 from gpuledger_collector.engine.inventory import Gpu, Inventory, Stream, take_inventory, with_agents
 from gpuledger_collector.engine.profile import Profile
-from gpuledger_collector.engine.readings import Names, accept
-from gpuledger_collector.engine.sampling import Pace, edge_error_slice_ms, interval_of
-from gpuledger_collector.ledger import Finding, Ledger, build
+from gpuledger_collector.engine.readings import Names
+from gpuledger_collector.engine.sampling import Pace, interval_of
+from gpuledger_collector.engine.shards import CounterShards, GaugeShards, Group, Shard, Shards, Tally, add_tallies
+from gpuledger_collector.ledger import Finding, Ledger
 from gpuledger_collector.ledger_files import LedgerFiles
-from gpuledger_collector.roster import Entry, Roster
 
 SETTLE_MS = 120_000
 """How long after its end a cell is left alone: samples may still be on their way into the engine."""
 _PROBE_MS = 6 * HOUR_MS
 _PROBED_SERIES = 5
-_ENDS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +45,6 @@ class Wanted:
     before_ms: int
     start_ms: int
     end_ms: int
-
-
-Group = tuple[int, str, str]
-"""Start of the UTC day, site, model."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """How finely a group of GPUs was sampled."""
-
-    points: int = 0
-    """Samples, on the grid, of all its GPUs."""
-    misplaced_slice_ms: int = 0
-    """Most time that the changes of state that were seen may have misplaced."""
 
 
 @dataclass(slots=True)
@@ -81,13 +66,15 @@ class FleetReader:
     ) -> None:
         self._client, self._config, self._profile, self._files = client, config, profile, files
         self._match = dict(config.match)
-        self._chunks: ChunkReader | CounterReader
-        if profile.counters is None:
-            self._chunks = ChunkReader(client, profile, self._match, config.query_points)
-        else:
-            self._chunks = CounterReader(client, profile, self._match, config.query_points)
-        self._names = names
         self._first_ms: dict[str, int] = {}
+        """When each GPU was first seen: from then on it is installed."""
+        self._shards: Shards
+        if profile.counters is None:
+            chunks = ChunkReader(client, profile, self._match, config.query_points)
+            self._shards = GaugeShards(chunks, names, self._first_ms)
+        else:
+            counters = CounterReader(client, profile, self._match, config.query_points)
+            self._shards = CounterShards(counters, self._first_ms)
         self._findings: list[Finding] = []
         self._found = Found()
 
@@ -158,28 +145,28 @@ class FleetReader:
         paces = {stream: await self.pace(stream, start_ms, end_ms) for stream in inventory.streams}
         there = {stream: pace for stream, pace in paces.items() if pace is not None}
         slots = asyncio.Semaphore(self._config.concurrent_queries)
-        results: list[tuple[Ledger, Notes, dict[Group, Tally]]] = []
+        results: list[Shard] = []
 
         async def read(gpus: tuple[Gpu, ...]) -> None:
             try:
-                results.append(await self._read_shard(gpus, there, start_ms, end_ms))
+                results.append(await self._shards.read(gpus, there, start_ms, end_ms))
             finally:
                 slots.release()
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for gpus in self._shards(inventory.gpus, there, end_ms - start_ms):
+                for gpus in self._divide(inventory.gpus, there, end_ms - start_ms):
                     await slots.acquire()
                     tasks.create_task(read(gpus))
         except* GpuledgerError as failures:
             raise failures.exceptions[0] from None
         if is_reported:
             self._found.intervals_ms |= {pace.interval_ms for pace in there.values()}
-            for _, notes, tallies in results:
-                self._found.notes.add(notes)
-                _add_tallies(self._found.tallies, tallies)
+            for shard in results:
+                self._found.notes.add(shard.notes)
+                add_tallies(self._found.tallies, shard.tallies)
         findings = self._findings if is_reported else ()
-        ledger = _joined([ledger for ledger, _, _ in results], findings, start_ms, end_ms)
+        ledger = _joined([shard.ledger for shard in results], findings, start_ms, end_ms)
         self._files.write_hours(ledger, range(floor_to(start_ms, HOUR_MS), end_ms, HOUR_MS))
         logger.info("engine_day_read", extra={"day": _utc(start_ms), "rows": len(ledger.hours)})
 
@@ -204,7 +191,7 @@ class FleetReader:
 
     async def _times(self, stream: Stream, metric: str, to_ms: int, span_ms: int) -> list[list[int]]:
         """Return the times of the samples of a few series, those with most samples."""
-        query = promql.fullest(metric, self._chunks.matchers(stream), span_ms, _PROBED_SERIES)
+        query = promql.fullest(metric, {**self._selected(), "job": (stream.job,)}, span_ms, _PROBED_SERIES)
         found: list[list[int]] = []
         for labels, _ in vector_of(await self._client.instant(query, to_ms)):
             matchers = {name: (value,) for name, value in labels.items() if name != "__name__"} | {"job": (stream.job,)}
@@ -212,91 +199,13 @@ class FleetReader:
             found += [[time_ms for time_ms, _ in pairs] for _, pairs in samples_of(answered)]
         return found
 
-    def _shards(self, gpus: Sequence[Gpu], paces: Mapping[Stream, Pace], span_ms: int) -> Iterator[tuple[Gpu, ...]]:
+    def _divide(self, gpus: Sequence[Gpu], paces: Mapping[Stream, Pace], span_ms: int) -> Iterator[tuple[Gpu, ...]]:
         start = 0
         while start < len(gpus):
             # Asked anew for each shard: the reader learns how much the engine bears.
-            size = min((self._chunks.gpus_at_once(pace, span_ms) for pace in paces.values()), default=len(gpus))
+            size = min((self._shards.gpus_at_once(pace, span_ms) for pace in paces.values()), default=len(gpus))
             yield tuple(gpus[start : start + size])
             start += size
-
-    # ------------------------------------------------------------------------------------------ one shard
-
-    async def _read_shard(
-        self, gpus: Sequence[Gpu], paces: Mapping[Stream, Pace], start_ms: int, end_ms: int
-    ) -> tuple[Ledger, Notes, dict[Group, Tally]]:
-        """Return the rows of some GPUs over a span, what was noticed, and how finely they were sampled."""
-        best: dict[tuple[str, int], tuple[Cell, int]] = {}
-        owners: dict[tuple[str, int], list[str]] = {}
-        energy: dict[tuple[str, int], int] = {}
-        notes, tallies = Notes(), dict[Group, Tally]()
-        by_identity = {gpu.identity: gpu for gpu in gpus}
-        for stream, pace in sorted(paces.items()):
-            own = [gpu for gpu in gpus if stream in gpu.names]
-            if not own:
-                continue
-            answered = await self._chunks.cells(stream, own, pace, start_ms, end_ms)
-            for identity, (cells, seen) in answered.items():
-                for cell_ms, cell in cells.items():
-                    known = best.get((identity, cell_ms))
-                    # Of two streams about one GPU that counts which covers more: they are never added up.
-                    if known is None or known[0].covered_ms < cell.covered_ms:
-                        best[identity, cell_ms] = cell, pace.interval_ms
-                notes.add(seen)
-                # Counters are exact but for the two ends of a day.
-                changes = seen.changes if self._profile.counters is None else _ENDS
-                misplaced = edge_error_slice_ms(changes, pace.interval_ms)
-                tally = Tally(points=seen.points, misplaced_slice_ms=misplaced)
-                _add_tallies(tallies, {_group(by_identity[identity], start_ms): tally})
-            if isinstance(self._chunks, ChunkReader):
-                owners |= await self._chunks.owners(stream, own, start_ms, end_ms)
-                energy |= await self._chunks.energy(stream, own, pace, start_ms, end_ms)
-        readings = [
-            accept(
-                by_identity[identity],
-                cell_ms,
-                cell,
-                interval_ms=interval_ms,
-                names=self._names,
-                owners=owners.get((identity, cell_ms), ()),
-                energy_mj=energy.get((identity, cell_ms)),
-            )
-            for (identity, cell_ms), (cell, interval_ms) in best.items()
-        ]
-        for identity, cell_ms in best:
-            self._first_ms[identity] = min(cell_ms, self._first_ms.get(identity, cell_ms))
-        roster = Roster(entries=tuple(self._entry(gpu) for gpu in gpus if gpu.identity in self._first_ms))
-        ledger = build(readings, roster, start_ms, end_ms)
-        overlaps = (_overlap(by_identity[gpu], at) for (gpu, at), (cell, _) in best.items() if cell.has_overlap)
-        return replace(ledger, findings=(*ledger.findings, *overlaps)), notes, tallies
-
-    def _entry(self, gpu: Gpu) -> Entry:
-        """Return the GPU's place in the roster that the samples make: from the first one on, without an end."""
-        return Entry(
-            gpu=gpu.identity,
-            node=gpu.node,
-            from_ms=self._first_ms[gpu.identity],
-            site=gpu.site,
-            cluster=gpu.cluster,
-            pool=gpu.pool,
-            model=gpu.model,
-        )
-
-
-def _group(gpu: Gpu, time_ms: int) -> Group:
-    return floor_to(time_ms, DAY_MS), gpu.site, gpu.model or ""
-
-
-def _add_tallies(into: dict[Group, Tally], tallies: Mapping[Group, Tally]) -> None:
-    for group, tally in tallies.items():
-        sums = into.setdefault(group, Tally())
-        sums.points += tally.points
-        sums.misplaced_slice_ms += tally.misplaced_slice_ms
-
-
-def _overlap(gpu: Gpu, cell_ms: int) -> Finding:
-    text = f"{gpu.identity} reported instances of more than the whole GPU in one cell; the cell counts as dark"
-    return Finding(at_ms=floor_to(cell_ms, HOUR_MS), kind="instances_overlap", subject=gpu.identity, text=text)
 
 
 def _joined(ledgers: Iterable[Ledger], findings: Iterable[Finding], start_ms: int, end_ms: int) -> Ledger:

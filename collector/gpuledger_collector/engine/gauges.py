@@ -85,6 +85,8 @@ class Notes:
     """Points at which the first gauge saw nothing and the second half or more."""
     without_memory: int = 0
     """Points at which memory in use was not known."""
+    first_ms: int | None = None
+    """When the first sample of counters was."""
 
     def add(self, other: Notes) -> None:
         self.changes += other.changes

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters of seconds become cells: restarts, gaps, two ends, and laws over random lives."""
+"""Counters of seconds become hours: restarts, gaps, two ends, and laws over random lives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from random import Random
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, SLICES_PER_GPU
+from gpuledger.cells import CELL_MS, HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import State
-from gpuledger_collector.engine.counters import Key, Point, cells_of, fell, irregular_hours
+from gpuledger_collector.engine.counters import Key, Point, fell, hours_of, irregular_hours
 from gpuledger_collector.engine.gauges import Cell
 
 S, LE = "state", "le"
@@ -28,7 +28,7 @@ def point(at_s: float, busy: float = 0.0, free: float = 0.0, **more: float) -> P
 
 def hours(*points: Point) -> dict[State, float]:
     """Seconds by state over two hours."""
-    return spent(cells_of(points, T0, T0 + 2 * HOUR_MS))
+    return spent(hours_of(points, T0, T0 + 2 * HOUR_MS))
 
 
 def spent(cells: Mapping[int, Cell]) -> dict[State, float]:
@@ -39,12 +39,12 @@ def spent(cells: Mapping[int, Cell]) -> dict[State, float]:
     return found
 
 
-def test_what_a_counter_grew_by_was_spent_between_its_samples() -> None:
-    cells = cells_of([point(0), point(600, busy=450, free=150)], T0, T0 + HOUR_MS)
-    assert list(cells) == [T0, T0 + CELL_MS]
-    for cell in cells.values():
-        assert cell.state_slice_ms == {State.BUSY: 225_000 * 7, State.FREE: 75_000 * 7}
-        assert cell.covered_ms == CELL_MS
+def test_what_a_counter_grew_by_was_spent_evenly_between_its_samples() -> None:
+    found = hours_of([point(1800), point(5400, busy=2700, free=900)], T0, T0 + 2 * HOUR_MS)
+    assert list(found) == [T0, T0 + HOUR_MS]
+    for hour in found.values():
+        assert hour.state_slice_ms == {State.BUSY: 1_350_000 * 7, State.FREE: 450_000 * 7}
+        assert hour.covered_ms == HOUR_MS // 2
 
 
 def test_time_that_the_agent_did_not_cover_is_in_no_state() -> None:
@@ -57,9 +57,10 @@ def test_one_sample_says_nothing_and_two_of_one_tick_no_more() -> None:
 
 
 def test_an_agent_that_began_again_has_counted_since_its_start_and_what_was_before_is_lost() -> None:
-    cells = cells_of([point(0, busy=5000), point(900, busy=60, free=30, first_tick=1)], T0, T0 + HOUR_MS)
-    assert list(cells) == [T0 + 2 * CELL_MS]
-    assert spent(cells) == pytest.approx({State.BUSY: 60, State.FREE: 30})
+    found = hours_of([point(0, busy=5000), point(3690, busy=60, free=30, first_tick=1)], T0, T0 + 2 * HOUR_MS)
+    assert spent(found) == pytest.approx({State.BUSY: 60, State.FREE: 30}, abs=0.01)
+    # It began 91 s before the sample, one second of which it did not cover.
+    assert found[T0].covered_ms == pytest.approx(90_000 / 91, abs=2)
 
 
 def test_a_counter_that_is_gone_is_a_new_beginning_too() -> None:
@@ -73,14 +74,13 @@ def test_samples_far_apart_do_not_say_when_so_that_time_is_dark() -> None:
 
 
 def test_counters_of_more_time_than_there_was_are_not_believed() -> None:
-    assert hours(point(0), point(600, busy=601)) == {State.BUSY: 600.0}
     assert hours(point(0), point(600, busy=602)) == {}
+    assert hours(point(0), point(3600, busy=3601)) == {State.BUSY: 3600.0}
 
 
-def test_only_cells_of_the_span_are_handed_on() -> None:
-    cells = cells_of([point(-600), point(600, busy=1200)], T0, T0 + CELL_MS)
-    assert list(cells) == [T0]
-    assert spent(cells) == {State.BUSY: 300.0}
+def test_only_what_is_within_the_span_is_handed_on() -> None:
+    found = hours_of([point(-600), point(1200, busy=1800)], T0, T0 + CELL_MS)
+    assert (list(found), spent(found)) == ([T0], {State.BUSY: 300.0})
 
 
 def test_bins_and_the_integral_come_along() -> None:
@@ -99,7 +99,7 @@ def test_bins_and_the_integral_come_along() -> None:
         ("active", ""): 125.0,
     }
     points = [Point(time_ms=T0, seconds=dict.fromkeys(after, 0.0)), Point(time_ms=T0 + CELL_MS, seconds=after)]
-    cell = cells_of(points, T0, T0 + CELL_MS)[T0]
+    cell = hours_of(points, T0, T0 + HOUR_MS)[T0]
     assert cell.bin_slice_ms == [0, 0, 700_000, 0, 0, 0, 1_400_000, 0]
     assert cell.active_slice_ns == 125 * 7_000_000_000
     assert cell.sources == {"counters of the agent"}
@@ -108,7 +108,7 @@ def test_bins_and_the_integral_come_along() -> None:
 def test_without_a_histogram_time_is_on_the_side_of_the_threshold_that_its_state_says() -> None:
     seconds: dict[Key, float] = {(S, "busy"): 200.0, (S, "held"): 100.0}
     points = [Point(time_ms=T0, seconds={}), Point(time_ms=T0 + CELL_MS, seconds=seconds)]
-    assert cells_of(points, T0, T0 + CELL_MS)[T0].bin_slice_ms == [0, 0, 700_000, 1_400_000, 0, 0, 0, 0]
+    assert hours_of(points, T0, T0 + HOUR_MS)[T0].bin_slice_ms == [0, 0, 700_000, 1_400_000, 0, 0, 0, 0]
 
 
 def test_hours_that_their_edges_do_not_tell_need_their_samples() -> None:
@@ -118,15 +118,20 @@ def test_hours_that_their_edges_do_not_tell_need_their_samples() -> None:
     assert irregular_hours([None, None, None], [None, 0]) == []
 
 
-@st.composite
-def counted(draw: st.DrawFn) -> tuple[list[Point], int]:
-    """Points of one agent that watched all the time, at any pace, perhaps with one restart."""
-    rng = Random(draw(st.integers(0, 2**32)))
-    restart_ms = draw(st.one_of(st.none(), st.integers(60_000, HOUR_MS)))
-    pace_ms = draw(st.sampled_from([1_000, 15_000, 30_000, 299_000, 1_800_000]))
-    seconds: dict[Key, float] = {}
-    points, at_ms, end_ms = [], 0, 2 * HOUR_MS
-    while at_ms <= end_ms:
+Counted = tuple[int, int | None, int]
+"""Seed, moment of a restart (ms, or none), pace (ms)."""
+counted: st.SearchStrategy[Counted] = st.tuples(
+    st.integers(0, 2**32),
+    st.one_of(st.none(), st.integers(60_000, HOUR_MS)),
+    st.sampled_from([15_000, 30_000, 299_000, 1_800_000]),
+)
+
+
+def points_of(found: Counted) -> list[Point]:
+    """Points of one agent that watched all the time for two hours."""
+    seed, restart_ms, pace_ms = found
+    rng, seconds, points, at_ms = Random(seed), dict[Key, float](), list[Point](), 0
+    while at_ms <= 2 * HOUR_MS:
         points.append(Point(time_ms=T0 + at_ms, seconds=dict(seconds)))
         step_ms = pace_ms + rng.randint(0, 999)
         if restart_ms is not None and at_ms < restart_ms <= at_ms + step_ms:
@@ -134,25 +139,23 @@ def counted(draw: st.DrawFn) -> tuple[list[Point], int]:
         state = rng.choice(["busy", "held", "free"])
         seconds[S, state] = seconds.get((S, state), 0.0) + step_ms / 1000
         at_ms += step_ms
-    return points, pace_ms
+    return points
 
 
-@given(counted())
-def test_no_cell_holds_more_than_its_time_and_bins_are_busy_and_held(found: tuple[Sequence[Point], int]) -> None:
-    for cell in cells_of(found[0], T0, T0 + 2 * HOUR_MS).values():
-        total = sum(cell.state_slice_ms.values())
-        assert 0 < total <= CELL_SLICE_MS
-        assert sum(cell.bin_slice_ms) == sum(cell.state_slice_ms.get(s, 0) for s in (State.BUSY, State.HELD))
+@given(counted)
+def test_no_hour_holds_more_than_its_time_and_bins_are_busy_and_held(found: Counted) -> None:
+    for hour in hours_of(points_of(found), T0, T0 + 2 * HOUR_MS).values():
+        total = sum(hour.state_slice_ms.values())
+        assert 0 < total <= HOUR_MS * SLICES_PER_GPU
+        assert sum(hour.bin_slice_ms) == sum(hour.state_slice_ms.get(s, 0) for s in (State.BUSY, State.HELD))
 
 
-@given(counted(), st.integers(0, 2**32), st.sampled_from([0.02, 0.5, 0.98]))
-def test_samples_that_are_missing_change_no_sum_but_at_a_restart(
-    found: tuple[Sequence[Point], int], seed: int, lost: float
-) -> None:
-    points, rng = found[0], Random(seed)
+@given(counted, st.integers(0, 2**32), st.sampled_from([0.02, 0.5, 0.98]))
+def test_samples_that_are_missing_change_no_sum_but_at_a_restart(found: Counted, seed: int, lost: float) -> None:
+    points, rng = points_of(found), Random(seed)
     is_restarted = any(fell(before.seconds, after.seconds) for before, after in pairwise(points))
     less = [points[0], *(point for point in points[1:-1] if rng.random() >= lost), points[-1]]
-    whole, fewer = (spent(cells_of(line, T0 - HOUR_MS, T0 + 4 * HOUR_MS)) for line in (points, less))
+    whole, fewer = (spent(hours_of(line, T0 - HOUR_MS, T0 + 4 * HOUR_MS)) for line in (points, less))
     gaps = [after.time_ms - before.time_ms for before, after in pairwise(less)]
     if not is_restarted and max(gaps, default=0) < 70 * 60_000:
         assert fewer == pytest.approx(whole, abs=0.01)
