@@ -19,6 +19,8 @@ from gpuledger_collector.engine.readings import energy_of_cells
 from gpuledger_collector.engine.sampling import Pace
 
 logger = logging.getLogger(__name__)
+GPUS_AT_ONCE_MAX = 64
+"""GPUs named in one query: VictoriaMetrics takes 16 KiB, and the longest names each five times."""
 _PROFILE = re.compile(r"(?:\d+c\.)?(\d)g\b.*")
 _Key = tuple[tuple[str, str], ...]
 
@@ -41,7 +43,8 @@ class ChunkReader:
 
     def gpus_at_once(self, pace: Pace, span_ms: int) -> int:
         """Return how many GPUs one query over the span may be about."""
-        return max(1, self._points // max(1, min(span_ms, pace.span_ms) // pace.step_ms))
+        points = max(1, min(span_ms, pace.span_ms) // pace.step_ms)
+        return max(1, min(GPUS_AT_ONCE_MAX, self._points // points))
 
     def matchers(self, stream: Stream, gpus: Sequence[Gpu] = ()) -> promql.Matchers:
         """Return what a series of the stream (about these GPUs) must match."""

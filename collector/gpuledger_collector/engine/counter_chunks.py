@@ -18,6 +18,8 @@ from gpuledger_collector.engine.profile import Counters, Profile
 from gpuledger_collector.engine.sampling import Pace
 
 logger = logging.getLogger(__name__)
+GPUS_AT_ONCE_MAX = 256
+"""GPUs named in one query: VictoriaMetrics takes 16 KiB."""
 _SERIES_OF_GPU = 24
 """States, reasons, buckets and the integral of one GPU, about."""
 _OWN_LABELS = frozenset({"__name__", "state", "reason", "le"})
@@ -40,7 +42,7 @@ class CounterReader:
 
     def gpus_at_once(self, pace: Pace, span_ms: int) -> int:
         """Return how many GPUs one query over the span may be about."""
-        return max(1, self._points // (_SERIES_OF_GPU * (span_ms // HOUR_MS + 2)))
+        return max(1, min(GPUS_AT_ONCE_MAX, self._points // (_SERIES_OF_GPU * (span_ms // HOUR_MS + 2))))
 
     def matchers(self, stream: Stream, gpus: Sequence[Gpu] = ()) -> promql.Matchers:
         """Return what a series of the stream (about these GPUs) must match; not those of single instances."""

@@ -20,6 +20,8 @@ SPAN_MS_MAX = HOUR_MS + 600_000
 """Samples further apart say what was spent, but not when: that time stays dark."""
 _SLACK_MS = 1_000
 """An agent whose clock is off by more begins a new session."""
+_ROUNDING_SLICE_MS = 10 * SLICES_PER_GPU
+"""Each of seven counters is rounded where it is laid out over hours."""
 _SLICE_MS_PER_SECOND = 1000 * SLICES_PER_GPU
 _SLICE_NS_PER_SECOND = 1_000_000_000 * SLICES_PER_GPU
 
@@ -82,11 +84,11 @@ def _lay_out(before: Point, after: Point, start_ms: int, end_ms: int, amounts: d
 
 def _hour(found: Mapping[Key, int], most_slice_ms: int) -> Cell:
     states = {State(label): amount for (counter, label), amount in found.items() if counter == "state"}
-    excess = sum(states.values()) - most_slice_ms
-    if excess > 0:
-        # Rounding, or a clock that is a little off.
+    left = most_slice_ms - sum(states.values())
+    if states and left <= _ROUNDING_SLICE_MS:
+        # Rounding, or a clock that is a little off: an hour that was all covered is all covered.
         largest = max(states, key=lambda state: states[state])
-        states[largest] -= min(excess, states[largest])
+        states[largest] += max(left, -states[largest])
     total = sum(states.values())
     bins = _bins({label: amount for (counter, label), amount in found.items() if counter == "le"}, states)
     known = total - states.get(State.UNMEASURED, 0)

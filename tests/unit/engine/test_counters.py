@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS, HOUR_MS, SLICES_PER_GPU
-from gpuledger.states import State
+from gpuledger.states import OBSERVED, State
 from gpuledger_collector.engine.counters import Key, Point, fell, hours_of, irregular_hours
 from gpuledger_collector.engine.gauges import Cell
 
@@ -81,6 +81,13 @@ def test_counters_of_more_time_than_there_was_are_not_believed() -> None:
 def test_only_what_is_within_the_span_is_handed_on() -> None:
     found = hours_of([point(-600), point(1200, busy=1800)], T0, T0 + CELL_MS)
     assert (list(found), spent(found)) == ([T0], {State.BUSY: 300.0})
+
+
+def test_an_hour_that_was_all_covered_has_no_dark_millisecond_from_rounding() -> None:
+    third = 3600 / 7
+    after: dict[Key, float] = {(S, state.value): 2 * third for state in OBSERVED}
+    points = [Point(time_ms=T0 - 1_800_000, seconds={}), Point(time_ms=T0 + 5_400_000, seconds=after)]
+    assert sum(hours_of(points, T0, T0 + HOUR_MS)[T0].state_slice_ms.values()) == HOUR_MS * SLICES_PER_GPU
 
 
 def test_bins_and_the_integral_come_along() -> None:

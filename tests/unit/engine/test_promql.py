@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queries are what they were meant to be; engines accept them in tests/integration."""
 
-from gpuledger_collector.engine import promql
+from gpuledger_collector.engine import chunks, counter_chunks, promql
 from gpuledger_collector.engine.profile_files import load_profile
+from tests.fakes.gauges import uuid_of
 
 DCGM = load_profile("dcgm")
 
@@ -27,6 +28,16 @@ def test_the_second_gauge_is_asked_for_only_where_it_decides() -> None:
     other = 'last_over_time(DCGM_FI_DEV_GPU_UTIL{job="x"}[59999ms])'
     query = promql.second_opinion(DCGM.activities[0], DCGM.activities[1], {"job": ("x",)}, 60_000)
     assert query == f"({other} unless ({one} >= 0 <= 1)) or (({other} >= 50) and ({one} < 0.01))"
+
+
+def test_no_query_is_longer_than_victoriametrics_takes() -> None:
+    def matchers(count: int) -> dict[str, list[str]]:
+        return {"UUID": [uuid_of(number) for number in range(count)], "job": ["a-job-with-a-name"], "cluster": ["eu-1"]}
+
+    longest = promql.second_opinion(DCGM.activities[0], DCGM.activities[1], matchers(chunks.GPUS_AT_ONCE_MAX), 60_000)
+    assert len(longest) < 16_384
+    counters = promql.count("gpuledger_gpu_state_seconds_total", matchers(counter_chunks.GPUS_AT_ONCE_MAX), 3_600_000)
+    assert len(counters) < 16_384
 
 
 def test_what_stands_once_on_a_board_is_asked_for_once_a_gpu() -> None:
