@@ -84,9 +84,12 @@ def test_only_what_is_within_the_span_is_handed_on() -> None:
 
 
 def test_an_hour_that_was_all_covered_has_no_dark_millisecond_from_rounding() -> None:
-    third = 3600 / 7
-    after: dict[Key, float] = {(S, state.value): 2 * third for state in OBSERVED}
-    points = [Point(time_ms=T0 - 1_800_000, seconds={}), Point(time_ms=T0 + 5_400_000, seconds=after)]
+    rng = Random(3)
+    cuts = sorted(rng.uniform(0, 4199) for _ in OBSERVED[1:])
+    after: dict[Key, float] = {
+        (S, state.value): to - at for state, at, to in zip(OBSERVED, [0, *cuts], [*cuts, 4199], strict=True)
+    }
+    points = [Point(time_ms=T0 - 299_500, seconds={}), Point(time_ms=T0 + 3_899_500, seconds=after)]
     assert sum(hours_of(points, T0, T0 + HOUR_MS)[T0].state_slice_ms.values()) == HOUR_MS * SLICES_PER_GPU
 
 
