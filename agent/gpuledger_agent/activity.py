@@ -88,12 +88,12 @@ class _Gpu:
     are_samples_offered: bool = True
     samples_tick: int | None = None
     samples_us: int = 0
-    refusals: int = 0
     utilization_ppm: int | None = None
     """What utilisation said last while GPM saw next to nothing; None: unknown, or not asked."""
     utilization_ns: int | None = None
     high_since_ns: int | None = None
     is_high_by_utilization: bool = False
+    refusals: int = 0
 
 
 class ActivitySource:
@@ -175,7 +175,7 @@ class ActivitySource:
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
         checked = Checked()
-        window, measures = self._measure(gpu, handle, None, reads, checked)
+        window, measures = self._measure(gpu, handle, None, checked, reads)
         counts = self._counts(uuid, gpu, window, None if window.means is None else measures, reads)
         activity_ppm, source = measures.graphics_ppm, GPM_SOURCE
         if activity_ppm is not None and self._is_in_doubt(uuid, activity_ppm, handle, reads, checked):
@@ -216,7 +216,7 @@ class ActivitySource:
             return Activity()
         instance.refusals += 1
         checked = Checked()
-        _, measures = self._measure(instance, board, identity.instance, reads, checked)
+        _, measures = self._measure(instance, board, identity.instance, checked, reads)
         if instance.gpm_tick == self._tick:
             instance.refusals = 0
         return Activity(
@@ -226,6 +226,7 @@ class ActivitySource:
             sm_occupancy_ppm=measures.sm_occupancy_ppm,
             tensor_active_ppm=measures.tensor_active_ppm,
             dram_active_ppm=measures.dram_active_ppm,
+            link_bytes=measures.link_bytes,
             rejected_values=checked.rejected,
         )
 
@@ -242,8 +243,9 @@ class ActivitySource:
     # ------------------------------------------------------------------------------------------ GPM
 
     def _measure(
-        self, gpu: _Gpu, handle: Handle, instance: int | None, reads: GpuReads, checked: Checked
+        self, gpu: _Gpu, handle: Handle, instance: int | None, checked: Checked, reads: GpuReads
     ) -> tuple[_Window, Measures]:
+        """Take a sample; return the window since the one before it, and what its means say."""
         window = reads.ask("gpm", self._read_gpm, gpu, handle, instance) or _Window()
         means = NO_MEANS if window.means is None else window.means
         for error in means.errors:

@@ -144,6 +144,8 @@ def _instance_times(tally: Tally) -> tuple[InstanceTime, ...]:
 
     Where there is no room for all, those with the most time: the others' time is in the GPU's own all the same.
     """
+    if not tally.instances:
+        return ()
     found: dict[str, InstanceTime] = {}
     ranked = sorted(tally.instances.items(), key=lambda item: (-item[1].total_slice_ms, item[0].uuid, item[0].slices))
     for identity, measured in ranked:

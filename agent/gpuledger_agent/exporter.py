@@ -66,6 +66,14 @@ def _per_gpu(value: Callable[[GpuView], float | None]) -> Callable[[View], Sampl
     return samples
 
 
+def _is_allocated(gpu: GpuView) -> bool | None:
+    """Return whether the GPU or an instance of it was given to somebody; None where it may have been."""
+    if gpu.seen.instances is None:
+        return True if gpu.seen.is_allocated is True else None
+    marks = {gpu.seen.is_allocated, *(one.seen.is_allocated for one in gpu.seen.instances)}
+    return True if True in marks else None if None in marks else False
+
+
 def _per_share(value: Callable[[Measured], float | None]) -> Callable[[View], Samples]:
     def samples(view: View) -> Samples:
         return [
@@ -288,7 +296,7 @@ class AgentCollector(Collector):
             "gpuledger_gpu_memory_used_bytes": _memory_used,
             "gpuledger_gpu_memory_total_bytes": _memory_total,
             "gpuledger_gpu_current_state": _current_state,
-            "gpuledger_gpu_allocated": _per_gpu(lambda gpu: gpu.seen.is_allocated),
+            "gpuledger_gpu_allocated": _per_gpu(_is_allocated),
             "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
             "gpuledger_gpu_xid_errors_total": _xids,
             "gpuledger_gpu_ecc_errors_total": _ecc_errors,

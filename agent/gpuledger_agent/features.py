@@ -43,6 +43,8 @@ EVENTS = frozenset(
 """Features of what happened at the end of a tick: they belong to the cell that holds it, whole."""
 
 Found = dict[str, int]
+Place = tuple[str, str | None]
+"""A GPU's UUID and its instance's (None: what no instance has, which is all of an undivided GPU)."""
 
 
 class _Turns:
@@ -101,17 +103,19 @@ class Features:
     """Watches the GPUs of one session."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[Place, _Watch] = {}
 
-    def tick(self, parts: Mapping[str, tuple[Part, int | None]], time_ms: int) -> dict[str, tuple[WorkloadKey, Found]]:
-        """Take in one tick of `time_ms`: by place (a GPU, or an instance of one) what it meant and the energy it took.
+    def tick(
+        self, parts: Mapping[Place, tuple[Part, int | None]], time_ms: int
+    ) -> dict[Place, tuple[WorkloadKey, Found]]:
+        """Take in one tick of `time_ms`: by place what it meant, and the energy it took.
 
         Returns by place the workload that had it to itself, and what to add to its features.
         """
         if time_ms <= 0:
             return {}
-        looks: dict[str, _Look] = {}
-        watches: dict[str, _Watch] = {}
+        looks: dict[Place, _Look] = {}
+        watches: dict[Place, _Watch] = {}
         for place, (part, energy_mj) in parts.items():
             key = _sole(part)
             if key is None:
@@ -124,7 +128,8 @@ class Features:
         self._watches = watches
         groups: dict[tuple[str, str | None], list[_Look]] = {}
         for look in looks.values():
-            groups.setdefault(look.key[:2], []).append(look)
+            workload, user, _ = look.key
+            groups.setdefault((workload, user), []).append(look)
         for group in groups.values():
             if len(group) > 1:
                 _compare(group, time_ms)

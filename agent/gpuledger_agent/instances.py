@@ -127,6 +127,7 @@ class InstanceSource:
                     holders=gpu.lists[instance.identity].holders(seen.edge_ms),
                     health=seen.health,
                     memory_used_bytes=used,
+                    memory_total_bytes=instance.identity.memory_total_bytes,
                 ),
             )
             for instance, activity, used in zip(instances, activities, used_bytes, strict=True)

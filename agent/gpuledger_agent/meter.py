@@ -7,7 +7,7 @@ and uncovered reasons sum to the span, always, which `Tally.total_slice_ms` lets
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to, share_by_weight, split_at
@@ -17,7 +17,7 @@ from gpuledger_agent import features
 from gpuledger_agent.decision import Floors, decide
 from gpuledger_agent.integrals import Amount, Bridge, cut
 from gpuledger_agent.snapshot import GpuSnapshot, InstanceIdentity
-from gpuledger_agent.tally import Part, Span, Tally, WorkloadKey, divide
+from gpuledger_agent.tally import Part, Span, Tally, divide
 
 CONSECUTIVE_INTERVALS_MAX = 2
 GAP_INTERVALS_MAX = 30
@@ -33,22 +33,11 @@ class _Outcome:
     parts: tuple[Part, ...]
     energy_mj: int | None
     energy_before_mj: int | None
-    is_energy_whole: bool
-    """The energy was spent within this tick alone, so it belongs to the tick's state."""
+    energy_key: str
     is_energy_epoch: bool
     engines: list[Amount]
     """What counters say of engines where no mean does."""
     links: list[Amount]
-
-    @property
-    def is_hang_suspected(self) -> bool:
-        return any(part.is_hang_suspected for part in self.parts)
-
-    @property
-    def energy_key(self) -> str:
-        if not self.is_energy_whole or any(isinstance(part.result, Uncovered) for part in self.parts):
-            return UNCOVERED_ENERGY
-        return MIG_ENERGY if self.seen.is_divided else self.parts[0].result.value
 
 
 @dataclass(slots=True)
@@ -105,13 +94,18 @@ class Meter:
             gap_ms = 0
         outcomes = {uuid: self._outcome(uuid, snapshot, gap_ms) for uuid, snapshot in seen.items()}
         self.parts = {uuid: outcome.parts for uuid, outcome in outcomes.items()}
-        self.suspected = frozenset(uuid for uuid, outcome in outcomes.items() if outcome.is_hang_suspected)
+        self.suspected = frozenset(
+            uuid for uuid, parts in self.parts.items() if any(part.is_hang_suspected for part in parts)
+        )
         pieces = list(split_at(span.end_ms, edge_ms, CELL_MS)) or [(edge_ms, edge_ms)]
         for uuid, outcome in outcomes.items():
             self._total(uuid, outcome, gap_ms)
             self._totals[uuid].health.add_throttled(outcome.seen, edge_ms, None, edge_ms)
         energies = {uuid: _cut(outcome, pieces) for uuid, outcome in outcomes.items()}
-        behaviour = self._behaviour(outcomes, gap_ms, pieces)
+        found = {
+            (uuid, key): features.cut(found, pieces)
+            for (uuid, _), (key, found) in self._features.tick(_places(outcomes), gap_ms).items()
+        }
         engines = {uuid: cut(outcome.engines, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         links = {uuid: cut(outcome.links, pieces, span.start_ms) for uuid, outcome in outcomes.items()}
         for index, (start_ms, end_ms) in enumerate(pieces):
@@ -122,8 +116,8 @@ class Meter:
                 _add(tally, outcome, end_ms - start_ms, energy_mj, odometer_mj, index == 0)
                 _integrate(tally, engines[uuid][index], links[uuid][index])
                 tally.health.add_throttled(outcome.seen, edge_ms, since_ms, end_ms)
-            for uuid, key, found in behaviour:
-                span.tally(uuid).behave(key, found[index])
+            for (uuid, key), by_piece in found.items():
+                span.tally(uuid).behave(key, by_piece[index])
             self._pass_over_missing(span, seen, end_ms - start_ms)
             span.end_ms = end_ms
             if end_ms == floor_to(end_ms, CELL_MS) and end_ms > span.start_ms:
@@ -149,6 +143,7 @@ class Meter:
             energy_mj = seen.energy_mj - before_mj
             if energy_mj < 0:
                 energy_mj, is_epoch = None, True
+        # Spent within this tick alone, so that it belongs to the tick's state.
         is_whole = previous is not None and previous.is_energy_fresh
         parts = self._decide(uuid, seen, previous, energy_mj if is_whole else None, gap_ms)
         self._previous[uuid] = _Previous(
@@ -157,27 +152,29 @@ class Meter:
             energy_mj=seen.energy_mj if seen.energy_mj is not None else before_mj,
             is_energy_fresh=seen.energy_mj is not None,
         )
-        engines, links = self._cross(uuid, seen, parts[0], gap_ms)
+        engines, links = self._cross(uuid, seen, parts, gap_ms)
         return _Outcome(
             seen=seen,
             parts=parts,
             energy_mj=energy_mj,
             energy_before_mj=before_mj,
-            is_energy_whole=is_whole,
+            energy_key=_energy_key(seen, parts) if is_whole else UNCOVERED_ENERGY,
             is_energy_epoch=is_epoch,
             engines=engines,
             links=links,
         )
 
-    def _cross(self, uuid: str, seen: GpuSnapshot, part: Part, gap_ms: int) -> tuple[list[Amount], list[Amount]]:
-        """Return what counters say of engines and links; they are the whole GPU's, and not asked of a divided one."""
+    def _cross(
+        self, uuid: str, seen: GpuSnapshot, parts: tuple[Part, ...], gap_ms: int
+    ) -> tuple[list[Amount], list[Amount]]:
+        """Return what went over the links, and what counters bridge; of a divided GPU neither is known as a whole."""
         if seen.is_divided:
             self._bridges.pop(uuid, None)
             return [], []
         bridge = self._bridges.get(uuid)
         if bridge is None:
             bridge = self._bridges[uuid] = Bridge()
-        return bridge.cross(seen, part, gap_ms, GAP_INTERVALS_MAX * self._interval_ms)
+        return bridge.cross(seen, parts[0], gap_ms, GAP_INTERVALS_MAX * self._interval_ms)
 
     def _decide(
         self, uuid: str, seen: GpuSnapshot, previous: _Previous | None, tick_energy_mj: int | None, gap_ms: int
@@ -213,9 +210,8 @@ class Meter:
         if tick_energy_mj is not None and gap_ms >= POWER_WINDOW_MS_MIN:
             power_mw = self.power_mw[uuid] = 1000 * tick_energy_mj / gap_ms
         if seen.is_divided:
-            # The board's power is nobody's alone: no hang can be told by it, and no floor be learnt.
+            # The board's power is nobody's alone: no hang can be told by it.
             power_mw = None
-            floors.interrupt()
         for part in parts:
             decision = decide(part.seen, power_mw, floors.idle_mw)
             part.result = decision.state
@@ -224,24 +220,8 @@ class Meter:
             part.is_hang_suspected = decision.is_hang_suspected
             part.is_single = True
             part.is_believed = decision.is_activity_believed
-            if not seen.is_divided:
-                floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
-
-    def _behaviour(
-        self, outcomes: Mapping[str, _Outcome], gap_ms: int, pieces: Sequence[tuple[int, int]]
-    ) -> list[tuple[str, WorkloadKey, list[features.Found]]]:
-        """Return of each GPU, and of each instance, how the workload that had it to itself behaved in each piece."""
-        uuids: dict[str, str] = {}
-        places: dict[str, tuple[Part, int | None]] = {}
-        for uuid, outcome in outcomes.items():
-            for part in outcome.parts:
-                place = uuid if part.instance is None else part.instance.uuid
-                uuids[place] = uuid
-                # The board's energy is no instance's alone.
-                energy_mj = outcome.energy_mj if outcome.is_energy_whole and not outcome.seen.is_divided else None
-                places[place] = (part, energy_mj)
-        found = self._features.tick(places, gap_ms)
-        return [(uuids[place], key, features.cut(amounts, pieces)) for place, (key, amounts) in found.items()]
+            # Of a divided board's activity as a whole nothing is known, so no floor is learnt either.
+            floors.learn(decision.state, seen.activity_ppm, tick_energy_mj, gap_ms)
 
     # ------------------------------------------------------------------------------------------ adding up
 
@@ -263,6 +243,22 @@ class Meter:
         _integrate(tally, outcome.engines, outcome.links)
         if tally.rest is not None and outcome.seen.instances is not None:
             tally.keep_instances({part.instance for part in outcome.parts})
+
+
+def _energy_key(seen: GpuSnapshot, parts: tuple[Part, ...]) -> str:
+    if any(isinstance(part.result, Uncovered) for part in parts):
+        return UNCOVERED_ENERGY
+    return MIG_ENERGY if seen.is_divided else parts[0].result.value
+
+
+def _places(outcomes: Mapping[str, _Outcome]) -> dict[features.Place, tuple[Part, int | None]]:
+    """Return what a tick meant by GPU and instance, and the energy spent within it alone; instances have none."""
+    places: dict[features.Place, tuple[Part, int | None]] = {}
+    for uuid, outcome in outcomes.items():
+        energy_mj = outcome.energy_mj if outcome.energy_key not in (UNCOVERED_ENERGY, MIG_ENERGY) else None
+        for part in outcome.parts:
+            places[uuid, None if part.instance is None else part.instance.uuid] = (part, energy_mj)
+    return places
 
 
 def _cut(outcome: _Outcome, pieces: list[tuple[int, int]]) -> list[tuple[int | None, int | None]]:
@@ -306,7 +302,6 @@ def _add(
 def _integrate(tally: Tally, engines: list[Amount], links: list[Amount]) -> None:
     """Add what counters bridged and links carried."""
     for part in engines:
-        for measured in (tally,) if tally.rest is None else (tally, tally.rest):
-            measured.bridge(part.name, part.amount * SLICES_PER_GPU, part.time_ms * SLICES_PER_GPU)
+        tally.bridge_whole(part.name, part.amount, part.time_ms)
     for part in links:
         tally.carry(part.name, part.amount, part.time_ms)

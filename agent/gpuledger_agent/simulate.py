@@ -9,132 +9,32 @@ seals the mark into every reading.
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+from gpuledger.cells import split_at
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION, FI_THROTTLED
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts
+from gpuledger_agent.scenarios import MINUTE_S, PEOPLE, SCENARIOS, Moment, Slices, chance
 
 MODEL = "SIMULATED NVIDIA H100 80GB HBM3"
 GPUS = 8
 MEMORY_TOTAL_BYTES = 81_559 << 20
 POWER_LIMIT_MW = 700_000
-BARE_W = 70
-PARKED_W = 115
-FULL_W = 690
-CAPPED_PERCENT = 95
-_GIB = 1 << 30
-_MINUTE_S = 60
-_DAY_S = 86_400
-_HOUR_NS = 3_600 * 10**9
+SLOTS = 7
+_INSTANCE_GB = {1: 10, 2: 20, 3: 40, 4: 40, 7: 80}
 _NO_INSTANCE = 0xFFFFFFFF
-_MONDAY_S = 4 * _DAY_S
-"""1970-01-05, the first Monday of POSIX time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What one simulated GPU does for one minute; `pid` 0 means that nobody holds it."""
-
-    percent: int = 0
-    pid: int = 0
-    memory_bytes: int = 0
-    is_lost: bool = False
-    xid: int = 0
-    """The Xid error that it reports at the minute's beginning; 0 is none."""
-
-    @property
-    def power_w(self) -> int:
-        if self.pid == 0:
-            return BARE_W
-        return PARKED_W + (FULL_W - PARKED_W) * self.percent // 100
-
-    @property
-    def capped_share(self) -> float:
-        """Return the share of the time in which the power limit holds the clocks down."""
-        return max(0, self.percent - CAPPED_PERCENT) / (100 - CAPPED_PERCENT)
-
-
-_FREE = Moment()
-_LOST = Moment(is_lost=True)
-_FALLING = Moment(is_lost=True, xid=79)
-
-_PEOPLE = {
-    4100: ("python3", "mei"),
-    4200: ("vllm", "serving"),
-    4300: ("jupyter-lab", "li.wei"),
-    4400: ("python3", "sofia"),
-}
-
-
-def _chance(*parts: object) -> float:
-    """Return a number in 0..1 that is always the same for the same parts."""
-    text = "/".join(map(str, parts)).encode("utf-8")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") / 0xFFFFFFFF
-
-
-def _hour_of_week(second: int) -> float:
-    return (second - _MONDAY_S) % (7 * _DAY_S) / 3600
-
-
-def _training(gpu: int, second: int) -> Moment:
-    """One job over all GPUs from Monday 06:00 to Sunday 20:00, with checkpoint pauses and an evening of debugging."""
-    hour = _hour_of_week(second)
-    if not 6 <= hour < 164:
-        return _FREE
-    minute = second // _MINUTE_S
-    if 54 <= hour < 60:
-        return Moment(percent=0, pid=4100, memory_bytes=71 * _GIB)
-    if minute % 45 == 0:
-        return Moment(percent=3, pid=4100, memory_bytes=71 * _GIB)
-    return Moment(percent=94 + int(6 * _chance("t", gpu, minute)), pid=4100, memory_bytes=71 * _GIB)
-
-
-def _inference(gpu: int, second: int) -> Moment:
-    """A server with the day's rhythm: near nothing at night, so it is held and not busy."""
-    minute = second // _MINUTE_S
-    day = math.sin((second % _DAY_S / _DAY_S - 0.3) * 2 * math.pi)
-    percent = int(38 * (day + 0.75) * (0.6 + 0.8 * _chance("i", gpu, minute)))
-    return Moment(percent=max(0, min(100, percent)), pid=4200, memory_bytes=66 * _GIB)
-
-
-def _serving_node(gpu: int, second: int) -> Moment:
-    """Five GPUs serve, two are held by a notebook that does nothing, one falls off the bus every Monday at 06:00."""
-    if gpu < 5:
-        return _inference(gpu, second)
-    if gpu < 7:
-        return Moment(percent=0, pid=4300, memory_bytes=48 * _GIB)
-    hour = _hour_of_week(second)
-    if hour < 6:
-        return _FREE
-    return _FALLING if hour < 6 + 1 / 60 else _LOST
-
-
-def _fine_tuning(gpu: int, second: int) -> Moment:
-    """Short jobs on half of the node during office hours."""
-    hour = _hour_of_week(second) % 24
-    if gpu >= 4 or not 8 <= hour < 20:
-        return _FREE
-    minute = second // _MINUTE_S
-    # A job that runs into its own mistakes: a page fault now and then, which is no fault of the GPU.
-    xid = 31 if _chance("x", gpu, minute) > 0.999 else 0
-    return Moment(percent=55 + int(40 * _chance("f", gpu, minute)), pid=4400, memory_bytes=40 * _GIB, xid=xid)
-
-
-SCENARIOS: dict[str, Callable[[int, int], Moment]] = {
-    "training": _training,
-    "serving": _serving_node,
-    "free": lambda gpu, second: _FREE,
-    "tuning": _fine_tuning,
-}
-"""Name -> what GPU `index` does in the minute that holds POSIX second `s`."""
+_MS_NS = 10**6
+_HOUR_NS = 3_600 * 10**9
+_INVALID_ARGUMENT, _NOT_SUPPORTED, _NOT_FOUND, _LOST = 2, 3, 6, 15
+_GRAPHICS, _SM = 1, 2
+_SM_SHARE = 0.8
+"""What SMs have to do while the engine is active; it is the same for all that is simulated."""
 
 
 class SimulatedNVMLError(Exception):
@@ -158,13 +58,41 @@ class _Counters:
     capped_ns: int = 0
 
 
+@dataclass(slots=True)
+class SimulatedGpmSample:
+    """The moment at which a sample was taken, and of what."""
+
+    gpu: int = 0
+    instance: int = 0
+    time_ms: int = 0
+
+
+@dataclass(slots=True)
+class SimulatedGpmRequest:
+    """Shaped like pynvml.c_nvmlGpmMetricsGet_t."""
+
+    version: int = 0
+    numMetrics: int = 0
+    sample1: SimulatedGpmSample = field(default_factory=SimulatedGpmSample)
+    sample2: SimulatedGpmSample = field(default_factory=SimulatedGpmSample)
+    metrics: list[SimpleNamespace] = field(
+        default_factory=lambda: [SimpleNamespace(metricId=0, nvmlReturn=0, value=0.0) for _ in range(20)]
+    )
+
+
+Handle = int | tuple[int, int]
+"""A GPU's index, or that and the slot of a MIG device."""
+
+
 class SimulatedNvml:
-    """The part of nvidia-ml-py that the door uses, playing a scenario; handles are indexes."""
+    """The part of nvidia-ml-py that the door uses, playing a scenario."""
 
     IS_SIMULATED = True
     NVMLError = SimulatedNVMLError
     NVMLLibraryMismatchError = SimulatedMismatchError
     nvmlMemory_v2 = 0x02000028
+    NVML_GPM_METRICS_GET_VERSION = 1
+    c_nvmlGpmMetricsGet_t = SimulatedGpmRequest
 
     def __init__(self, scenario: str, clock: Clock) -> None:
         self._play = SCENARIOS[scenario]
@@ -174,13 +102,21 @@ class SimulatedNvml:
         self._minutes: list[tuple[int, Moment] | None] = [None] * GPUS
 
     def _now(self, gpu: int, *, alive: bool = True) -> Moment:
-        minute = self._clock.wall_ns() // (_MINUTE_S * 10**9)
+        minute = self._clock.wall_ns() // (MINUTE_S * 10**9)
         cached = self._minutes[gpu]
         if cached is None or cached[0] != minute:
-            cached = self._minutes[gpu] = (minute, self._play(gpu, minute * _MINUTE_S))
+            cached = self._minutes[gpu] = (minute, self._play(gpu, minute * MINUTE_S))
         if alive and cached[1].is_lost:
-            raise SimulatedNVMLError(15)
+            raise SimulatedNVMLError(_LOST)
         return cached[1]
+
+    def _slices(self, handle: tuple[int, int]) -> Slices:
+        """Return the instance that has a slot now; its handle may be older."""
+        gpu, slot = handle
+        instances = self._now(gpu).instances or ()
+        if slot >= len(instances):
+            raise SimulatedNVMLError(_INVALID_ARGUMENT)
+        return instances[slot]
 
     def nvmlInit(self) -> None:
         return
@@ -197,17 +133,24 @@ class SimulatedNvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def nvmlDeviceGetUUID(self, gpu: int) -> str:
-        name = hashlib.sha256(f"{self._scenario}/{gpu}".encode()).hexdigest()
-        return f"GPU-51301a7e-{name[:4]}-{name[4:8]}-{name[8:12]}-{name[12:24]}"
+    def nvmlDeviceGetUUID(self, handle: Handle) -> str:
+        kind, text = "GPU", f"{self._scenario}/{handle}"
+        if isinstance(handle, tuple):
+            one = self._slices(handle)
+            kind, text = "MIG", f"{self._scenario}/{handle[0]}/{one.instance}/{one.slices}"
+        name = hashlib.sha256(text.encode()).hexdigest()
+        return f"{kind}-51301a7e-{name[:4]}-{name[4:8]}-{name[8:12]}-{name[12:24]}"
 
     def nvmlDeviceGetSerial(self, gpu: int) -> str:
-        return f"SIM{int(_chance('serial', self._scenario, gpu) * 1e9):010d}"
+        return f"SIM{int(chance('serial', self._scenario, gpu) * 1e9):010d}"
 
     def nvmlDeviceGetMinorNumber(self, gpu: int) -> int:
         return gpu
 
-    def nvmlDeviceGetName(self, gpu: int) -> str:
+    def nvmlDeviceGetName(self, handle: Handle) -> str:
+        if isinstance(handle, tuple):
+            slices = self._slices(handle).slices
+            return f"{MODEL} MIG {slices}g.{_INSTANCE_GB[slices]}gb"
         return MODEL
 
     def nvmlDeviceGetPciInfo(self, gpu: int) -> SimpleNamespace:
@@ -219,17 +162,69 @@ class SimulatedNvml:
     def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:
         return SimpleNamespace(gpu=self._now(gpu).percent)
 
+    # ------------------------------------------------------------------------------------------ MIG, and its GPM
+
     def nvmlDeviceGetMigMode(self, gpu: int) -> list[int]:
-        raise SimulatedNVMLError(3)
+        return [int(self._now(gpu).instances is not None)] * 2
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: int) -> int:
+        return SLOTS if self._now(gpu).instances is not None else 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: int, slot: int) -> tuple[int, int]:
+        if slot >= len(self._now(gpu).instances or ()):
+            raise SimulatedNVMLError(_NOT_FOUND)
+        return gpu, slot
+
+    def nvmlDeviceGetGpuInstanceId(self, handle: tuple[int, int]) -> int:
+        return self._slices(handle).instance
+
+    def nvmlDeviceGetAttributes_v2(self, handle: tuple[int, int]) -> SimpleNamespace:
+        slices = self._slices(handle).slices
+        return SimpleNamespace(gpuInstanceSliceCount=slices, memorySizeMB=_INSTANCE_GB[slices] << 10)
 
     def nvmlGpmQueryDeviceSupport(self, gpu: int) -> SimpleNamespace:
-        return SimpleNamespace(isSupportedDevice=0)
+        return SimpleNamespace(isSupportedDevice=int(self._now(gpu).instances is not None))
+
+    def nvmlGpmSampleAlloc(self) -> SimulatedGpmSample:
+        return SimulatedGpmSample()
+
+    def nvmlGpmSampleFree(self, sample: SimulatedGpmSample) -> None:
+        return
+
+    def nvmlGpmSampleGet(self, gpu: int, sample: SimulatedGpmSample) -> SimulatedGpmSample:
+        raise SimulatedNVMLError(_NOT_SUPPORTED)
+
+    def nvmlGpmMigSampleGet(self, gpu: int, instance: int, sample: SimulatedGpmSample) -> SimulatedGpmSample:
+        sample.gpu, sample.instance, sample.time_ms = gpu, instance, self._clock.wall_ns() // _MS_NS
+        return sample
+
+    def nvmlGpmMetricsGet(self, request: SimulatedGpmRequest) -> SimulatedGpmRequest:
+        first, second = request.sample1, request.sample2
+        area = sum(
+            one.percent * (end_ms - begin_ms)
+            for begin_ms, end_ms in split_at(first.time_ms, second.time_ms, 1000 * MINUTE_S)
+            for one in self._play(second.gpu, begin_ms // (1000 * MINUTE_S) * MINUTE_S).instances or ()
+            if one.instance == second.instance
+        )
+        mean = area / (second.time_ms - first.time_ms)
+        shares = {_GRAPHICS: 1.0, _SM: _SM_SHARE}
+        for metric in request.metrics[: request.numMetrics]:
+            metric.nvmlReturn = 0 if metric.metricId in shares else _NOT_SUPPORTED
+            metric.value = mean * shares.get(metric.metricId, 0.0)
+        return request
+
+    # ------------------------------------------------------------------------------------------ everything else
 
     def nvmlDeviceGetSamples(self, gpu: int, kind: int, since_us: int) -> tuple[int, list[SimpleNamespace]]:
-        raise SimulatedNVMLError(3)
+        raise SimulatedNVMLError(_NOT_SUPPORTED)
 
-    def nvmlDeviceGetMemoryInfo(self, gpu: int, version: int | None = None) -> SimpleNamespace:
-        return SimpleNamespace(used=self._now(gpu, alive=False).memory_bytes, total=MEMORY_TOTAL_BYTES)
+    def nvmlDeviceGetMemoryInfo(self, handle: Handle, version: int | None = None) -> SimpleNamespace:
+        if isinstance(handle, tuple):
+            one = self._slices(handle)
+            return SimpleNamespace(used=one.memory_bytes, total=_INSTANCE_GB[one.slices] << 30)
+        moment = self._now(handle, alive=False)
+        used = moment.memory_bytes + sum(one.memory_bytes for one in moment.instances or ())
+        return SimpleNamespace(used=used, total=MEMORY_TOTAL_BYTES)
 
     def _count(self, gpu: int) -> _Counters:
         """Return the counters since the simulation began: exact integrals of the scenario, minute by minute."""
@@ -239,7 +234,7 @@ class SimulatedNvml:
             counters = self._counters[gpu] = _Counters(time_ms=now_ms)
         while counters.time_ms < now_ms:
             end_ms = min(now_ms, (counters.time_ms // 60_000 + 1) * 60_000)
-            moment = self._play(gpu, counters.time_ms // 60_000 * _MINUTE_S)
+            moment = self._play(gpu, counters.time_ms // 60_000 * MINUTE_S)
             counters.energy_mj += moment.power_w * (end_ms - counters.time_ms)
             counters.capped_ns += int(moment.capped_share * (end_ms - counters.time_ms) * 1e6)
             counters.time_ms = end_ms
@@ -254,9 +249,13 @@ class SimulatedNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: int) -> list[SimpleNamespace]:
         moment = self._now(gpu)
-        if moment.pid == 0:
-            return []
-        return [SimpleNamespace(pid=moment.pid, usedGpuMemory=moment.memory_bytes, gpuInstanceId=_NO_INSTANCE)]
+        held = [(_NO_INSTANCE, moment.pid, moment.memory_bytes)]
+        held += [(one.instance, one.pid, one.memory_bytes) for one in moment.instances or ()]
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=memory_bytes, gpuInstanceId=instance)
+            for instance, pid, memory_bytes in held
+            if pid != 0
+        ]
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, gpu: int) -> list[SimpleNamespace]:
         return []
@@ -289,12 +288,12 @@ class SimulatedNvml:
         return
 
     def nvmlDeviceRegisterEvents(self, gpu: int, types: int, events: list[int]) -> None:
-        events[:] = [gpu, self._clock.wall_ns() // (_MINUTE_S * 10**9)]
+        events[:] = [gpu, self._clock.wall_ns() // (MINUTE_S * 10**9)]
 
     def nvmlEventSetWait_v2(self, events: list[int], timeout_ms: int) -> SimpleNamespace:
         """Answer the Xid of the current minute once."""
         gpu, seen_minute = events
-        minute = self._clock.wall_ns() // (_MINUTE_S * 10**9)
+        minute = self._clock.wall_ns() // (MINUTE_S * 10**9)
         xid = self._now(gpu, alive=False).xid
         if minute == seen_minute or xid == 0:
             raise SimulatedNVMLError(10)
@@ -310,9 +309,9 @@ class SimulatedProcesses:
     """The people of the scenarios."""
 
     def describe(self, pid: int) -> ProcessFacts | None:
-        if pid not in _PEOPLE:
+        if pid not in PEOPLE:
             return None
-        name, user = _PEOPLE[pid]
+        name, user = PEOPLE[pid]
         return ProcessFacts(name=f"SIMULATED {name}", user=f"SIMULATED {user}", started_s=0.0)
 
     def step_title(self, pid: int) -> str | None:

@@ -7,7 +7,7 @@ sealed: integrals are slice-ns (parts per million x ms x slices), and times are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
@@ -60,8 +60,10 @@ def divide(seen: GpuSnapshot) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def overall(parts: Collection[Part]) -> State | Uncovered:
+def overall(parts: Sequence[Part]) -> State | Uncovered:
     """Return what a GPU is called for short: what most of its slices are, and free only where all are."""
+    if len(parts) == 1:
+        return parts[0].result
     slices: dict[State | Uncovered, int] = {}
     for part in parts:
         if part.result is not State.FREE:
@@ -100,6 +102,13 @@ class Measured:
             if part.is_single and part.are_engines_believed:
                 self._add_engines(part.seen, amount)
 
+    def bridge(self, engine: str, active_slice_ns: int, known_slice_ms: int) -> None:
+        """Add what an engine did in a time of which no mean tells; cut to pieces it may be a unit too much for one."""
+        if known_slice_ms > 0:
+            active_slice_ns = min(active_slice_ns, known_slice_ms * 1_000_000)
+            self.engine_slice_ns[engine] = self.engine_slice_ns.get(engine, 0) + active_slice_ns
+            self.engine_known_slice_ms[engine] = self.engine_known_slice_ms.get(engine, 0) + known_slice_ms
+
     def copy_from(self, other: Measured) -> None:
         """Become a copy of another one, which its later ticks do not change."""
         self.state_slice_ms = dict(other.state_slice_ms)
@@ -110,13 +119,6 @@ class Measured:
         self.active_known_slice_ms = other.active_known_slice_ms
         self.engine_slice_ns = dict(other.engine_slice_ns)
         self.engine_known_slice_ms = dict(other.engine_known_slice_ms)
-
-    def bridge(self, engine: str, active_slice_ns: int, known_slice_ms: int) -> None:
-        """Add what an engine did in a time of which no mean tells; cut to pieces it may be a unit too much for one."""
-        if known_slice_ms > 0:
-            active_slice_ns = min(active_slice_ns, known_slice_ms * 1_000_000)
-            self.engine_slice_ns[engine] = self.engine_slice_ns.get(engine, 0) + active_slice_ns
-            self.engine_known_slice_ms[engine] = self.engine_known_slice_ms.get(engine, 0) + known_slice_ms
 
     def leave_uncovered(self, reason: Uncovered, amount: int) -> None:
         """Add slice-ms that no state covers."""
@@ -230,6 +232,12 @@ class Tally(Measured):
             self.energy_end_mj = odometer_mj
         if energy_mj is not None and energy_mj > 0:
             self.energy_mj[key] = self.energy_mj.get(key, 0) + energy_mj
+
+    def bridge_whole(self, engine: str, active_ns: int, known_ms: int) -> None:
+        """Add what an engine of the undivided GPU did in a time of which no mean tells."""
+        for measured in (self, self.rest):
+            if measured is not None:
+                measured.bridge(engine, active_ns * SLICES_PER_GPU, known_ms * SLICES_PER_GPU)
 
     def carry(self, link: str, carried_bytes: int, known_ms: int) -> None:
         """Add the bytes over a link in a time for which they are known."""

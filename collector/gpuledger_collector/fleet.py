@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gpuledger.accounting import Account, add
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
+from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import State
 from gpuledger_collector.figures import Group
 from gpuledger_collector.ledger import CellRow
@@ -36,7 +36,7 @@ OTHER = Place("other", "other")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuCell:
-    """One installed GPU in one cell: where it is, its account, and the state that took most of the cell.
+    """One installed GPU in one cell: where it is, its account, and the state it counts as (see dominant).
 
     `uuid` is the name under which agents speak of it; None where only its serial is known.
     """
@@ -141,7 +141,7 @@ def summarise(
             entry=row.entry,
             uuid=_uuid_of(row),
             model=_model_of(row) or models.get(row.entry.gpu, ""),
-            state=dominant(row.account),
+            state=dominant(row.account, is_divided=any(gpu.instances for _, gpu in row.parts)),
             account=row.account,
         )
         for row in rows
@@ -165,9 +165,18 @@ def summarise(
     )
 
 
-def dominant(account: Account) -> State:
-    """Return the state that took most of the time; of equals, the one that flatters least."""
-    return max(_LEAST_FLATTERING_FIRST, key=lambda state: account.state_slice_ms.get(state, 0))
+def dominant(account: Account, *, is_divided: bool = False) -> State:
+    """Return the state that took most of the time; of equals, the one that flatters least.
+
+    A GPU that was divided (MIG) is not free for what its other slices are: it counts as free only where all else took
+    less than half of one slice, and otherwise as what took most of the rest.
+    """
+    states = account.state_slice_ms
+    if is_divided:
+        others: dict[State, int] = {state: amount for state, amount in states.items() if state is not State.FREE}
+        if 2 * sum(others.values()) * SLICES_PER_GPU >= account.installed_slice_ms:
+            states = others
+    return max(_LEAST_FLATTERING_FIRST, key=lambda state: states.get(state, 0))
 
 
 def free_whole_nodes(cell: CellFigures) -> list[str]:

@@ -53,7 +53,7 @@ class HourRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HolderRow:
-    """Busy and held time of one workload on one GPU in one hour; names are digests."""
+    """Busy and held time of one workload on one GPU (all its instances there) in one hour; names are digests."""
 
     hour_ms: int
     gpu: str
@@ -112,6 +112,8 @@ def build(readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: i
             cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
         for (hour_ms, entry), rows in cells.items():
             hours.append(_hour_row(hour_ms, entry, rows))
+            if hours[-1].hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
+                findings.add(_hang_suspected(hours[-1]))
             holders.extend(_holder_rows(hour_ms, entry, rows))
     # What is left was said about cells in which the roster has the GPU nowhere.
     findings.update(_out_of_service(gpu, part[0].reading) for (gpu, _), parts in index.items() for part in parts)
@@ -132,6 +134,9 @@ def cell_rows(readings: Iterable[Accepted], roster: Roster, cell_ms: int) -> lis
             rows.append(_account_cell(start_ms, entry, parts, roster.windows))
     return rows
 
+
+HANG_SUSPICION_MS_MIN = 60_000
+"""So much suspicion in one hour is a finding."""
 
 _Part = tuple[Accepted, GpuTime]
 _STATES = tuple(State)
@@ -199,6 +204,16 @@ def _out_of_service(gpu: str, reading: Reading) -> Finding:
         kind="out_of_service",
         subject=gpu,
         text=f"{reading.node_name} reports {gpu} while the roster has it out of service; that time is in no figure",
+    )
+
+
+def _hang_suspected(row: HourRow) -> Finding:
+    seconds = row.hang_suspicion_ms // 1000
+    return Finding(
+        at_ms=row.hour_ms,
+        kind="hang_suspected",
+        subject=row.gpu,
+        text=f"{row.node}: a source claimed high activity of {row.gpu} at idle power for {seconds} s of one hour",
     )
 
 
@@ -339,6 +354,8 @@ def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[Ho
             memory_bytes_max=memory.get((workload, user)),
         )
         for (workload, user), states in times.items()
+        # Who only had time of other states (an allocation that nobody used, say) holds nothing here.
+        if states.get(State.BUSY, 0) + states.get(State.HELD, 0) > 0
     ]
 
 

@@ -12,7 +12,8 @@ COLLECTOR: tuple[Family, ...] = (
         "gpuledger_fleet_gpus",
         Kind.GAUGE,
         "site model state",
-        "Installed GPUs by the state that took most of the last complete cell.",
+        "Installed GPUs by the state that took most of the last complete cell; a divided one is free only where all "
+        "its slices were.",
         "no GPU was in that state",
         "sites x models x 10 states",
     ),

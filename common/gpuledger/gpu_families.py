@@ -171,7 +171,7 @@ GPU: tuple[Family, ...] = (
         "gpuledger_gpu_allocated",
         Kind.GAUGE,
         "uuid",
-        "1 if the GPU was given to somebody (a job, a pod or a lease), process or not, else 0.",
+        "1 if the GPU or an instance of it was given to somebody (a job, a pod or a lease), process or not, else 0.",
         "no source of allocations is configured, or one of them does not tell: the GPU may be allocated",
         _GPU,
     ),

@@ -7,22 +7,24 @@ The order of the calls matters only where they take scripted time; it is the age
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from tests.abi.activity import GONE, NOT_OFFERED, ActivityReader, GpuGone, LibraryGone, Memory, Seen
+from tests.abi.activity import GONE, NOT_OFFERED, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
-from tests.abi.script import NO_PERMISSION, Failure
+from tests.abi.divided import DividedReader, DivisionMemory
+from tests.abi.health import HealthReader
+from tests.abi.script import NO_PERMISSION, UNKNOWN
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
 PROCESS_VALID_NS = 60 * SECOND_NS
-HEALTH_EVERY_NS = 10 * SECOND_NS
-HEALTH_VALID_NS = 30 * SECOND_NS
-RECOVERY_FIELD = 230
 ENERGY_FIELD = 83
-POWER_EVERY_NS = 10 * SECOND_NS
+POWER_EVERY_MS = 10_000
 POWER_SPAN_MS = range(500, 2_001)
 ENUMERATE_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
+UNKNOWN_RUN_NS = 60 * SECOND_NS
+"""Every GPU saying nothing but "unknown" for so long ends the agent."""
 DRIVER_WIDE = {NO_PERMISSION: "permission"}
 """Why nothing is covered when the library does not start with this code; any other: "library"."""
 UUID = "nvmlDeviceGetUUID"
@@ -36,15 +38,19 @@ IDENTITY = (
 )
 
 
-class Beholder(ActivityReader):
+class Beholder(DividedReader, HealthReader):
     """Reads all GPUs of a node, one after the other; starts the library, and starts it again when it is gone."""
 
     def __init__(self, calls: Calls, interval_ms: int = 1_000) -> None:
         super().__init__(calls, interval_ms)
+        self.reset_health()
+        self.gave_up = False
+        self._unknown_since_ns: int | None = None
         self._memories: dict[int, Memory] = {}
         self._edge_ns = 0
         self._attached = False
-        self._known: set[int] = set()
+        self._found: set[int] = set()
+        self._known = {}
         self._out_of_reach: dict[int, Seen] = {}
         self._enumerated_ns: int | None = None
         self._reason = "library"
@@ -55,6 +61,8 @@ class Beholder(ActivityReader):
         """A new session trusts nothing that was read before it."""
         self._memories.clear()
         self._enumerated_ns = None
+        for watch in self._watches.values():
+            watch.retry_at_ns = None
 
     def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
         """One tick over all GPUs; None for a GPU that has never been found yet."""
@@ -64,13 +72,23 @@ class Beholder(ActivityReader):
                 self._attach()
             self._enumerate(gpus)
             self._tick += 1
-            seen = [self._look_at(gpu) if gpu.index in self._known else None for gpu in gpus]
+            seen = [self._look_at(gpu) if gpu.index in self._found else None for gpu in gpus]
         except LibraryGone as gone:
+            self._unknown_since_ns = None
             self._let_go(gone.reason)
-            return [Seen(reason=self._reason) if gpu.index in self._known else None for gpu in gpus]
+            return [Seen(reason=self._reason) if gpu.index in self._found else None for gpu in gpus]
         # Only a tick that was read to its end shows that the library works.
         self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
+        self._watch_unknown([one for one in seen if one is not None])
         return seen
+
+    def _watch_unknown(self, seen: list[Seen]) -> None:
+        if not seen or not all(one.unknown for one in seen):
+            self._unknown_since_ns = None
+        elif self._unknown_since_ns is None:
+            self._unknown_since_ns = self._edge_ns
+        elif self._edge_ns - self._unknown_since_ns >= UNKNOWN_RUN_NS:
+            self.gave_up = True
 
     def _attach(self) -> None:
         if self._retry_ns is not None and self._edge_ns < self._retry_ns:
@@ -79,7 +97,7 @@ class Beholder(ActivityReader):
         if code is not None:
             raise LibraryGone(DRIVER_WIDE.get(code, "library"))
         self._attached = True
-        self._out_of_reach.update((index, Seen(reason="library")) for index in self._known)
+        self._out_of_reach.update((index, Seen(reason="library")) for index in self._found)
         self.forget()
         self._call("nvmlSystemGetDriverVersion", None)
 
@@ -90,6 +108,7 @@ class Beholder(ActivityReader):
             for _ in range(sum(self._allocated.values())):
                 self._calls.enter("nvmlGpmSampleFree", None)
             self._allocated.clear()
+            self._free_events()
         self._attached = False
         self._reason = reason
         self._retry_ns = self._edge_ns + self._patience_ns
@@ -106,15 +125,15 @@ class Beholder(ActivityReader):
         for gpu in gpus:
             codes = [code for code in self._find(gpu) if code is not None]
             if not codes:
-                self._known.add(gpu.index)
+                self._found.add(gpu.index)
                 self._out_of_reach.pop(gpu.index, None)
-            elif gpu.index not in self._known:
+            elif gpu.index not in self._found:
                 continue
             elif codes[0] in GONE:
                 self._out_of_reach[gpu.index] = Seen(down=True)
             elif gpu.index in self._out_of_reach:
                 reason = "permission" if codes[0] == NO_PERMISSION else "calls_failed"
-                self._out_of_reach[gpu.index] = Seen(reason=reason)
+                self._out_of_reach[gpu.index] = Seen(reason=reason, unknown=codes[0] == UNKNOWN)
         self._enumerated_ns = self._edge_ns
 
     def _find(self, gpu: GpuAnswers) -> Iterator[int | None]:
@@ -124,7 +143,7 @@ class Beholder(ActivityReader):
             yield code
             if code is not None:
                 return
-        if gpu.index not in self._known or gpu.index in self._out_of_reach:
+        if gpu.index not in self._found or gpu.index in self._out_of_reach:
             for function in IDENTITY:
                 code = self._call(function, gpu)
                 if code in GONE or (function == UUID and code is not None):
@@ -133,27 +152,49 @@ class Beholder(ActivityReader):
 
     def _look_at(self, gpu: GpuAnswers) -> Seen:
         if gpu.index in self._out_of_reach:
-            return self._out_of_reach[gpu.index]
-        memory = self._memories.setdefault(gpu.index, Memory())
+            xids = self._xids(gpu, has_handle=False)
+            self._stale(gpu)
+            return replace(self._out_of_reach[gpu.index], xids=xids)
+        xids = self._xids(gpu, has_handle=True)
+        memory = self._memories.get(gpu.index) or self._new_memory(gpu)
         self._codes = []
-        seen = Seen()
+        seen = Seen(xids=xids)
         try:
+            found = self._divided(gpu, memory)
+            seen.divided = found is not None
             seen.energy_mj = self._energy(gpu)
             self._power(gpu, memory, seen.energy_mj)
-            self._activity(gpu, memory, seen)
+            engines: list[dict[str, int]] = []
+            if found is None:
+                self._activity(gpu, memory, seen)
+            elif not isinstance(found, str):
+                engines = self._instance_engines(gpu, memory, found)
             used = self._used_bytes(gpu)
-            bad = self._health(gpu, memory)
-            seen.process = self._processes(gpu, memory, used)
+            self._health(gpu, memory, seen)
+            if found is None or isinstance(found, str):
+                seen.parts = [] if found is None else None
+                seen.process = self._processes(gpu, memory, used)
+                if memory.on_instances:
+                    seen.activity_ppm, seen.sm_ppm, seen.engines_ppm = None, None, {}
+                    seen.links, seen.counts, seen.high_ms = {}, {}, None
+            else:
+                memory.process_read_ns, memory.process_bytes, memory.process_failed = None, None, False
+                seen.parts, seen.process = self._parts(gpu, memory, found, engines, used)
         except GpuGone:
             # Whatever was read before the loss is not trusted after it.
-            self._memories[gpu.index] = Memory()
-            return Seen(down=True)
+            self._new_memory(gpu)
+            self._stale(gpu)
+            return Seen(down=True, xids=xids)
         failed = [code for code in self._codes if code not in NOT_OFFERED]
         if failed and None not in failed:
-            return Seen(reason="calls_failed")
-        seen.healthy = None if bad is None else not bad
-        seen.down = bool(bad)
+            return Seen(reason="calls_failed", unknown=set(failed) == {UNKNOWN}, xids=xids)
+        self._settle(gpu)
         return seen
+
+    def _new_memory(self, gpu: GpuAnswers) -> Memory:
+        memory = self._memories[gpu.index] = Memory()
+        memory.division = DivisionMemory()
+        return memory
 
     def _energy(self, gpu: GpuAnswers) -> int | None:
         if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
@@ -167,68 +208,37 @@ class Beholder(ActivityReader):
         memory.energy = None if energy_mj is None else (energy_mj, edge_ms)
         if before is None or energy_mj is None or energy_mj < before[0] or edge_ms - before[1] not in POWER_SPAN_MS:
             return
-        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_NS // MS_NS:
+        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_MS:
             memory.power_ms = edge_ms
             if self._enter("nvmlDeviceGetPowerUsage", gpu):
                 self._got(gpu.track("power_mw").value(self._calls.now_ns))
 
     def _used_bytes(self, gpu: GpuAnswers) -> int | None:
-        if not self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+        if self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):
+            used = self._got(gpu.memory_bytes(self._calls.now_ns))
+            if used is not None or self._codes[-1] not in NOT_OFFERED:
+                return used
+        elif self._codes[-1] not in NOT_OFFERED:
             return None
-        return self._got(gpu.track("memory_used_bytes").value(self._calls.now_ns))
+        # An old driver knows the first version only, in which what is reserved is used.
+        if not self._enter("nvmlDeviceGetMemoryInfo", gpu):
+            return None
+        used = self._got(gpu.memory_bytes(self._calls.now_ns))
+        return None if used is None else used + gpu.gpu.memory_reserved_bytes
 
     def _processes(self, gpu: GpuAnswers, memory: Memory, used: int | None) -> bool | None:
         changed = used is None or used != memory.process_bytes
         read_ns = memory.process_read_ns
         due = read_ns is None or changed or memory.process_failed or self._edge_ns - read_ns >= PROCESS_EVERY_NS
         if due:
-            found = self._lists(gpu)
+            listed = self._all_lists(gpu)
+            found = None if listed is None else bool(listed)
+            memory.on_instances = any(on is not None for _, on in listed or ())
+            if memory.on_instances:
+                memory.division.looked_ns = None
             memory.process_failed = found is None
             if found is not None:
                 memory.process, memory.process_read_ns, memory.process_bytes = found, self._edge_ns, used
             elif read_ns is None or changed or self._edge_ns - read_ns > PROCESS_VALID_NS:
                 return None
         return memory.process
-
-    def _lists(self, gpu: GpuAnswers) -> bool | None:
-        """Whether any process shows up in the three lists; None when that cannot be known.
-
-        Graphics and MPS lists that a driver does not offer hold nobody; without the compute list nothing is known.
-        """
-        found: set[int] = set()
-        for kind, name in (("compute", "Compute"), ("graphics", "Graphics"), ("mps", "MPSCompute")):
-            function = f"nvmlDeviceGet{name}RunningProcesses_v3"
-            # pynvml first asks for the size; only a list that is not empty is then fetched.
-            if self._enter(function, gpu) and gpu.processes(kind, self._calls.now_ns) and self._enter(function, gpu):
-                found |= set(gpu.processes(kind, self._calls.now_ns))
-            code = self._codes[-1]
-            if code is not None and (kind == "compute" or code not in NOT_OFFERED):
-                return None
-        return bool(found)
-
-    def _health(self, gpu: GpuAnswers, memory: Memory) -> bool | None:
-        """True: the GPU says it is broken; None: not known (any more)."""
-        tried_ns = memory.health_tried_ns
-        if tried_ns is None or self._edge_ns - tried_ns >= HEALTH_EVERY_NS:
-            memory.health_tried_ns = self._edge_ns
-            self._read_health(gpu, memory)
-        values = []
-        for value, read_ns in (
-            (memory.recovery, memory.recovery_read_ns),
-            (memory.remap_failure, memory.remap_read_ns),
-        ):
-            if value is not None and read_ns is not None and self._edge_ns - read_ns <= HEALTH_VALID_NS:
-                values.append(value)
-        return any(value != 0 for value in values) if values else None
-
-    def _read_health(self, gpu: GpuAnswers, memory: Memory) -> None:
-        if self._enter("nvmlDeviceGetFieldValues", gpu):
-            code = self._calls.field_error(RECOVERY_FIELD, gpu)
-            action = gpu.track("recovery_action").value(self._calls.now_ns)
-            value = self._got(action if code is None else Failure(code))
-            if value is not None:
-                memory.recovery, memory.recovery_read_ns = value, self._edge_ns
-        if self._enter("nvmlDeviceGetRemappedRows", gpu):
-            failure = self._got(gpu.track("remap_failure").value(self._calls.now_ns))
-            if failure is not None:
-                memory.remap_failure, memory.remap_read_ns = failure, self._edge_ns

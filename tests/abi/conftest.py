@@ -9,8 +9,8 @@ import pytest
 
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
-from tests.abi.metering import Meter, Sealed, run_meter
 from tests.abi.script import Script
+from tests.abi.sealed import Meter, Sealed, run_meter
 from tests.abi.stage import Stage, set_up
 
 

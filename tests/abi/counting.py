@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an honest agent adds up beside the ticks: idle floors, and GPM's counters.
-
-Counters are on trial against means first, and then used wherever a mean is missing.
-"""
+"""Counters of GPM as an honest agent uses them: on trial against means first, then wherever a mean is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from tests.abi.answers import LINKS, MIB
 
 Count = tuple[int, int | None]
 TIMES = 5
-FLOOR_TICKS = 60
 PPM = 1_000_000
 LEAST = {"sm": 50_000, "tensor": 50_000, "pcie_tx": MIB, "pcie_rx": MIB}
 
@@ -89,29 +85,6 @@ class Spans:
             elapsed = (now[1] or 0) - (stand[0][1] or 0)
             if 0 <= grown <= elapsed and elapsed > 0:
                 yield name, grown * (edge_ms - stand[1]) * PPM // elapsed, stand[1]
-
-
-class Floor:
-    """The lowest mean power over 60 consecutive quiet ticks, as (mJ, ms)."""
-
-    def __init__(self) -> None:
-        self._window: list[tuple[int, int]] = []
-        self.lowest: tuple[int, int] | None = None
-
-    def interrupt(self) -> None:
-        self._window.clear()
-
-    def learn(self, quiet: bool, energy_mj: int | None, span_ms: int) -> None:
-        if not quiet or energy_mj is None:
-            self.interrupt()
-            return
-        self._window.append((energy_mj, span_ms))
-        if len(self._window) > FLOOR_TICKS:
-            self._window.pop(0)
-        if len(self._window) == FLOOR_TICKS:
-            total_mj, total_ms = (sum(part) for part in zip(*self._window, strict=True))
-            if self.lowest is None or total_mj * self.lowest[1] < self.lowest[0] * total_ms:
-                self.lowest = (total_mj, total_ms)
 
 
 def shares(amount: int, since_ms: int, end_ms: int, start_ms: int, grid_ms: int) -> list[int]:

@@ -205,7 +205,7 @@ class DividedReader(ActivityReader):
                 means.append({})
                 continue
             gpm.refusals += 1
-            means.append(self._gpm(gpu, gpm, one.name))
+            means.append(self._gpm(gpu, gpm, one.name).shares)
             if gpm.tick == self._tick:
                 gpm.refusals = 0
         return means

@@ -229,7 +229,8 @@ class HealthReader(ActivityReader):
             return None
         found = None
         for track in ("remap_corrected", "remap_uncorrected", "remap_pending", "remap_failure"):
-            found = self._got(gpu.track(track).value(self._calls.now_ns))
+            divided = gpu.is_divided(self._calls.now_ns)
+            found = self._got(Failure() if divided else gpu.track(track).value(self._calls.now_ns))
             if found is None:
                 return None
         return found

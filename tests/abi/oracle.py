@@ -8,62 +8,17 @@ All of it follows the accounting rules; nothing is imported from gpuledger.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tests.abi.activity import Seen
-from tests.abi.answers import LINKS, MS_NS, Calls, GpuAnswers
+from tests.abi.answers import MS_NS, Calls, GpuAnswers
 from tests.abi.beholder import Beholder
-from tests.abi.counting import Floor, Spans, shares
+from tests.abi.metering import GAP_INTERVALS, Meter
 from tests.abi.script import Script
+from tests.abi.truth import CELL_MS, Truth
 
-CELL_MS = 300_000
-SLICES = 7
-THETA_PPM = 50_000
-BIN_EDGES_PPM = (0, 10_000, 50_000, 100_000, 250_000, 500_000, 750_000, 1_000_000)
-HANG_PPM = 700_000
-SM_ALIVE_PPM = 10_000
-PARKED_PPM = 10_000
-NEAR_INTERVALS = 2
-GAP_INTERVALS = 30
 STEP_MS = 1_000
-POWER_WINDOW_MS = 100
-CONTRADICTED_MS = 10_000
-UNCLAIMED_MS = 60_000
-HUNG = "hung"
-"""A suspected hang: unmeasured, and what the GPU calls activity is none."""
-DISBELIEVED = "disbelieved"
-"""GPM sees nothing where utilisation and power see much: unmeasured, and what GPM says counts for nothing."""
-SUSPECT = " (suspected)"
-"""What follows the name of a state that is as it was seen, though a hang or a fault is suspected."""
-STATES = {HUNG: "unmeasured", DISBELIEVED: "unmeasured"}
-
-
-@dataclass(slots=True)
-class CellTruth:
-    """One GPU's truth in one cell; milliseconds of the whole GPU (times 7: slice-ms)."""
-
-    states_ms: Counter[str] = field(default_factory=Counter)
-    uncovered_ms: Counter[str] = field(default_factory=Counter)
-    bins_ms: list[int] = field(default_factory=lambda: [0] * len(BIN_EDGES_PPM))
-    active_ns: int = 0
-    active_known_ms: int = 0
-    engines_ns: Counter[str] = field(default_factory=Counter)
-    engines_known_ms: Counter[str] = field(default_factory=Counter)
-    links: Counter[str] = field(default_factory=Counter)
-    links_known_ms: Counter[str] = field(default_factory=Counter)
-    hang_ms: int = 0
-    energy_mj: Counter[str] = field(default_factory=Counter)
-    energy_epochs: int = 0
-
-    def slice_ms(self) -> dict[str, int]:
-        """Slice-milliseconds per state."""
-        return {state: ms * SLICES for state, ms in self.states_ms.items() if ms}
-
-
-Truth = dict[str, dict[int, CellTruth]]
-"""UUID → cell start (POSIX ms) → truth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +46,10 @@ def expect(
         calls.now_ns = max(calls.now_ns, run.start_ms * MS_NS)
         # With the wall clock back in time, a new session seals nothing before the last sealed end.
         world = _World(script=script, calls=calls, wall_start_ms=wall_start_ms, interval_ms=interval_ms)
-        meters = [_Meter(answer, truth[answer.gpu.uuid], interval_ms) for answer in answers]
+        meters = [Meter(answer, truth[answer.gpu.uuid], interval_ms) for answer in answers]
         sealed_end_ms = _Life(world, meters, beholder(calls, interval_ms), sealed_end_ms).live(run.end_ms * MS_NS)
+        for meter in meters:
+            meter.seal()
     return truth
 
 
@@ -109,7 +66,7 @@ class _World:
 class _Life:
     """One agent process: its sessions and its ticks."""
 
-    def __init__(self, world: _World, meters: list[_Meter], beholder: Beholder, sealed_end_ms: int) -> None:
+    def __init__(self, world: _World, meters: list[Meter], beholder: Beholder, sealed_end_ms: int) -> None:
         self._script = world.script
         self._calls = world.calls
         self._wall_start_ns = world.wall_start_ms * MS_NS
@@ -129,6 +86,7 @@ class _Life:
         self._first_edge_ms: int | None = None
         self._edge_ms: int | None = None
         self._beholder.forget()
+        self._beholder.offset_ns = self._offset_ns
         for meter in self._meters:
             meter.begin()
 
@@ -154,219 +112,15 @@ class _Life:
                 self._edge_ms = edge_ms
                 # A first tick alone leaves nothing to seal.
                 self._sealed_end_ms = self._sealed_end_ms if dark else edge_ms
+            if self._beholder.gave_up:
+                break
             due_ns = self._due_ns(max(self._calls.now_ns, (edge_ms + 1) * MS_NS - self._offset_ns))
         return self._sealed_end_ms
 
-    def _meter(self, meter: _Meter, sight: Seen | None, edge_ms: int) -> None:
+    def _meter(self, meter: Meter, sight: Seen | None, edge_ms: int) -> None:
         if sight is None:
             return
         if not meter.started and self._first_edge_ms is not None and self._edge_ms is not None:
             # Found only now: its cell, as far as the session has accounted for it, is not covered.
             meter.start_late(max(self._first_edge_ms, self._edge_ms // CELL_MS * CELL_MS), edge_ms)
         meter.tick(edge_ms, sight)
-
-
-class _Meter:
-    """One GPU's account."""
-
-    def __init__(self, answers: GpuAnswers, cells: dict[int, CellTruth], interval_ms: int) -> None:
-        self.answers = answers
-        self._cells = cells
-        self._interval_ms = interval_ms
-        self._parked, self._bare = Floor(), Floor()
-        self._spans = Spans(GAP_INTERVALS * interval_ms)
-        self.begin()
-
-    @property
-    def started(self) -> bool:
-        """It has been seen in this session."""
-        return self._edge_ms is not None
-
-    def start_late(self, begin_ms: int, edge_ms: int) -> None:
-        """The session began at `begin_ms`, the GPU was found at `edge_ms`."""
-        self._book(begin_ms, edge_ms, "uncovered", "first_tick", None)
-
-    def begin(self) -> None:
-        """A new session: nothing before it can be joined to it."""
-        self._parked.interrupt()
-        self._bare.interrupt()
-        self._edge_ms: int | None = None
-        self._whole = False  # the last tick was covered or could have begun a covered one
-        self._process: bool | None = None
-        self._pending_mj = 0
-        self._spans.begin({}, 0)
-        self._odometer_mj: int | None = None
-        self._odometer_fresh = False  # read in the last tick itself
-
-    def tick(self, edge_ms: int, seen: Seen) -> None:
-        begin_ms = self._edge_ms
-        if begin_ms is not None:
-            energy_mj, fell = self._delta(seen)
-            known_mj = energy_mj if self._odometer_fresh else None
-            kind, name = self._judge(edge_ms - begin_ms, seen, known_mj)
-            suspected, name = name == HUNG or name.endswith(SUSPECT), name.removesuffix(SUSPECT)
-            believed = kind == "state" and name not in STATES
-            activity_ppm = seen.activity_ppm if believed and (not suspected or name != "unmeasured") else None
-            if kind == "dark":
-                # Nothing is said about the time since; what the board used meanwhile is known all the same.
-                begin_ms = edge_ms
-            elif self._pending_mj > 0:
-                self._cell(begin_ms).energy_mj["uncovered"] += self._pending_mj
-                self._pending_mj = 0
-            if fell:
-                self._cell(begin_ms).energy_epochs += 1
-            self._book(begin_ms, edge_ms, kind, name, activity_ppm)
-            if suspected:
-                for cell, span_ms, _ in self._pieces(begin_ms, edge_ms):
-                    cell.hang_ms += span_ms
-            heard = believed and (not suspected or activity_ppm is not None)
-            told = self._book_means(begin_ms, edge_ms, seen) if heard else set()
-            covered = heard or kind == "gap"
-            self._book_counts(begin_ms, edge_ms, seen, told if covered and not seen.is_gone else None)
-            if energy_mj is not None:
-                whole = kind in ("state", "gap") and self._odometer_fresh
-                self._book_energy(begin_ms, edge_ms, STATES.get(name, name) if whole else "uncovered", energy_mj)
-            self._learn(kind, name, seen.activity_ppm if kind == "state" else None, known_mj, edge_ms - begin_ms)
-        self._edge_ms = edge_ms
-        self._whole = seen.reason is None
-        self._process = seen.process
-        self._odometer_fresh = seen.energy_mj is not None
-        if seen.energy_mj is not None:
-            self._odometer_mj = seen.energy_mj
-
-    def _delta(self, seen: Seen) -> tuple[int | None, bool]:
-        if seen.energy_mj is None or self._odometer_mj is None:
-            return None, False
-        delta_mj = seen.energy_mj - self._odometer_mj
-        return (None, True) if delta_mj < 0 else (delta_mj, False)
-
-    def _judge(self, span_ms: int, seen: Seen, energy_mj: int | None) -> tuple[str, str]:
-        """("state", which), ("gap", which): a state although nobody looked, ("uncovered", why), or ("dark", "")."""
-        if span_ms > GAP_INTERVALS * self._interval_ms:
-            return "dark", ""
-        if seen.reason is not None:
-            return "uncovered", seen.reason
-        if not self._whole:
-            return "uncovered", "first_tick"
-        if span_ms <= NEAR_INTERVALS * self._interval_ms:
-            return "state", self._state(span_ms, seen, energy_mj if span_ms >= POWER_WINDOW_MS else None)
-        integrating = self._odometer_fresh and seen.energy_mj is not None
-        if integrating and (self._process or seen.process):
-            return "gap", "unmeasured"
-        return "uncovered", "gap"
-
-    def _state(self, span_ms: int, seen: Seen, energy_mj: int | None) -> str:
-        name = self._plain_state(span_ms, seen, energy_mj)
-        needed_ms = CONTRADICTED_MS if seen.process else UNCLAIMED_MS
-        still = seen.sm_ppm is None or seen.sm_ppm < SM_ALIVE_PPM
-        insists = seen.high_ms is not None and seen.high_ms >= needed_ms and still and energy_mj is not None
-        if name not in ("unmeasured", "held", "free") or seen.process is None or energy_mj is None or not insists:
-            return name
-        limit_mj = self.answers.gpu.power_limit_mw * span_ms / 1_000
-        if energy_mj * 4 < limit_mj or self._at_floor(span_ms, energy_mj):
-            return name + SUSPECT
-        silent = seen.activity_ppm is not None and seen.activity_ppm <= THETA_PPM
-        return DISBELIEVED if silent else name
-
-    def _plain_state(self, span_ms: int, seen: Seen, energy_mj: int | None) -> str:
-        if seen.down:
-            return "down"
-        if seen.process is None:
-            return "unmeasured"
-        if seen.activity_ppm is None:
-            if seen.process:
-                return "unmeasured"
-        elif seen.activity_ppm > THETA_PPM:
-            if not seen.process:
-                return "unmeasured"
-            return HUNG if self._hanging(span_ms, seen, energy_mj) else "busy"
-        if seen.process:
-            return "held"
-        return "free" if seen.healthy is not None else "unmeasured"
-
-    def _hanging(self, span_ms: int, seen: Seen, energy_mj: int | None) -> bool:
-        if seen.activity_ppm is None or seen.activity_ppm <= HANG_PPM or energy_mj is None:
-            return False
-        if seen.sm_ppm is not None and seen.sm_ppm >= SM_ALIVE_PPM:
-            return False
-        return self._at_floor(span_ms, energy_mj)
-
-    def _at_floor(self, span_ms: int, energy_mj: int) -> bool:
-        floor = self._parked.lowest or self._bare.lowest
-        # energy / span <= 1.05 × floor energy / floor span, without dividing
-        return floor is not None and energy_mj * floor[1] * 100 <= 105 * floor[0] * span_ms
-
-    def _learn(self, kind: str, name: str, activity_ppm: int | None, energy_mj: int | None, span_ms: int) -> None:
-        quiet = kind == "state" and activity_ppm is not None and activity_ppm <= PARKED_PPM
-        self._parked.learn(quiet and name == "held", energy_mj, span_ms)
-        self._bare.learn(quiet and name == "free", energy_mj, span_ms)
-
-    def _cell(self, at_ms: int) -> CellTruth:
-        return self._cells.setdefault(at_ms // CELL_MS * CELL_MS, CellTruth())
-
-    def _pieces(self, begin_ms: int, end_ms: int) -> Iterator[tuple[CellTruth, int, bool]]:
-        """(cell, milliseconds, is it the last) along the cells that a span touches."""
-        while begin_ms < end_ms:
-            edge_ms = min(begin_ms // CELL_MS * CELL_MS + CELL_MS, end_ms)
-            yield self._cell(begin_ms), edge_ms - begin_ms, edge_ms == end_ms
-            begin_ms = edge_ms
-
-    def _book(self, begin_ms: int, end_ms: int, kind: str, name: str, activity_ppm: int | None) -> None:
-        for cell, span_ms, _ in self._pieces(begin_ms, end_ms):
-            if kind == "uncovered":
-                cell.uncovered_ms[name] += span_ms
-                continue
-            cell.states_ms[STATES.get(name, name)] += span_ms
-            if activity_ppm is None:
-                continue
-            cell.active_ns += activity_ppm * span_ms
-            cell.active_known_ms += span_ms
-            if name in ("busy", "held"):
-                place = next(index for index, edge in enumerate(BIN_EDGES_PPM) if activity_ppm <= edge)
-                cell.bins_ms[place] += span_ms
-
-    def _book_means(self, begin_ms: int, end_ms: int, seen: Seen) -> set[str]:
-        """Book what means tell of a tick; returns the names of what they tell."""
-        for cell, span_ms, _ in self._pieces(begin_ms, end_ms):
-            for engine, active_ppm in seen.engines_ppm.items():
-                if active_ppm:
-                    cell.engines_ns[engine] += active_ppm * span_ms
-                cell.engines_known_ms[engine] += span_ms
-        for link, carried in seen.links.items():
-            if end_ms > begin_ms:
-                self._book_link(link, carried, begin_ms, end_ms, begin_ms)
-        return {*seen.engines_ppm, *seen.links}
-
-    def _book_counts(self, begin_ms: int, edge_ms: int, seen: Seen, told: set[str] | None) -> None:
-        """Book what counters say where no mean does; `told` None: over this time nothing is to be said."""
-        if told is None:
-            self._spans.begin(seen.counts, edge_ms)
-            return
-        for name, amount, since_ms in self._spans.reach(seen.counts, edge_ms, told):
-            # What lies in a cell that is sealed already is lost.
-            start_ms = max(since_ms, begin_ms // CELL_MS * CELL_MS)
-            if name in LINKS:
-                self._book_link(name, amount, since_ms, edge_ms, start_ms)
-                continue
-            parts = shares(amount, since_ms, edge_ms, start_ms, CELL_MS)
-            for (cell, span_ms, _), part in zip(self._pieces(start_ms, edge_ms), parts, strict=True):
-                cell.engines_ns[name] += min(part, span_ms * 1_000_000)
-                cell.engines_known_ms[name] += span_ms
-
-    def _book_link(self, link: str, amount: int, since_ms: int, end_ms: int, start_ms: int) -> None:
-        for (cell, span_ms, _), part in zip(
-            self._pieces(start_ms, end_ms), shares(amount, since_ms, end_ms, start_ms, CELL_MS), strict=True
-        ):
-            cell.links[link] += part
-            cell.links_known_ms[link] += span_ms
-
-    def _book_energy(self, begin_ms: int, end_ms: int, holder: str, energy_mj: int) -> None:
-        if begin_ms == end_ms:
-            # It is sealed with the next tick's span, if there is one.
-            self._pending_mj += energy_mj
-            return
-        left_mj = energy_mj
-        for cell, span_ms, last in self._pieces(begin_ms, end_ms):
-            part_mj = left_mj if last else energy_mj * span_ms // (end_ms - begin_ms)
-            cell.energy_mj[holder] += part_mj
-            left_mj -= part_mj

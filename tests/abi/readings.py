@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.abi.oracle import CELL_MS, SLICES, CellTruth, Truth
+from tests.abi.truth import CELL_MS, CellTruth, InstanceTruth, Truth, of_gpu, whole
 
 
 def sealed(state_dir: Path) -> Iterator[dict[str, Any]]:
@@ -22,31 +22,48 @@ def sealed(state_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def account(state_dir: Path) -> Truth:
-    """The sealed time per GPU and cell; slice-ms must be whole GPU-ms, since no MIG is scripted."""
+    """The sealed time per GPU and cell, and of its instances."""
     truth: Truth = {}
     for core in sealed(state_dir):
         assert core["end_ms"] - core["start_ms"] <= CELL_MS
         for gpu in core["gpus"]:
             cells = truth.setdefault(gpu["uuid"], {})
-            _add(cells.setdefault(core["start_ms"] // CELL_MS * CELL_MS, CellTruth()), gpu)
+            cell = cells.setdefault(core["start_ms"] // CELL_MS * CELL_MS, CellTruth())
+            _add(cell, gpu)
+            for instance in gpu.get("instances", []):
+                known = cell.instances.setdefault(instance["uuid"], InstanceTruth(instance["slices"]))
+                _add_instance(known, instance)
     return truth
 
 
 def _add(cell: CellTruth, gpu: dict[str, Any]) -> None:
     for counter, key in ((cell.states_ms, "states"), (cell.uncovered_ms, "uncovered")):
         for name, slice_ms in gpu.get(key, {}).items():
-            whole_ms, rest = divmod(slice_ms, SLICES)
-            assert rest == 0, f"{name}: {slice_ms} slice-ms are no whole GPU-ms"
-            counter[name] += whole_ms
+            counter[name] = whole(counter[name] + of_gpu(slice_ms))
     for place, slice_ms in gpu.get("bins", {}).items():
-        cell.bins_ms[int(place)] += slice_ms // SLICES
+        cell.bins_ms[int(place)] = whole(cell.bins_ms[int(place)] + of_gpu(slice_ms))
     for name, energy_mj in gpu.get("energy_mj", {}).items():
         cell.energy_mj[name] += energy_mj
-    cell.active_ns += gpu.get("active_ns", 0)
-    cell.active_known_ms += gpu.get("active_known_ms", 0)
-    cell.engines_ns.update(gpu.get("engine_ns", {}))
-    cell.engines_known_ms.update(gpu.get("engine_known_ms", {}))
+    _add_integrals(cell, gpu)
     cell.links.update(gpu.get("link_bytes", {}))
     cell.links_known_ms.update(gpu.get("link_known_ms", {}))
     cell.hang_ms += gpu.get("hang_suspicion_ms", 0)
+    cell.xids.update({int(xid): count for xid, count in gpu.get("xids", {}).items()})
+    cell.ecc.update(gpu.get("ecc_errors", {}))
     cell.energy_epochs += gpu.get("energy_epochs", 0)
+
+
+def _add_instance(known: InstanceTruth, instance: dict[str, Any]) -> None:
+    assert known.slices == instance["slices"]
+    known.states_slice_ms.update(instance.get("states", {}))
+    known.uncovered_slice_ms.update(instance.get("uncovered", {}))
+    for place, slice_ms in instance.get("bins", {}).items():
+        known.bins_slice_ms[int(place)] += slice_ms
+    _add_integrals(known, instance)
+
+
+def _add_integrals(known: CellTruth | InstanceTruth, part: dict[str, Any]) -> None:
+    known.active_ns += part.get("active_ns", 0)
+    known.active_known_ms += part.get("active_known_ms", 0)
+    known.engines_ns.update(part.get("engine_ns", {}))
+    known.engines_known_ms.update(part.get("engine_known_ms", {}))

@@ -3,7 +3,6 @@
 
 import pytest
 
-from tests.abi.metering import Meter
 from tests.abi.script import (
     FULL,
     GPU_IS_LOST,
@@ -17,6 +16,7 @@ from tests.abi.script import (
     Script,
     Wave,
 )
+from tests.abi.sealed import Meter
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001

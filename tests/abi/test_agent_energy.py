@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.abi.metering import Meter
 from tests.abi.readings import sealed
 from tests.abi.script import Gpu, Script
+from tests.abi.sealed import Meter
 from tests.abi.stage import Stage
 
 pytestmark = pytest.mark.abi

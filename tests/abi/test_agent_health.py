@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.abi.oracle import Run, Truth, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.readings import account, sealed
 from tests.abi.script import FULL, NOT_SUPPORTED, UNKNOWN, Gpu, Script
 from tests.abi.stage import WALL_START_MS, Stage
+from tests.abi.truth import Truth
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001

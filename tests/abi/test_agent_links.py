@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.abi.metering import Meter
 from tests.abi.script import (
     COUNTERS_ABSENT,
     COUNTERS_BETWEEN_SAMPLES,
@@ -21,6 +20,7 @@ from tests.abi.script import (
     Signal,
     Wave,
 )
+from tests.abi.sealed import Meter
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001

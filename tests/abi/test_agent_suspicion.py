@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.abi.metering import Meter
 from tests.abi.script import FULL, NOT_SUPPORTED, Failure, Gpu, Script
+from tests.abi.sealed import Meter
 from tests.abi.test_agent_activity import SAMPLES, UTILIZATION
 
 pytestmark = pytest.mark.abi

@@ -3,9 +3,10 @@
 
 import pytest
 
-from tests.abi.oracle import CellTruth, Run, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.script import UNKNOWN, Gpu, Script
 from tests.abi.stage import WALL_START_MS
+from tests.abi.truth import CellTruth
 
 FIELDS, ROWS = "nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows"
 

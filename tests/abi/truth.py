@@ -46,8 +46,13 @@ class CellTruth:
     active_known_ms: int = 0
     engines_ns: Counter[str] = field(default_factory=Counter)
     engines_known_ms: Counter[str] = field(default_factory=Counter)
+    links: Counter[str] = field(default_factory=Counter)
+    links_known_ms: Counter[str] = field(default_factory=Counter)
+    hang_ms: int = 0
     energy_mj: Counter[str] = field(default_factory=Counter)
     energy_epochs: int = 0
+    xids: Counter[int] = field(default_factory=Counter)
+    ecc: Counter[str] = field(default_factory=Counter)
     instances: dict[str, InstanceTruth] = field(default_factory=dict)
 
     def slice_ms(self) -> dict[str, int]:

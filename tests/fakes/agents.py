@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from gpuledger.reading import PAYLOAD_TYPE, Reading, decode, digest
 from gpuledger.sealing import NameSealer, SigningKey, verify_envelope
+from gpuledger_agent.allocation_files import AllocationSource
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.feed import Feed
@@ -17,6 +19,7 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.watchdog import NvmlThread
 from tests.fakes.clock import FakeClock
@@ -35,8 +38,10 @@ class Rig:
         devices: list[FakeGpu],
         clock: FakeClock | None = None,
         config: AgentConfig | None = None,
+        sources: Sequence[AllocationSource] = (),
     ) -> None:
         self.directory = directory
+        self.sources = sources
         self.clock = FakeClock() if clock is None else clock
         self.nvml = FakeNvml(self.clock, devices)
         self.processes = FakeProcessTable(p4100="python3")
@@ -44,6 +49,7 @@ class Rig:
         self.config = AgentConfig(state_dir=directory, node_name="node-1") if config is None else config
         self.agent: Agent
         self.journal: Journal
+        self.holders: Holders
         self.sealer: Sealer
         self.start()
 
@@ -55,16 +61,17 @@ class Rig:
         self.nvml.attached = 0
         self.journal = Journal(self.directory / "journal", BIG, BIG)
         self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"), self.config.privacy)
-        holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
+        self.holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
         self.agent = Agent(
             config=self.config,
             node_name="node-1",
             boot_id="boot",
             clock=self.clock,
             nvml=Nvml(self.nvml),
-            holders=holders,
+            holders=self.holders,
             journal=self.journal,
             sealer=self.sealer,
+            reservations=Reservations(self.holders, self.sources),
             thread=NvmlThread(now_ns=lambda: self.nvml.hung_ns),
         )
 

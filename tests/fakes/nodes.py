@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
-from gpuledger.gpu_time import GpuTime
+from gpuledger.gpu_time import SUSPECTABLE, GpuTime
 from gpuledger.reading import GENESIS, Reading, decode, decode_workloads, digest, encode, encode_workloads
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
 from gpuledger.workload_time import WorkloadTime
@@ -185,7 +185,7 @@ class Sealer:
             energy_start_mj=start_mj,
             energy_end_mj=self._odometer_mj,
             memory_used_bytes_max=view.memory_bytes,
-            hang_suspicion_ms=rng.randint(0, view.states.get(State.UNMEASURED, 0) // SLICES_PER_GPU),
+            hang_suspicion_ms=rng.randint(0, sum(view.states.get(state, 0) for state in SUSPECTABLE) // SLICES_PER_GPU),
         )
 
     def _cut(self, uuid: str, start_ms: int, end_ms: int, offset_ms: int) -> list[Segment]:

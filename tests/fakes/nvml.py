@@ -12,7 +12,10 @@ from typing import Any
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION
 from tests.fakes.clock import MS_NS, FakeClock
 
-NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 6, 9, 15, 16, 999
+INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = (
+    *(2, 3, 4, 6, 9),
+    *(15, 16, 999),
+)
 HOUR_NS = 3_600_000_000_000
 NO_INSTANCE = 0xFFFFFFFF
 PATIENCE_S = 60
@@ -86,6 +89,8 @@ class FakeGpu:
     fails: dict[str, int] = field(default_factory=dict)
     instances: list[FakeInstance | None] | None = None
     """What MIG divides it into, by slot (None: a hole); None: it is not divided."""
+    tells_instances: bool = True
+    """Its own list of processes says which instance each is on."""
     xids: list[tuple[int, int | None]] = field(default_factory=list)
     """(number, GPU instance or None) of what has happened and nobody has read yet."""
     event_types: int = 1 | 2 | 8
@@ -266,7 +271,8 @@ class FakeNvml:
         listed = [process_of(pid, memory, on) for pid, memory in gpu.processes]
         for one in gpu.instances or ():
             if one is not None:
-                listed += [process_of(pid, memory, one.instance) for pid, memory in one.processes]
+                number = one.instance if gpu.tells_instances else None
+                listed += [process_of(pid, memory, number) for pid, memory in one.processes]
         return listed
 
     def nvmlDeviceGetMigMode(self, handle: tuple[int, FakeGpu]) -> list[int]:
@@ -305,7 +311,8 @@ class FakeNvml:
         gpu = self._of_gpu("nvmlDeviceGetMPSComputeRunningProcesses", handle)
         if gpu.mps_clients is None:
             raise FakeMismatchError
-        return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in gpu.mps_clients]
+        on = gpu.instance if isinstance(gpu, FakeInstance) else None
+        return [process_of(pid, memory, on) for pid, memory in gpu.mps_clients]
 
     def nvmlDeviceGetFieldValues(self, handle: tuple[int, FakeGpu], fields: list[int]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetFieldValues", handle)

@@ -109,6 +109,7 @@ def account(good: list[Any], kinds: set[str]) -> Plain:
     energy: dict[str, int] = {}
     holders: dict[Any, dict[str, int]] = {}
     active = None
+    hang = sum(part.get("hang_suspicion_ms", 0) for _, part in good)
     for reading, part in good:
         for state, amount in part.get("states", {}).items():
             put(states, state, amount)
@@ -152,6 +153,7 @@ def account(good: list[Any], kinds: set[str]) -> Plain:
         "active": active,
         "holders": holders,
         "declared": declared_uncovered,
+        "hang": hang,
     }
 
 
@@ -169,7 +171,7 @@ def ledger(readings: list[Plain], entries: list[Plain], windows: list[Plain], st
         found = account(good, declared(windows, entry, cell))
         key = (hour, gpu, entry["node"], entry["from"])
         total = hours.setdefault(
-            key, {"states": {}, "bins": {}, "energy": {}, "holders": {}, "active": None, "declared": 0}
+            key, {"states": {}, "bins": {}, "energy": {}, "holders": {}, "active": None, "declared": 0, "hang": 0}
         )
         for name in ("states", "bins", "energy"):
             for item, amount in found[name].items():
@@ -177,10 +179,12 @@ def ledger(readings: list[Plain], entries: list[Plain], windows: list[Plain], st
         for holder, times in found["holders"].items():
             for item, amount in times.items():
                 put(total["holders"].setdefault(holder, {}), item, amount)
-            total["holders"].setdefault(holder, {})
         if found["active"] is not None:
             total["active"] = found["active"] + (0 if total["active"] is None else total["active"])
         total["declared"] += found["declared"]
+        total["hang"] += found["hang"]
+        if total["hang"] >= 60_000:
+            findings.add((hour, "hang_suspected", gpu))
     for reading in known:
         cell = reading["start_ms"] // CELL * CELL
         if not start <= cell < end:

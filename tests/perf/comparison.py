@@ -10,10 +10,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from tests.abi.build import build
-from tests.abi.oracle import CellTruth, Run, Truth, expect
+from tests.abi.oracle import Run, expect
 from tests.abi.readings import account, sealed
 from tests.abi.script import Gpu, Script
 from tests.abi.stage import set_up
+from tests.abi.truth import CellTruth, Truth
 from tests.perf.accuracy_table import OURS, Line, Said, Unseen, Virtual
 from tests.perf.cases import CASES, SPIN, UNSEEN, idle_s
 from tests.perf.figures import (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tests.abi.oracle import CellTruth
+from tests.abi.truth import CellTruth
 
 GUA_ACTIVE_PCT = 10
 """From this utilisation on gpu-usage-audit's report calls a sample active."""

@@ -101,3 +101,17 @@ def test_what_cannot_be_is_refused_by_name(gpu: GpuTime, named: str) -> None:
 def test_what_is_not_in_the_schema_is_refused(field: str, value: object) -> None:
     with pytest.raises(ReadingError, match=field):
         decode({**encode(GPU), field: value}, "gpu")
+
+
+@pytest.mark.parametrize("state", [State.UNMEASURED, State.HELD, State.RESERVED, State.FREE])
+def test_a_hang_may_be_suspected_of_time_in_which_nobody_is_seen_to_work(state: State) -> None:
+    bins = (7000, *BINS[1:-1], 0) if state is State.HELD else (0,) * len(BINS)
+    check(GpuTime(uuid="GPU", state_slice_ms={state: 7000}, bin_slice_ms=bins, hang_suspicion_ms=1000), "gpu", SPAN_MS)
+
+
+@pytest.mark.parametrize("state", [State.BUSY, State.DOWN, State.OPERATOR])
+def test_a_hang_is_suspected_of_nothing_else(state: State) -> None:
+    bins = (*BINS[:-1], 7000) if state is State.BUSY else (0,) * len(BINS)
+    hung = GpuTime(uuid="GPU", state_slice_ms={state: 7000}, bin_slice_ms=bins, hang_suspicion_ms=1)
+    with pytest.raises(ReadingError, match="hang_suspicion_ms"):
+        check(hung, "gpu", SPAN_MS)

@@ -271,7 +271,7 @@ def test_no_hang_is_suspected_and_no_floor_learnt_by_power_that_instances_share(
     found = Meter(1000, floors, {})
 
     def look(tick: int, **seen: Any) -> None:
-        snapshot = board(on(identity(1, 3), holders=HELD, **seen), energy_mj=tick * 100_000)
+        snapshot = board(on(identity(1, 7), holders=HELD, **seen), energy_mj=tick * 100_000)
         found.tick(EDGE_MS + 1000 * tick, {GPU: snapshot})
 
     for tick in range(70):

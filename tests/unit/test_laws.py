@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, SLICES_PER_GPU, split_at
-from gpuledger.gpu_time import GpuTime
+from gpuledger.gpu_time import SUSPECTABLE, GpuTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, IDLE, OUT, THETA_PPM, UNKNOWN, State
 from gpuledger_collector.ledger import Accepted, CellRow, Ledger, build, cell_rows
 from gpuledger_collector.roster import Entry, Roster, installed_cells
@@ -145,7 +145,9 @@ def test_what_stands_beside_the_states_fits_into_them(fleet: Fleet) -> None:
         account = row.account
         unseen = account.slice_ms(State.DARK) + account.declared_uncovered_slice_ms
         assert sum(row.uncovered_slice_ms.values()) <= unseen
-        assert row.hang_suspicion_ms * SLICES_PER_GPU <= account.slice_ms(State.UNMEASURED)
+        # Free and reserved time may have become maintenance.
+        suspectable = account.slice_ms(*SUSPECTABLE, State.MAINTENANCE)
+        assert row.hang_suspicion_ms * SLICES_PER_GPU <= suspectable
         assert row.active_known_ms * SLICES_PER_GPU <= account.installed_slice_ms - unseen
         ratio = account.engine_active_ratio
         assert ratio is None or 0.0 <= ratio <= 1.0

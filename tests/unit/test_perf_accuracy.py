@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import pytest
 
-from tests.abi.oracle import CellTruth
 from tests.abi.script import FULL, Failure, Gpu, Script, Wave
+from tests.abi.truth import CellTruth
 from tests.perf import cases
 from tests.perf.accuracy_table import (
     OURS,

@@ -48,6 +48,7 @@ def plain_row(row: HourRow) -> dict[str, Any]:
         "energy": {key: amount for key, amount in account.energy_mj.items() if amount > 0},
         "active": account.active_ns,
         "declared": account.declared_uncovered_slice_ms,
+        "hang": row.hang_suspicion_ms,
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 import aiohttp
 
 from gpuledger import __version__
+from gpuledger.credentials import Keyring
 from gpuledger.errors import EngineError
-from gpuledger_collector.credentials import Keyring
 from gpuledger_collector.engine import answer
 from gpuledger_collector.engine.answer import Grid, Labels, Row
 from gpuledger_collector.engine.config import EngineConfig

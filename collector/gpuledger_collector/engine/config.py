@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gpuledger import settings
+from gpuledger.credentials import Credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger.settings import Loaded, Pairs, setting
-from gpuledger_collector.credentials import Credentials
 
 PREFIX = "GPULEDGER_ENGINE"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

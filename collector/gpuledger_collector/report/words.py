@@ -248,7 +248,7 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         lines.append(("Engine-active", f"integral of engine activity; activity was known for {known}."))
     if method.hang_suspicion_ms > 0:
         amount = hours(method.hang_suspicion_ms * SLICES_PER_GPU)
-        lines.append(("Suspected hangs", f"{amount} GPU-hours of high activity at parked power, counted unmeasured."))
+        lines.append(("Suspected hangs", f"{amount} GPU-hours of claimed activity at idle power, none counted busy."))
     lines += [
         ("Trust", _trust(report)),
         (

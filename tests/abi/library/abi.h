@@ -270,11 +270,11 @@ nvmlReturn_t energy_mj(const struct gpu *gpu, int64_t at_ns, unsigned long long 
 /* call.c */
 nvmlReturn_t enter(enum function function, struct call *call);
 nvmlReturn_t enter_device(enum function function, nvmlDevice_t device, struct call *call);
-nvmlReturn_t enter_any(enum function function, nvmlDevice_t device, struct call *call);
-nvmlReturn_t enter_instance(enum function function, nvmlDevice_t device, unsigned int id, struct call *call);
 nvmlReturn_t enter_set(enum function function, struct gpu *gpu, struct call *call); /* spares a lost GPU */
 nvmlReturn_t outage_now(const struct gpu *gpu, int64_t at_ns);
 const char *module_version(int64_t at_ns);
+nvmlReturn_t enter_any(enum function function, nvmlDevice_t device, struct call *call);
+nvmlReturn_t enter_instance(enum function function, nvmlDevice_t device, unsigned int id, struct call *call);
 nvmlReturn_t enter_index(enum function function, unsigned int index, struct call *call);
 nvmlReturn_t field_rule(const struct gpu *gpu, unsigned int field, int64_t at_ns);
 nvmlReturn_t copy_text(const char *text, char *out, unsigned int length);

@@ -125,8 +125,8 @@ static void parse_set(struct cursor *c)
     else if (strcmp(key, "gpm_refresh_ms") == 0) script.gpm_refresh_ns = moment(c);
     else if (strcmp(key, "gpm_step_ms") == 0) script.gpm_step_ns = moment(c);
     else if (strcmp(key, "samples_hz") == 0) script.samples_hz = (unsigned int)number(c);
-    else if (strcmp(key, "mig_parent_gpm") == 0) script.mig_parent_gpm = (unsigned int)number(c);
     else if (strcmp(key, "fields_touched") == 0) script.fields_touched = (unsigned int)number(c);
+    else if (strcmp(key, "mig_parent_gpm") == 0) script.mig_parent_gpm = (unsigned int)number(c);
     else if (strcmp(key, "samples_ring") == 0) script.samples_ring = (unsigned int)number(c);
     else if (strcmp(key, "cuda") == 0) script.cuda = (int)number(c);
     else if (strcmp(key, "driver") == 0) text(c, script.driver, sizeof script.driver);

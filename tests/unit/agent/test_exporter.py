@@ -7,7 +7,7 @@ import logging
 import math
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,7 +119,9 @@ BROKEN = "gpuledger_gpu_memory_used_bytes"
 
 def broken(view: View) -> View:
     """A view of which the family BROKEN cannot be built, as a bug would have it."""
-    seen: Any = SimpleNamespace(is_allocated=False)
+    whole = view.gpus[0].seen
+    left = {field.name: getattr(whole, field.name) for field in fields(whole) if field.name != "memory_used_bytes"}
+    seen: Any = SimpleNamespace(**left | {"is_allocated": False})
     return replace(view, gpus=(replace(view.gpus[0], seen=seen), *view.gpus[1:]))
 
 
@@ -193,6 +195,30 @@ def test_an_allocation_that_is_not_known_has_no_series(
     (gpu,) = rig.agent.view.gpus
     view = replace(rig.agent.view, gpus=(replace(gpu, seen=replace(gpu.seen, is_allocated=is_allocated)),))
     assert values(view, "gpuledger_gpu_allocated") == ({} if value is None else {(rig.gpu.uuid,): value})
+
+
+def test_a_divided_gpu_is_allocated_where_an_instance_is_and_unknown_where_one_may_be(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, gpus(1))
+    rig.gpu.instances = [instance(1, 3), instance(9, 1)]
+    rig.tick(2)
+    (gpu,) = rig.agent.view.gpus
+    first, second = gpu.seen.instances or ()
+
+    def allocated(board: bool | None, *marks: bool | None) -> list[float]:
+        pairs = zip((first, second), marks, strict=True)
+        parts = tuple(replace(one, seen=replace(one.seen, is_allocated=mark)) for one, mark in pairs)
+        seen = replace(gpu.seen, is_allocated=board, instances=parts)
+        view = replace(rig.agent.view, gpus=(replace(gpu, seen=seen),))
+        return list(values(view, "gpuledger_gpu_allocated").values())
+
+    assert allocated(False, False, True) == [1]
+    assert allocated(False, None, True) == [1]
+    assert allocated(True, True, True) == [1]
+    assert allocated(False, False, None) == []
+    assert allocated(False, False, False) == [0]
+    unknown = replace(gpu.seen, is_allocated=False, instances=None)
+    view = replace(rig.agent.view, gpus=(replace(gpu, seen=unknown),))
+    assert values(view, "gpuledger_gpu_allocated") == {}
 
 
 def test_a_gpu_that_departed_has_no_series_in_any_family(eventful: Rig) -> None:

@@ -25,6 +25,7 @@ GIB = 1 << 30
 ADA = Holder(workload="train", user="ada", memory_bytes=None)
 BOB = Holder(workload="serve", user="bob", memory_bytes=None)
 KEY = ("train", "ada", None)
+PLACE = ("GPU-0", None)
 
 
 def look(
@@ -45,7 +46,7 @@ def watched(*ticks: dict[str, Any], watts: list[float] | None = None) -> Counter
     watch, sums = features.Features(), Counter[str]()
     for index, tick in enumerate(ticks):
         energy_mj = None if watts is None else round(watts[index] * 1000)
-        for key, found in watch.tick({"GPU-0": (look(**tick), energy_mj)}, 1000).values():
+        for key, found in watch.tick({PLACE: (look(**tick), energy_mj)}, 1000).values():
             assert key == KEY
             sums.update(found)
     return sums
@@ -81,9 +82,9 @@ def test_held_time_tells_as_busy_time_does() -> None:
 
 def test_a_second_look_at_the_same_millisecond_changes_nothing() -> None:
     watch = features.Features()
-    assert watch.tick({"GPU-0": (look(activity_ppm=0, state=State.HELD), None)}, 1000)
-    assert watch.tick({"GPU-0": (look(), None)}, 0) == {}
-    assert watch.tick({"GPU-0": (look(), None)}, 1000)["GPU-0"][1]["bursts"] == 1
+    assert watch.tick({PLACE: (look(activity_ppm=0, state=State.HELD), None)}, 1000)
+    assert watch.tick({PLACE: (look(), None)}, 0) == {}
+    assert watch.tick({PLACE: (look(), None)}, 1000)[PLACE][1]["bursts"] == 1
 
 
 def test_integrals_are_of_the_tick_and_engines_of_those_in_which_all_were_known() -> None:
@@ -142,7 +143,7 @@ def test_what_is_unknown_in_between_is_no_jump() -> None:
     sums = Counter[str]()
     watch = features.Features()
     for energy_mj in (100_000, None, 600_000):
-        sums.update(watch.tick({"GPU-0": (look(), energy_mj)}, 1000)["GPU-0"][1])
+        sums.update(watch.tick({PLACE: (look(), energy_mj)}, 1000)[PLACE][1])
     assert sums["power_jumps"] == 0
 
 
@@ -187,7 +188,7 @@ def test_a_spin_is_utilisation_without_sms_and_without_power() -> None:
 def test_another_workload_begins_anew() -> None:
     watch, sums = features.Features(), Counter[str]()
     for watts, holder in ((100, ADA), (600, BOB), (600, ADA)):
-        sums.update(watch.tick({"GPU-0": (look(holders=(holder,)), watts * 1000)}, 1000)["GPU-0"][1])
+        sums.update(watch.tick({PLACE: (look(holders=(holder,)), watts * 1000)}, 1000)[PLACE][1])
     assert sums["power_jumps"] == 0
 
 
@@ -199,12 +200,12 @@ def together(*moments: list[tuple[int, int]], holders: tuple[Holder, ...] = (ADA
     watch = features.Features()
     sums = [Counter[str]() for _ in holders]
     for moment in moments:
-        parts = {
-            str(index): (look(holders=(holder,), activity_ppm=ppm), watts * 1000)
+        parts: dict[features.Place, tuple[Part, int | None]] = {
+            (str(index), None): (look(holders=(holder,), activity_ppm=ppm), watts * 1000)
             for index, (holder, (watts, ppm)) in enumerate(zip(holders, moment, strict=True))
         }
-        for place, (_, found) in watch.tick(parts, 1000).items():
-            sums[int(place)].update(found)
+        for (gpu, _), (_, found) in watch.tick(parts, 1000).items():
+            sums[int(gpu)].update(found)
     return sums
 
 

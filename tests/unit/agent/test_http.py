@@ -27,7 +27,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.server import Limits, serve
 from tests.fakes.agents import Rig
 from tests.fakes.clock import NOON_MS
-from tests.fakes.nvml import UNKNOWN, gpus
+from tests.fakes.nvml import UNKNOWN, gpus, instance
 
 
 class Site:
@@ -201,6 +201,20 @@ def test_live_is_null_before_the_first_tick_and_unknown_is_null_in_it(site: Site
     (gpu,) = live["gpus"]
     assert (gpu["holders"], gpu["activity_ppm"], gpu["state"], gpu["power_mw"]) == (None, None, None, None)
     assert gpu["reason"] == "first_tick"
+
+
+def test_live_tells_of_each_instance_of_a_divided_gpu_and_never_calls_it_free(site: Site) -> None:
+    site.rig.gpu.gpm, site.rig.gpu.instances = {}, [instance(2, 3, 4100), instance(9, 1, 4100, 4200)]
+    site.rig.tick(3)
+    live = live_document(site.rig.agent.view, 1_000)
+    assert live is not None
+    (gpu,) = live["gpus"]
+    told = [(one["instance"], one["profile"], one["slices"], one["state"]) for one in gpu["instances"]]
+    assert told == [(2, "3g.30gb", 3, "held"), (9, "1g.10gb", 1, "held")]
+    assert (gpu["state"], gpu["activity_ppm"]) == ("held", None)
+    # Each holder once, whatever it holds.
+    assert [len(one["holders"]) for one in gpu["instances"]] == [1, 2]
+    assert gpu["holders"] == sorted({name for one in gpu["instances"] for name in one["holders"]})
 
 
 def test_asking_changes_no_figure(busy_site: Site) -> None:

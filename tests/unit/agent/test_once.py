@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from gpuledger.cli import main
 from gpuledger.clock import Clock
 from gpuledger.errors import GpuledgerError
+from gpuledger.states import State
 from gpuledger_agent import cli, once
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.decision import Floors
@@ -23,7 +24,7 @@ from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.simulate import SimulatedNvml, SimulatedProcesses
 from gpuledger_agent.snapshot import GpuSnapshot, Growth, Health, HealthFacts
 from tests.fakes.clock import FakeClock
-from tests.fakes.nvml import LOST, NOT_LOADED, UNKNOWN, FakeGpu, FakeNvml, gpus
+from tests.fakes.nvml import LOST, NOT_LOADED, UNKNOWN, FakeGpu, FakeNvml, gpus, instance
 from tests.fakes.processes import FakeProcessTable
 
 HOLDERS = "nvmlDeviceGetComputeRunningProcesses"
@@ -207,6 +208,36 @@ def test_a_gpu_that_was_lost_before_the_look_is_said_and_counts(call: Call) -> N
     result = call(Node(*lost))
     assert result.exit_code == 3
     assert "1 more GPU(s) listed by the driver could not be identified" in result.stdout
+
+
+def test_a_divided_gpu_has_a_line_for_each_instance_and_one_for_what_no_instance_has() -> None:
+    (gpu,) = gpus(1)
+    working = instance(2, 3, 4100, 4200)
+    working.gpm = {1: (0, 64.0)}
+    gpu.gpm, gpu.instances = {}, [working, instance(9, 1)]
+    board, first, more, second, rest = lines(Node(gpu))
+    assert cells(board)[:4] == ["0", "NVIDIA H100 80GB HBM3", "divided", "into GPU instances (MIG)"]
+    assert cells(first) == [
+        "0/2",
+        "3g.30gb (3/7)",
+        "busy",
+        "a process, and activity above 5 %",
+        "64 % (gpm)",
+        "2.0 / 30.0 GiB",
+        "mei: python3 (pid 4100)",
+    ]
+    assert cells(more) == ["mei: vllm (pid 4200)"]
+    assert cells(second)[:3] == ["0/9", "1g.10gb (1/7)", "free"]
+    assert cells(rest) == ["3/7 in no instance", "free", "no process", "-"]
+
+
+def test_a_simulated_node_of_divided_gpus_can_be_looked_at() -> None:
+    clock = FakeClock()
+    found = look(AgentConfig(), clock, Nvml(SimulatedNvml("shared", clock)), SimulatedProcesses())
+    assert all(gpu.seen.is_divided for gpu in found.gpus)
+    assert all(sum(part.slices for part in gpu.parts) == 7 for gpu in found.gpus)
+    states = {part.result for gpu in found.gpus for part in gpu.parts}
+    assert states == {State.BUSY, State.HELD, State.FREE}
 
 
 def test_a_simulated_node_says_so_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live aggregates: one settled cell at a time, counted once, never back."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuledger.accounting import Account
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
+from gpuledger.gpu_time import InstanceTime
 from gpuledger.states import State
 from gpuledger_collector import fleet as fleet_module
 from gpuledger_collector.figures import Group
-from gpuledger_collector.fleet import OTHER, Fleet, Place, added, dominant, free_since, resume, settle, summarise
+from gpuledger_collector.fleet import (
+    OTHER,
+    Fleet,
+    Place,
+    added,
+    dominant,
+    free_since,
+    free_whole_nodes,
+    resume,
+    settle,
+    summarise,
+)
 from gpuledger_collector.roster import Window, WindowKind
 from tests.fakes.cells import T0_MS, rows
 
@@ -25,6 +39,37 @@ def test_the_dominant_state_took_most_of_the_cell_and_a_tie_goes_to_what_flatter
     assert dominant(account(busy=2, free=2)) is State.FREE
     assert dominant(account(held=2, dark=2)) is State.DARK
     assert dominant(account(busy=1, unmeasured=1)) is State.UNMEASURED
+
+
+def test_a_divided_gpu_is_free_only_where_less_than_half_of_a_slice_was_anything_else() -> None:
+    one_busy = account(busy=CELL_MS, free=6 * CELL_MS)
+    assert dominant(one_busy) is State.FREE
+    assert dominant(one_busy, is_divided=True) is State.BUSY
+    assert dominant(account(busy=CELL_MS, held=2 * CELL_MS, free=4 * CELL_MS), is_divided=True) is State.HELD
+    assert dominant(account(dark=CELL_MS, held=CELL_MS, free=5 * CELL_MS), is_divided=True) is State.DARK
+    assert dominant(account(free=7 * CELL_MS), is_divided=True) is State.FREE
+    # A moment in which nothing could be told does not make a cell of it.
+    edge = CELL_MS // 2
+    assert dominant(account(unmeasured=edge - 1, free=7 * CELL_MS - edge + 1), is_divided=True) is State.FREE
+    assert dominant(account(unmeasured=edge, free=7 * CELL_MS - edge), is_divided=True) is State.UNMEASURED
+
+
+def test_a_gpu_with_one_busy_instance_is_not_counted_as_free_and_its_node_is_not_a_free_one() -> None:
+    busy = InstanceTime(
+        uuid="MIG-1",
+        instance=1,
+        slices=1,
+        state_slice_ms={State.BUSY: CELL_MS},
+        bin_slice_ms=(0, 0, 0, 0, 0, 0, 0, CELL_MS),
+    )
+    whole, divided = rows(
+        T0_MS, {("n1", "GPU-1"): State.FREE, ("n2", "GPU-2"): {State.BUSY: CELL_MS // 7, State.FREE: CELL_MS * 6 // 7}}
+    )
+    ((accepted, gpu),) = divided.parts
+    divided = replace(divided, parts=((accepted, replace(gpu, instances=(busy,))),))
+    cell = summarise(T0_MS, [whole, divided], models={})
+    assert cell.gpus_by_place == {H100: {State.FREE: 1, State.BUSY: 1}}
+    assert free_whole_nodes(cell) == ["n1"]
 
 
 def test_a_cell_is_summed_by_site_and_model_and_gpus_are_counted_by_dominant_state() -> None:
