@@ -13,13 +13,16 @@ import pytest
 
 UNPACKED = Path(__file__).resolve().parent.parent / ".tools" / "bin"
 PACKAGES = {
-    "cc": "gcc and libc6-dev (or the Python package ziglang)",
-    "chromium": "chromium",
-    "prometheus": "prometheus",
-    "munged": "munge",
-    "promtool": "prometheus",
-    "slurmctld": "slurm-wlm",
-    "slurmd": "slurm-wlm",
+    "cc": "Debian's packages gcc and libc6-dev (or the Python package ziglang)",
+    "chromium": "Debian's package chromium",
+    "munged": "Debian's package munge",
+    "nvitop-exporter": "the Python package nvitop-exporter",
+    "prometheus": "Debian's package prometheus",
+    "promtool": "Debian's package prometheus",
+    "slurmctld": "Debian's package slurm-wlm",
+    "slurmd": "Debian's package slurm-wlm",
+    "strace": "Debian's package strace",
+    "victoria-metrics": "Debian's package victoria-metrics",
 }
 
 
@@ -35,7 +38,7 @@ def require_part(command: str) -> Path:
 
 
 def _missing(command: str) -> NoReturn:
-    sentence = f"{command} is missing: install Debian's package {PACKAGES[command]}, or run `make test` with a network"
+    sentence = f"{command} is missing: install {PACKAGES[command]}, or run `make test` with a network"
     if os.environ.get("CI"):
         pytest.fail(f"{sentence} (a failure, not a skip, because CI is set)", pytrace=False)
     pytest.skip(sentence)

@@ -72,6 +72,11 @@ collector's own certificate) and `server_name` (the name to expect instead of th
 read again when they change.
 """
 
+_ENGINE = """
+The file is the one that `--engine-config` names. `match` and `headers` are tables, as in `headers = { X-Scope-OrgID =
+"team" }`. [engine.md](engine.md) says what is read and how.
+"""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
@@ -93,6 +98,13 @@ PROGRAMS = (
         class_name="CollectorConfig",
         command="gpuledger collector run",
         beside=_GROUPS,
+    ),
+    Program(
+        title="Engine",
+        module="gpuledger_collector.engine.config",
+        class_name="EngineConfig",
+        command="gpuledger report weekly --source prometheus",
+        beside=_ENGINE,
     ),
 )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import debian
+import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -38,14 +39,18 @@ class Part:
 
 PARTS = {
     "prometheus": Part(commands=("prometheus", "promtool"), packages=("prometheus",), standalone=True),
+    "victoria-metrics": Part(commands=("victoria-metrics",), packages=("victoria-metrics",), standalone=True),
     # Slurm's daemons do not start without /etc/slurm/slurm.conf; munged may, with a key of its own, and is harmless.
     "slurm": Part(
         commands=("slurmctld", "slurmd", "sbatch", "srun", "scancel", "munged"),
         packages=("slurm-wlm", "munge"),
         needs_root=True,
     ),
+    "strace": Part(commands=("strace",), packages=("strace",)),
     "chromium": Part(commands=("chromium",), packages=("chromium", "fonts-dejavu-core")),
 }
+
+NVITOP = "nvitop-exporter"
 
 
 class PartError(Exception):
@@ -54,7 +59,7 @@ class PartError(Exception):
 
 def main(names: Sequence[str]) -> int:
     """See to every named part; returns the exit status."""
-    legal = [*PARTS, "cc"]
+    legal = [*PARTS, "cc", NVITOP]
     unknown = [name for name in names if name not in legal]
     if unknown or not names:
         print(f"usage: python tools/parts.py NAME..., of {', '.join(legal)}", file=sys.stderr)
@@ -65,6 +70,8 @@ def main(names: Sequence[str]) -> int:
         try:
             if name == "cc":
                 _provide_compiler()
+            elif name == NVITOP:
+                _provide_nvitop()
             else:
                 _provide(name, PARTS[name])
         except (PartError, debian.DebianError, OSError) as error:
@@ -147,6 +154,35 @@ def _provide_compiler() -> None:
             f'exec {shlex.quote(sys.executable)} -m ziglang cc "$@"',
         ],
     )
+
+
+def _provide_nvitop() -> None:
+    """`nvitop-exporter` in an environment of its own: what it needs is not for ours to choose."""
+    lock = ROOT / "requirements" / "nvitop.txt"
+    folder = TOOLS / NVITOP
+    stamp = folder / "lock.txt"
+    wanted = lock.read_text(encoding="utf-8")
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted and _found(NVITOP):
+        return
+    print(f"Getting the Python package {NVITOP}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        environment.make(folder)
+    except environment.BootstrapError as error:
+        raise PartError(str(error)) from error
+    options = ["--disable-pip-version-check", "--no-input", "-qq", "--require-hashes", "--only-binary", ":all:"]
+    python = folder / "bin" / "python"
+    done = subprocess.run(
+        [str(python), "-m", "pip", "install", *options, "--requirement", str(lock)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise PartError(f"pip said: {lines[-1].strip() if lines else 'nothing'}")
+    _write_command(NVITOP, ["#!/bin/sh", f'exec {shlex.quote(str(python))} -m nvitop_exporter "$@"'])
+    stamp.write_text(wanted, encoding="utf-8")
 
 
 def _write_command(command: str, lines: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -14,10 +13,11 @@ import click
 
 from gpuledger import logs
 from gpuledger.clock import Clock, SystemClock
+from gpuledger.credential_command import credential
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
-from gpuledger_agent import access, once, passthrough, program, release
 from gpuledger_agent import config as agent_config
+from gpuledger_agent import once, passthrough, program, release
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable, SystemProcessTable
 
@@ -167,22 +167,7 @@ def probe() -> None:
         nvml.detach()
 
 
-@agent.command()
-@click.option("--user", metavar="NAME", help="Ask for this user's password instead of making a token.")
-def credential(user: str | None) -> None:
-    """Make a bearer token, or the digest of a password, for the agent's port.
-
-    Without --user it prints a new token and the line for bearer_tokens_file; with it, the line for [basic_auth_users].
-
-    Exit codes: 0 printed, 1 no password was given, 2 usage.
-    """
-    if user is None:
-        token, digest = access.new_token()
-        click.echo(f"token for the client:         {token}")
-        click.echo(f"line for bearer_tokens_file:  {digest}")
-        return
-    password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    click.echo(f"{json.dumps(user)} = {json.dumps(access.hash_password(password))}")
+agent.add_command(credential)
 
 
 @agent.command("config")

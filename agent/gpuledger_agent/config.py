@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuledger import settings
+from gpuledger.addresses import read_address
+from gpuledger.credentials import NO_CREDENTIALS, Credentials, check_credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
+from gpuledger.protection import PortConfig
 from gpuledger.reading import TEXT_CHARACTERS_MAX, digest
-from gpuledger.settings import Loaded, Pairs, setting
+from gpuledger.settings import Loaded, setting
 from gpuledger.states import THETA_PPM
 from gpuledger_agent.allocations import ORDERS, is_device_file
 from gpuledger_agent.holders import IGNORABLE, IGNORABLE_VERSION
-from gpuledger_agent.tls import CLIENT_AUTH, MIN_VERSIONS, TlsFiles, tls_files
+from gpuledger_agent.privacy import CHOICES, PLAIN, Privacy
+from gpuledger_agent.push_plan import PushPlan
 from gpuledger_agent.xids import FATAL, XIDS_VERSION
 
 PREFIX = "GPULEDGER_AGENT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
+class AgentConfig(PortConfig):
     """Everything that can be set; see docs/configuration.md."""
 
     listen: str = setting("listen", "HOST:PORT to serve metrics and readings on.", "127.0.0.1:9400")
@@ -78,29 +82,32 @@ class AgentConfig:
         "allocations.pods_seconds", "Time between two questions to the kubelet.", 30.0, low=5, high=3600
     )
     lease_file: Path | None = setting("allocations.lease_file", "TOML file of leases of this node's GPUs.", None)
-    tls_cert_file: Path | None = setting(
-        "tls_server_config.cert_file", "Certificate (chain) to serve TLS with, PEM.", None
+    privacy_users: str = setting(
+        "privacy.users", "Whether the names behind the digests of users may leave the node.", PLAIN, choices=CHOICES
     )
-    tls_key_file: Path | None = setting("tls_server_config.key_file", "Its private key, PEM.", None)
-    tls_client_auth_type: str = setting(
-        "tls_server_config.client_auth_type",
-        "Whether clients need a certificate.",
-        "NoClientCert",
-        choices=tuple(CLIENT_AUTH),
+    privacy_workloads: str = setting(
+        "privacy.workloads", "The same for workloads: names of processes.", PLAIN, choices=CHOICES
     )
-    tls_client_ca_file: Path | None = setting(
-        "tls_server_config.client_ca_file", "Who signs the certificates of clients, PEM.", None
+    push_url: str | None = setting(
+        "push.url", "Collector to push readings to, http://HOST:PORT or https://HOST:PORT.", None
     )
-    tls_min_version: str = setting(
-        "tls_server_config.min_version", "Least version of TLS.", "TLS12", choices=tuple(MIN_VERSIONS)
+    push_tls_ca_file: Path | None = setting(
+        "push.tls_config.ca_file", "Who signs its certificate, PEM; the machine's authorities if not given.", None
     )
-    basic_auth_users: Pairs = setting(
-        "basic_auth_users", "User and digest of the password, from `gpuledger agent credential`.", ()
+    push_tls_cert_file: Path | None = setting("push.tls_config.cert_file", "Certificate to show it, PEM.", None)
+    push_tls_key_file: Path | None = setting("push.tls_config.key_file", "Its private key, PEM.", None)
+    push_tls_server_name: str | None = setting(
+        "push.tls_config.server_name", "Name to expect in its certificate instead of the address's.", None
     )
-    bearer_tokens_file: Path | None = setting(
-        "bearer_tokens_file", "File of the SHA-256 of each bearer token, one a line; mode 0600.", None
+    push_bearer_token_file: Path | None = setting("push.bearer_token_file", "File with a token to log in with.", None)
+    push_username: str | None = setting("push.basic_auth.username", "User to log in as.", None)
+    push_password_file: Path | None = setting("push.basic_auth.password_file", "File with the password.", None)
+    push_interval_seconds: float = setting("push.interval_seconds", "Time between two pushes.", 30.0, low=1, high=3600)
+    push_timeout_seconds: float = setting("push.timeout_seconds", "Time for one push.", 30.0, low=1, high=300)
+    push_batch_readings: int = setting("push.batch_readings", "Readings in one push.", 192, low=1, high=1000)
+    push_batch_bytes: int = setting(
+        "push.batch_bytes", "Their size, before compression; always one reading.", 2 << 20, low=1 << 17, high=64 << 20
     )
-    is_healthz_open: bool = setting("http.healthz_open", "Answer /healthz without a login.", True)
     http_connections: int = setting(
         "http.connections", "Connections served at once; more are refused.", 32, low=2, high=1024
     )
@@ -114,15 +121,39 @@ class AgentConfig:
         return round(self.interval_seconds * 1000)
 
     @property
-    def tls(self) -> TlsFiles | None:
-        """Return the files of TLS, None without; raises ConfigurationError for half a configuration."""
-        return tls_files(
-            self.tls_cert_file,
-            self.tls_key_file,
-            self.tls_client_auth_type,
-            self.tls_client_ca_file,
-            self.tls_min_version,
+    def push(self) -> PushPlan | None:
+        """Return where and how to push, None where nothing is pushed; raises ConfigurationError."""
+        credentials = Credentials(
+            ca_file=self.push_tls_ca_file,
+            cert_file=self.push_tls_cert_file,
+            key_file=self.push_tls_key_file,
+            server_name=self.push_tls_server_name,
+            bearer_token_file=self.push_bearer_token_file,
+            username=self.push_username,
+            password_file=self.push_password_file,
         )
+        check_credentials(credentials, "push")
+        if self.push_url is None:
+            if credentials != NO_CREDENTIALS:
+                raise ConfigurationError("push.url: missing, yet [push] says how to push")
+            return None
+        url = read_address(self.push_url, "push.url")
+        if credentials != NO_CREDENTIALS and not url.startswith("https:"):
+            raise ConfigurationError(
+                f"push.url: {url} is not https, so what [push] trusts and shows would be in the open"
+            )
+        return PushPlan(
+            url=url,
+            credentials=credentials,
+            interval_s=self.push_interval_seconds,
+            timeout_s=self.push_timeout_seconds,
+            batch_readings=self.push_batch_readings,
+            batch_bytes=self.push_batch_bytes,
+        )
+
+    @property
+    def privacy(self) -> Privacy:
+        return Privacy(are_users_open=self.privacy_users == PLAIN, are_workloads_open=self.privacy_workloads == PLAIN)
 
     def _allocations(self) -> list[str]:
         """Return which sources of allocations there are, and how they are read."""
@@ -178,5 +209,5 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     parse_listen(loaded.value.listen)
     _check_node_name(loaded.value.node_name)
     _check_gpu_files(loaded.value.slurm_gpu_files)
-    _ = loaded.value.tls
+    _ = loaded.value.tls, loaded.value.push
     return loaded

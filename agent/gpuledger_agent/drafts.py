@@ -16,6 +16,7 @@ from gpuledger.states import State
 from gpuledger.workload_time import REST, WorkloadTime
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import Identity
+from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Span, Tally, WorkloadKey
 
@@ -51,15 +52,25 @@ class Draft:
 
 
 def make_drafts(
-    span: Span, node_id: str, origin: Origin, identities: Mapping[str, Identity], holders: Holders
+    span: Span,
+    node_id: str,
+    origin: Origin,
+    identities: Mapping[str, Identity],
+    holders: Holders,
+    privacy: Privacy | None = None,
 ) -> tuple[Draft, ...]:
-    """Return the unsigned reading of a span, in as many parts as its number of GPUs and instances asks for."""
+    """Return the unsigned reading of a span, in as many parts as its number of GPUs and instances asks for.
+
+    Openings are those that may leave the node; without `privacy` all.
+    """
+    privacy = Privacy() if privacy is None else privacy
     gpus = [gpu_time(uuid, span.tallies[uuid], identities.get(uuid)) for uuid in sorted(span.tallies)]
     chunks = _chunks(gpus)
     drafts = []
     for number, chunk in enumerate(chunks, 1):
         workloads = fit_features(rank_workloads({gpu.uuid: span.tallies[gpu.uuid] for gpu in chunk}))
-        names = {part.workload for part in workloads} | {part.user for part in workloads if part.user is not None}
+        users = (part.user for part in workloads if part.user is not None)
+        names = privacy.may_leave((part.workload for part in workloads), users)
         reading = Reading(
             node_id=node_id,
             node_name=origin.node_name,

@@ -22,6 +22,7 @@ from gpuledger.metrics import AGENT, Family, Kind
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
 from gpuledger_agent.health import action_name
 from gpuledger_agent.loop import GpuView, View
+from gpuledger_agent.push import PushFigures
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Part
 
@@ -239,11 +240,38 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
 
+_PUSHED: dict[str, Callable[[PushFigures], Samples]] = {
+    "gpuledger_agent_push_acknowledged_sequence": lambda figures: (
+        [] if figures.acknowledged is None else [((), float(figures.acknowledged))]
+    ),
+    "gpuledger_agent_push_pages_total": lambda figures: [((), float(figures.pages))],
+    "gpuledger_agent_push_readings_total": lambda figures: [((), float(figures.readings))],
+    "gpuledger_agent_push_failures_total": lambda figures: [
+        ((reason,), float(count)) for reason, count in figures.failures.items()
+    ],
+    "gpuledger_agent_push_success_timestamp_seconds": lambda figures: (
+        [] if figures.succeeded_ms is None else [((), figures.succeeded_ms / 1000)]
+    ),
+}
+
+
+def _pushed(
+    source: Callable[[PushFigures], Samples], pushed: Callable[[], PushFigures] | None
+) -> Callable[[View], Samples]:
+    return lambda view: [] if pushed is None else source(pushed())
+
+
 class AgentCollector(Collector):
     """Yields every family of the contract from the current View; one that fails costs only itself."""
 
     def __init__(
-        self, view: Callable[[], View], node_id: str, node_name: str, interval_s: float, simulated: bool
+        self,
+        view: Callable[[], View],
+        node_id: str,
+        node_name: str,
+        interval_s: float,
+        simulated: bool,
+        pushed: Callable[[], PushFigures] | None = None,
     ) -> None:
         self._view = view
         self._lock = threading.Lock()
@@ -318,6 +346,7 @@ class AgentCollector(Collector):
             ),
             "gpuledger_agent_journal_size_bytes": lambda view: [((), float(view.journal_bytes))],
             "gpuledger_agent_exposition_failures_total": lambda view: self._exposition_failures(),
+            **{name: _pushed(source, pushed) for name, source in _PUSHED.items()},
         }
 
     def describe(self) -> list[Metric]:

@@ -7,9 +7,7 @@ document, and the open cell apart as `live`. With another journal's ID the answe
 
 from __future__ import annotations
 
-import base64
 import gzip
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
@@ -17,16 +15,11 @@ from urllib.parse import parse_qs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest, gzip_accepted
 
-from gpuledger.cells import CELL_MS, floor_to
+from gpuledger.access import Access, Verdict
 from gpuledger.clock import Clock
-from gpuledger.sealing import SigningKey
-from gpuledger.states import State
-from gpuledger_agent.access import Access, Verdict
-from gpuledger_agent.journal import Journal
+from gpuledger_agent.feed import Feed
 from gpuledger_agent.loop import View
 from gpuledger_agent.server import Application
-from gpuledger_agent.snapshot import GpuSnapshot, InstanceIdentity
-from gpuledger_agent.tally import Part
 
 READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
@@ -47,19 +40,13 @@ class Service:
         self,
         *,
         view: Callable[[], View],
-        journal: Journal,
-        key: SigningKey,
-        node_name: str,
-        is_simulated: bool,
+        feed: Feed,
         interval_ms: int,
         clock: Clock,
         registry: CollectorRegistry,
     ) -> None:
         self._view = view
-        self._journal = journal
-        self._key = key
-        self._node_name = node_name
-        self._is_simulated = is_simulated
+        self._feed = feed
         self._interval_ms = interval_ms
         self._clock = clock
         self._registry = registry
@@ -102,21 +89,9 @@ class Service:
             limit = _integer(query, "limit", READINGS_DEFAULT, 1, READINGS_MAX)
         except ValueError as exc:
             return _answer(start_response, "400 Bad Request", str(exc))
-        if query.get("journal", [self._journal.id])[0] != self._journal.id:
+        if query.get("journal", [self._feed.journal_id])[0] != self._feed.journal_id:
             after = 0
-        records = self._journal.read(after, limit, READINGS_BYTES_MAX)
-        head = {
-            "node_id": self._key.node_id,
-            "node": self._node_name,
-            "public_key": base64.b64encode(self._key.public_bytes).decode("ascii"),
-            "journal": self._journal.id,
-            "first_sequence": self._journal.first_sequence,
-            "last_sequence": self._journal.last.sequence,
-            "simulated": self._is_simulated,
-            "live": live_document(self._view(), self._interval_ms),
-        }
-        # Records are spliced in as the bytes that are on disk: nothing is decoded to be encoded again.
-        body = json.dumps(head).encode("ascii")[:-1] + b', "readings": [' + b",".join(records) + b"]}\n"
+        body = self._feed.page(after, limit, READINGS_BYTES_MAX)
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -149,55 +124,6 @@ class Guard:
             return _answer(start_response, "429 Too Many Requests", text, ("Retry-After", "1"))
         challenges = [("WWW-Authenticate", challenge) for challenge in self._access.challenges]
         return _answer(start_response, "401 Unauthorized", "this service wants to know who asks", *challenges)
-
-
-def live_document(view: View, interval_ms: int) -> dict[str, Any] | None:
-    """Return the open cell as it stands: for looking at, never logged or counted; None before the first tick."""
-    if view.edge_ms is None:
-        return None
-    return {
-        "cell_ms": floor_to(view.edge_ms, CELL_MS),
-        "edge_ms": view.edge_ms,
-        "interval_ms": interval_ms,
-        "gpus": [
-            {
-                "uuid": gpu.identity.uuid,
-                "state": gpu.result.value if isinstance(gpu.result, State) else None,
-                "reason": None if isinstance(gpu.result, State) else gpu.result.value,
-                "activity_ppm": gpu.seen.activity_ppm,
-                "memory_used_bytes": gpu.seen.memory_used_bytes,
-                "power_mw": None if gpu.power_mw is None else round(gpu.power_mw),
-                "holders": _holders(gpu.parts) if gpu.seen.is_divided else _holders_of(gpu.seen),
-                "instances": [_live_instance(part.instance, part) for part in gpu.parts if part.instance is not None],
-            }
-            for gpu in view.gpus
-        ],
-    }
-
-
-def _live_instance(identity: InstanceIdentity, part: Part) -> dict[str, Any]:
-    seen, result = part.seen, part.result
-    return {
-        "uuid": identity.uuid,
-        "instance": identity.instance,
-        "profile": identity.profile,
-        "slices": identity.slices,
-        "state": result.value if isinstance(result, State) else None,
-        "reason": None if isinstance(result, State) else result.value,
-        "activity_ppm": seen.activity_ppm,
-        "memory_used_bytes": seen.memory_used_bytes,
-        "holders": _holders_of(seen),
-    }
-
-
-def _holders_of(seen: GpuSnapshot) -> list[str] | None:
-    return None if seen.holders is None else [holder.workload for holder in seen.holders]
-
-
-def _holders(parts: Iterable[Part]) -> list[str] | None:
-    """Return who holds any part of a divided GPU, each once; None where nothing is known of any."""
-    known = [holders for part in parts if (holders := _holders_of(part.seen)) is not None]
-    return sorted({workload for holders in known for workload in holders}) if known else None
 
 
 def _integer(query: dict[str, list[str]], name: str, default: int, low: int, high: int) -> int:

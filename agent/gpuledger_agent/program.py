@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import logging
 import os
+import random
 import socket
 import stat
 import threading
@@ -14,17 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gpuledger.clock import Clock
+from gpuledger.credentials import Keyring
 from gpuledger.errors import GpuledgerError, StorageError
+from gpuledger.protection import make_access
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
+from gpuledger.tls import TlsContexts
 from gpuledger_agent import exits
-from gpuledger_agent.access import Access, Passwords, Tokens
 from gpuledger_agent.attribution import attribute
 from gpuledger_agent.config import AgentConfig, parse_listen
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.driver import Ending
 from gpuledger_agent.exporter import AgentCollector, registry_of
+from gpuledger_agent.feed import Feed
 from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.http import Guard, Service
@@ -33,9 +37,9 @@ from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.passthrough import PassedThrough, PciBook, PciBus, VirtualMachines
 from gpuledger_agent.processes import ProcessTable, read_boot_id
+from gpuledger_agent.push import Pusher
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
-from gpuledger_agent.tls import TlsContexts
 
 _log = logging.getLogger(__name__)
 
@@ -109,21 +113,33 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
         nvml=parts.nvml,
         holders=holders,
         journal=journal,
-        sealer=Sealer(key, journal, CrashFile(config.state_dir / "open")),
+        sealer=Sealer(key, journal, CrashFile(config.state_dir / "open"), config.privacy),
         reservations=reservations,
         is_catching_up=parts.is_catching_up,
         floors_file=FloorsFile(config.state_dir / FLOORS_FILE),
         passed_through=_passed_through(config, parts, holders, key.node_id),
     )
-    collector = AgentCollector(
-        lambda: agent.view, key.node_id, node_name, config.interval_seconds, parts.nvml.is_simulated
-    )
-    service = Service(
+    feed = Feed(
         view=lambda: agent.view,
         journal=journal,
         key=key,
         node_name=node_name,
         is_simulated=parts.nvml.is_simulated,
+        interval_ms=config.interval_ms,
+        privacy=config.privacy,
+    )
+    pusher = open_push(config, feed, parts.clock)
+    collector = AgentCollector(
+        lambda: agent.view,
+        key.node_id,
+        node_name,
+        config.interval_seconds,
+        parts.nvml.is_simulated,
+        pushed=None if pusher is None else lambda: pusher.figures,
+    )
+    service = Service(
+        view=lambda: agent.view,
+        feed=feed,
         interval_ms=config.interval_ms,
         clock=parts.clock,
         registry=registry_of(collector),
@@ -132,8 +148,12 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
     facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
     _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
+    if pusher is not None:
+        pusher.start()
     try:
         ending = agent.run(parts.stop)
+        if pusher is not None:
+            pusher.finish()
     finally:
         server.shutdown()
         server.server_close()
@@ -148,33 +168,31 @@ def _passed_through(config: AgentConfig, parts: Parts, holders: Holders, node_id
     return PassedThrough(PciBus(parts.sysfs), book, VirtualMachines(parts.libvirt), holders, node_id)
 
 
+def open_push(config: AgentConfig, feed: Feed, clock: Clock) -> Pusher | None:
+    """Return what pushes, None where nothing is pushed; raises ConfigurationError."""
+    plan = config.push
+    if plan is None:
+        return None
+    Keyring().proof(plan.credentials)  # What cannot be used is said before anything is begun.
+    host = urlsplit(plan.url).hostname or ""
+    if plan.url.startswith("http:") and host not in {"localhost", "127.0.0.1", "::1"}:
+        _log.warning("push_unprotected", extra={"url": plan.url, "missing": "TLS"})
+    return Pusher(plan, feed, clock, random.Random())  # noqa: S311 - spreads requests, guards nothing
+
+
 def open_port(config: AgentConfig, service: Service) -> Server:
     """Serve as configured; raises ConfigurationError. Warns where others can reach the port and it is not protected."""
     files = config.tls
     tls = None if files is None else TlsContexts(files)
-    access = Access(
-        Passwords(dict(config.basic_auth_users)) if config.basic_auth_users else None,
-        None if config.bearer_tokens_file is None else Tokens(config.bearer_tokens_file),
-    )
+    access = make_access(config.basic_auth_users, config.bearer_tokens_file)
     guard = Guard(service, access, is_healthz_open=config.is_healthz_open)
     host, port = parse_listen(config.listen)
     limits = Limits(connections=config.http_connections, request_s=config.http_request_seconds)
     server = serve(host, port, guard, limits, tls)
-    missing = missing_protection(config, str(server.server_address[0]))
+    missing = config.missing_protection(str(server.server_address[0]))
     if missing:
         _log.warning("port_unprotected", extra={"listen": config.listen, "missing": " and ".join(missing)})
     return server
-
-
-def missing_protection(config: AgentConfig, address: str) -> tuple[str, ...]:
-    """Return what a port on `address` (numeric) lacks; a port that only this machine reaches lacks nothing."""
-    if ipaddress.ip_address(address).is_loopback:
-        return ()
-    files = config.tls
-    is_login = bool(config.basic_auth_users) or config.bearer_tokens_file is not None
-    is_mutual = files is not None and files.client_auth_type == "RequireAndVerifyClientCert"
-    wanted = (("TLS", files is not None), ("a login", is_login or is_mutual))
-    return tuple(name for name, is_there in wanted if not is_there)
 
 
 def lock_state_dir(directory: Path) -> int:

@@ -22,6 +22,7 @@ from gpuledger_agent.drafts import Draft, Origin, decode_draft, make_drafts
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.nvml import Identity
+from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.tally import Span
 
 _log = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ PENDING_MAX = 2016
 
 
 class Sealer:
-    """Signs and stores; keeps the crash file."""
+    """Signs and stores; keeps the crash file. Names that may not leave the node are written nowhere."""
 
-    def __init__(self, key: SigningKey, journal: Journal, crash_file: CrashFile) -> None:
+    def __init__(
+        self, key: SigningKey, journal: Journal, crash_file: CrashFile, privacy: Privacy | None = None
+    ) -> None:
         self._key = key
+        self._privacy = Privacy() if privacy is None else privacy
         self._journal = journal
         self._crash_file = crash_file
         self._pending: deque[tuple[Draft, ...]] = deque()
@@ -62,7 +66,7 @@ class Sealer:
         self, span: Span, origin: Origin, identities: Mapping[str, Identity], holders: Holders
     ) -> tuple[Draft, ...]:
         """Return the unsigned reading of a span, in as many parts as it needs."""
-        return make_drafts(span, self._key.node_id, origin, identities, holders)
+        return make_drafts(span, self._key.node_id, origin, identities, holders, self._privacy)
 
     def add(self, drafts: tuple[Draft, ...]) -> None:
         """Queue a finished span for sealing."""
@@ -161,5 +165,12 @@ class Sealer:
             _log.warning("open_span_lost", extra={"why": "it was written under another signing key"})
         elif last_ms is None or reading.start_ms >= last_ms:
             _log.info("open_span_recovered", extra={"start_ms": reading.start_ms, "end_ms": reading.end_ms})
-            self.add(drafts)
+            self.add(tuple(self._closed(draft) for draft in drafts))
             self.seal_pending()
+
+    def _closed(self, draft: Draft) -> Draft:
+        """Return what an agent with other settings left open without the names that may not leave now."""
+        users = (part.user for part in draft.workloads if part.user is not None)
+        allowed = self._privacy.may_leave((part.workload for part in draft.workloads), users)
+        openings = {name: opening for name, opening in draft.openings.items() if name in allowed}
+        return replace(draft, openings=openings)

@@ -25,7 +25,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from gpuledger.clock import monotonic_ns
 from gpuledger.errors import ConfigurationError
-from gpuledger_agent.tls import TlsContexts
+from gpuledger.tls import TlsContexts
 
 _log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ class Intake(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollFigures:
-    """What polling did since the start; `up` has the targets polled so far, `troubles` a sentence for each one down."""
+    """What came in since the start; `up` has the targets polled so far, `troubles` a sentence for each one down."""
 
     targets: int
     up: Mapping[str, bool]
@@ -54,3 +54,6 @@ class PollFigures:
     accepted: int
     refused: Mapping[str, int]
     troubles: Mapping[str, str]
+    pushed_pages: int | None = None
+    """Pages that agents pushed; None where pushing is not enabled."""
+    push_failures: Mapping[str, int] = field(default_factory=dict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger collector run|config`, `ledger rebuild|digest`, `log check`."""
+"""`gpuledger collector run|credential|config`, `ledger rebuild|digest`, `log check`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from gpuledger import logs
+from gpuledger.credential_command import credential
 from gpuledger.errors import GpuledgerError
 from gpuledger.settings import describe
 from gpuledger_collector import config as collector_config
@@ -61,6 +62,9 @@ def run(config_file: Path | None, **flags: Any) -> None:
 
     code = program.run(config, config_file)
     click.get_current_context().exit(code)
+
+
+collector.add_command(credential)
 
 
 @collector.command("config")

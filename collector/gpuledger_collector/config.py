@@ -10,7 +10,9 @@ from pathlib import Path
 from gpuledger import settings
 from gpuledger.errors import ConfigurationError
 from gpuledger.logs import LEVELS
-from gpuledger.settings import Loaded, setting
+from gpuledger.protection import PortConfig
+from gpuledger.settings import Loaded, Pairs, setting
+from gpuledger_collector.roster import UNKNOWN_PLACE
 
 PREFIX = "GPULEDGER_COLLECTOR"
 TARGETS_TABLE = "group"
@@ -18,7 +20,7 @@ TARGETS_TABLE = "group"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectorConfig:
+class CollectorConfig(PortConfig):
     """Everything that can be set; see docs/configuration.md."""
 
     listen: str = setting("listen", "HOST:PORT to serve page, API and metrics on.", "127.0.0.1:9401")
@@ -37,6 +39,23 @@ class CollectorConfig:
     refresh_interval_seconds: float = setting(
         "refresh_interval_seconds", "Time between two refreshes of the ledger.", 30.0, low=1, high=3600
     )
+    http_request_seconds: float = setting(
+        "http.request_seconds",
+        "Time for the head of a request, for a pushed page, and for an answer.",
+        30.0,
+        low=1,
+        high=300,
+    )
+    is_push_enabled: bool = setting("push.enabled", "Take in readings that agents push.", False)
+    push_bearer_tokens_file: Path | None = setting(
+        "push.bearer_tokens_file", "File of the tokens of those who push and may do nothing else; mode 0600.", None
+    )
+    push_basic_auth_users: Pairs = setting("push.basic_auth_users", "The same by user and digest of the password.", ())
+    push_site: str = setting(
+        "push.site", "Where nodes stand that only push, if no roster says otherwise.", UNKNOWN_PLACE
+    )
+    push_cluster: str = setting("push.cluster", "Their cluster.", UNKNOWN_PLACE)
+    push_pool: str = setting("push.pool", "Their pool.", UNKNOWN_PLACE)
     accept_simulated: bool = setting(
         "accept_simulated", "Take in SIMULATED readings too; everything then says SIMULATED.", False
     )
@@ -45,10 +64,30 @@ class CollectorConfig:
         "limits.poll_timeout_seconds", "Time for one answer of an agent.", 10.0, low=0.1, high=600
     )
     concurrent_polls: int = setting("limits.concurrent_polls", "Agents asked at once.", 64, low=1, high=10_000)
-    answer_bytes: int = setting("limits.answer_bytes", "Size of one answer of an agent.", 8 << 20, low=1 << 17)
+    answer_bytes: int = setting(
+        "limits.answer_bytes", "Size of one answer of an agent, and of one pushed page.", 8 << 20, low=1 << 17
+    )
+    concurrent_pushes: int = setting("limits.concurrent_pushes", "Pages received at once.", 16, low=1, high=1000)
     reading_age_days: int = setting(
         "limits.reading_age_days", "Readings that ended longer ago are refused: a wrong clock.", 90, low=15, high=3650
     )
+
+    @property
+    def pushers(self) -> tuple[Pairs, Path | None]:
+        """Return the users and the file of tokens of those who may push; without any of their own, the port's."""
+        if self.push_basic_auth_users or self.push_bearer_tokens_file is not None:
+            return self.push_basic_auth_users, self.push_bearer_tokens_file
+        return self.basic_auth_users, self.bearer_tokens_file
+
+    def check_push(self, address: str) -> None:
+        """Raise ConfigurationError where anybody on the network could push to a port on `address` (numeric)."""
+        users, tokens_file = self.pushers
+        is_open = not users and tokens_file is None
+        if self.is_push_enabled and is_open and "a login" in self.missing_protection(address):
+            raise ConfigurationError(
+                f"push.enabled: anybody who reaches {address} could push; set push.bearer_tokens_file or ask clients "
+                "for certificates"
+            )
 
     @property
     def settle_grace_ms(self) -> int:
@@ -76,4 +115,5 @@ def load(
         foreign_tables=frozenset({TARGETS_TABLE}),
     )
     parse_listen(loaded.value.listen)
+    _ = loaded.value.tls
     return loaded

@@ -116,6 +116,8 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_collector_info": lambda exposed: [((__version__, str(exposed.simulated).lower()), 1)],
     "gpuledger_collector_target_up": lambda exposed: (((url,), int(up)) for url, up in sorted(exposed.poll.up.items())),
     "gpuledger_collector_poll_failures_total": lambda exposed: _by_reason(exposed.poll.failures),
+    "gpuledger_collector_pushed_pages_total": lambda exposed: _optional(exposed.poll.pushed_pages, 1),
+    "gpuledger_collector_push_failures_total": lambda exposed: _by_reason(exposed.poll.push_failures),
     "gpuledger_collector_readings_accepted_total": lambda exposed: [((), exposed.poll.accepted)],
     "gpuledger_collector_readings_refused_total": lambda exposed: _by_reason(exposed.poll.refused),
     "gpuledger_collector_findings": lambda exposed: _by_reason(exposed.findings),

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only HTTP server: hands out what was prepared. A request reads bytes that lie ready and starts no work."""
+"""The only HTTP server: hands out what was prepared, and takes in what agents push, where that is enabled.
+
+A request to read gets bytes that lie ready and starts no work.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,33 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gpuledger.access import Access, Verdict
 from gpuledger.errors import ConfigurationError
+from gpuledger.tls import TlsContexts
+from gpuledger_collector.connections import Connections
+from gpuledger_collector.receive import RETRY_S, PushFailure, Receipt, Receiver
 
 CONNECTIONS_MAX = 512
 IDLE_S = 30.0
 HEADER_BYTES_MAX = 8 << 10
+LINGER_S = 2.0
+"""How long what is left of a refused body is dropped, so that the client gets to see why."""
 BACKLOG = 128
+PUSH_PATH = "/v1/readings"
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +113,49 @@ def _why(error: OSError) -> str:
             return f"cannot listen there: {os.strerror(number)}"
 
 
-class Server:
-    """Serves a shelf on a socket. `check` returns what is wrong right now, or None while all is well."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """How the port is protected, and the limits on its clients."""
 
-    def __init__(self, shelf: Shelf, listener: socket.socket, check: Callable[[], str | None]) -> None:
+    tls: TlsContexts | None = None
+    readers: Access = field(default_factory=Access)
+    """Who may see what is served."""
+    pushers: Access = field(default_factory=Access)
+    """Who may push readings."""
+    is_healthz_open: bool = True
+    request_s: float = 30.0
+    push_bytes_max: int = 8 << 20
+    pushes_at_once: int = 16
+
+
+class Server:
+    """Serves a shelf on a socket. `check` returns what is wrong right now, or None while all is well.
+
+    Without a `receiver` nothing can be pushed.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        listener: socket.socket,
+        check: Callable[[], str | None],
+        *,
+        port: Port | None = None,
+        receiver: Receiver | None = None,
+    ) -> None:
         self._shelf, self._listener, self._check = shelf, listener, check
-        app = web.Application(client_max_size=1024)
+        self._port = Port() if port is None else port
+        self._receiver = receiver
+        self._connections = Connections(CONNECTIONS_MAX, self._port.request_s)
+        self._pushes = 0
+        # A thread apart: testing a password takes its time, and nothing else must wait behind it.
+        self._logins = ThreadPoolExecutor(max_workers=1, thread_name_prefix="logins")
+        app = web.Application(client_max_size=1024, middlewares=[self._guard])
         app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/api/v1/fleet", self._fleet)
+        app.router.add_post(PUSH_PATH, self._push)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -116,6 +163,9 @@ class Server:
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,
             shutdown_timeout=2.0,
+            lingering_time=LINGER_S,
+            # A small body must not become a large one before anybody has looked at its size.
+            auto_decompress=False,
         )
         self._serving: asyncio.Server | None = None
 
@@ -131,14 +181,93 @@ class Server:
         assert server is not None
 
         def connect() -> asyncio.Protocol:
-            return server() if len(server.connections) < CONNECTIONS_MAX else _Refused()
+            return self._connections.connect(server)
 
-        self._serving = await asyncio.get_running_loop().create_server(connect, sock=self._listener)
+        tls = self._port.tls
+        self._serving = await asyncio.get_running_loop().create_server(
+            connect,
+            sock=self._listener,
+            ssl=None if tls is None else tls.renewing(),
+            ssl_handshake_timeout=None if tls is None else self._port.request_s,
+        )
 
     async def stop(self) -> None:
         if self._serving is not None:
             self._serving.close()
         await self._runner.cleanup()
+        self._logins.shutdown(wait=True)
+
+    # ------------------------------------------------------------------------------------------ who may ask
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        connection = self._connections.of(request.transport)
+        if connection is None:
+            return await self._guarded(request, handler)
+        connection.begin_work()
+        try:
+            return await self._guarded(request, handler)
+        finally:
+            connection.end_work()
+
+    async def _guarded(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        is_push = request.path == PUSH_PATH
+        if request.path == "/healthz" and self._port.is_healthz_open:
+            return await handler(request)
+        access = self._port.pushers if is_push else self._port.readers
+        header = request.headers.get("Authorization")
+        verdict = Verdict.ALLOWED
+        if not access.is_open:
+            verdict = await asyncio.get_running_loop().run_in_executor(self._logins, access.judge, header)
+        if verdict is Verdict.ALLOWED:
+            return await handler(request)
+        if verdict is Verdict.LATER:
+            return _refusal(429, "a wrong password came just now; try again", {"Retry-After": "1"})
+        text = "this service wants to know who asks"
+        if is_push and self._receiver is not None:
+            self._receiver.fail(PushFailure.DENIED, 401, "somebody pushed without a login that allows it")
+        answer = _refusal(401, text)
+        for challenge in access.challenges:
+            answer.headers.add("WWW-Authenticate", challenge)
+        return answer
+
+    # ------------------------------------------------------------------------------------------ the door for pushes
+
+    async def _push(self, request: web.Request) -> web.Response:
+        receiver = self._receiver
+        if receiver is None:
+            return _receipt(Receipt(status=403, body="this collector takes no pushed readings (push.enabled)"))
+        if self._pushes >= self._port.pushes_at_once:
+            text = f"{self._port.pushes_at_once} pages are being received already"
+            return _receipt(receiver.fail(PushFailure.BUSY, 503, text))
+        self._pushes += 1
+        try:
+            return _receipt(await self._receive(request, receiver))
+        finally:
+            self._pushes -= 1
+
+    async def _receive(self, request: web.Request, receiver: Receiver) -> Receipt:
+        encoding, after = request.headers.get("Content-Encoding", "identity"), request.query.get("after")
+        if encoding not in {"gzip", "identity"}:
+            return receiver.fail(PushFailure.NOT_JSON, 415, "the body is neither gzip nor plain")
+        if after is not None and not (after.isascii() and after.isdecimal() and len(after) <= 19):
+            return receiver.fail(PushFailure.REJECTED, 400, "after is not an integer from 0 to 2^63 - 1")
+        most = self._port.push_bytes_max
+        too_large = f"the body is larger than {most} bytes"
+        if (request.content_length or 0) > most:
+            return receiver.fail(PushFailure.TOO_LARGE, 413, too_large)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._port.request_s):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        return receiver.fail(PushFailure.TOO_LARGE, 413, too_large)
+        except TimeoutError:
+            text = f"the page did not come within {self._port.request_s:g} s"
+            return receiver.fail(PushFailure.TIMEOUT, 408, text)
+        position = None if after is None else int(after)
+        return await receiver.receive(bytes(body), is_compressed=encoding == "gzip", after=position)
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -172,8 +301,17 @@ class Server:
         return web.Response(body=document.body, headers={**headers, "Content-Type": document.content_type})
 
 
-class _Refused(asyncio.Protocol):
-    """A connection beyond the limit: closed before anything is read from it."""
+def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, text=f"{text}\n", headers={**_SECURITY_HEADERS, **(headers or {})})
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+
+def _receipt(receipt: Receipt) -> web.Response:
+    headers = dict(_SECURITY_HEADERS)
+    if receipt.status == 503:
+        headers["Retry-After"] = str(RETRY_S)
+    kind = "application/json" if receipt.is_json else "text/plain"
+    answer = web.Response(status=receipt.status, text=f"{receipt.body}\n", headers=headers, content_type=kind)
+    if receipt.status != 200:
+        # There may be more of the body, which nobody reads.
+        answer.force_close()
+    return answer

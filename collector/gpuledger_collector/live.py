@@ -21,6 +21,9 @@ STALLED_AFTER_MS = 120_000
 STALLED_AFTER_INTERVALS = 3
 """An open cell whose edge has not moved for so long (the longer of both) is of an agent that does not measure."""
 
+NODES_MAX = 200_000
+POLLED_MS_MAX = 120_000
+"""Who was polled within this is not shown from what it pushes."""
 BEHIND_MS_MAX = 900_000
 """An open cell further from the collector's clock than this (a wrong clock, a simulated past) is not about now."""
 
@@ -120,6 +123,8 @@ class LiveBoard:
 
     def __init__(self) -> None:
         self._nodes: dict[str, LiveNode] = {}
+        self._polled_ms: dict[str, int] = {}
+        """When each key's agent last answered, by the collector's clock."""
         self._lock = threading.Lock()
 
     def note(self, document: Mapping[str, Any], target: Target, now_ms: int) -> None:
@@ -128,6 +133,18 @@ class LiveBoard:
             return
         with self._lock:
             self._nodes[target.url] = follow(self._nodes.get(target.url), current)
+            self._polled_ms[current.node_id] = now_ms
+
+    def note_pushed(self, document: Mapping[str, Any], sender: Target, now_ms: int) -> None:
+        """Note a page that was pushed, unless the same agent answers when it is asked."""
+        current = parse(document, sender, now_ms)
+        if current is None:
+            return
+        with self._lock:
+            polled_ms = self._polled_ms.get(current.node_id)
+            is_polled = polled_ms is not None and now_ms - polled_ms <= POLLED_MS_MAX
+            if not is_polled and (sender.url in self._nodes or len(self._nodes) < NODES_MAX):
+                self._nodes[sender.url] = follow(self._nodes.get(sender.url), current)
 
     def nodes(self) -> list[LiveNode]:
         """Return the last answers, in order of target."""

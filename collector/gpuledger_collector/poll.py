@@ -23,9 +23,9 @@ import aiohttp
 
 from gpuledger import __version__
 from gpuledger.clock import Clock
+from gpuledger.credentials import Keyring
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
 from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
-from gpuledger_collector.credentials import Keyring
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.targets import Target
 

@@ -14,13 +14,19 @@ from typing import Any
 
 from gpuledger import __version__
 from gpuledger.clock import Clock, SystemClock
+from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
+from gpuledger.protection import make_access
+from gpuledger.tls import TlsContexts
 from gpuledger_collector.answers import Cursor, Outcome
+from gpuledger_collector.arrivals import Arrivals
+from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
-from gpuledger_collector.credentials import Keyring
-from gpuledger_collector.http import Server, Shelf, open_listener
+from gpuledger_collector.http import Port, Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.poll import Poller, PollLimits
+from gpuledger_collector.receive import Pushed, Receiver
+from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.schedule import Schedule
 from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
@@ -53,8 +59,10 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
 class AgentIntake:
     """Fulfils answers.Intake with the intake and the cursors of a state directory."""
 
-    def __init__(self, state: State, clock: Clock) -> None:
-        self._state, self._clock = state, clock
+    def __init__(self, state: State, clock: Clock, push_place: Place = (UNKNOWN_PLACE,) * 3) -> None:
+        self._state, self._clock, self._push_place = state, clock, push_place
+        self._polled = {contact.node_id for contact in state.store.contacts()}
+        """The keys of agents that were polled ever: where they stand is what their targets say."""
         self.backlog_ns: int | None = None
         """When an agent last had more than one page could take, on CLOCK_BOOTTIME; None: never yet."""
 
@@ -64,6 +72,29 @@ class AgentIntake:
             return None
         return Cursor(journal=contact.journal, sequence=self._state.store.cursor(contact.node_id, contact.journal))
 
+    def accept_pushed(self, document: Mapping[str, Any], after: int | None, now_ms: int) -> Pushed:
+        node_id = document.get("node_id")
+        result = self._state.intake.accept_batch(
+            document,
+            now_ms=now_ms,
+            asked=None if after is None else (str(document.get("journal")), after),
+            place=None if node_id in self._polled else self._push_place,
+        )
+        if result.has_more:
+            self.backlog_ns = self._clock.boottime_ns()
+        is_enrolled = self._state.store.enrolment(result.node_id) is not None
+        site, cluster, pool = self._push_place
+        sender = Target(url=f"push:{result.node_id[:16]}", site=site, cluster=cluster, pool=pool)
+        return Pushed(
+            node=result.node,
+            journal=result.journal,
+            sequence=result.cursor,
+            accepted=result.accepted,
+            duplicates=result.duplicates,
+            refused={reason.value: number for reason, number in result.refused.items()},
+            sender=sender if is_enrolled else None,
+        )
+
     def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
         result = self._state.intake.accept_batch(
             document,
@@ -72,6 +103,7 @@ class AgentIntake:
             target=target.url,
             place=(target.site, target.cluster, target.pool),
         )
+        self._polled.add(result.node_id)
         if result.has_more:
             self.backlog_ns = self._clock.boottime_ns()
         return Outcome(
@@ -82,13 +114,32 @@ class AgentIntake:
         )
 
 
+def open_port(config: CollectorConfig, listener: socket.socket) -> Port:
+    """Return how the port is protected; raises ConfigurationError. Warns where others can reach it and it is not."""
+    address = str(listener.getsockname()[0])
+    config.check_push(address)
+    missing = config.missing_protection(address)
+    if missing:
+        logger.warning("port_unprotected", extra={"listen": config.listen, "missing": " and ".join(missing)})
+    files = config.tls
+    return Port(
+        tls=None if files is None else TlsContexts(files),
+        readers=make_access(config.basic_auth_users, config.bearer_tokens_file),
+        pushers=make_access(*config.pushers),
+        is_healthz_open=config.is_healthz_open,
+        request_s=config.http_request_seconds,
+        push_bytes_max=config.answer_bytes,
+        pushes_at_once=config.concurrent_pushes,
+    )
+
+
 class _Program:
     """One run of the collector."""
 
     def __init__(self, config: CollectorConfig, targets: Sequence[Target], state: State, clock: Clock) -> None:
         self._config, self._targets, self._clock = config, targets, clock
         self._board, self._shelf = LiveBoard(), Shelf()
-        self._intake = AgentIntake(state, clock)
+        self._intake = AgentIntake(state, clock, (config.push_site, config.push_cluster, config.push_pool))
         self._started_ns = clock.boottime_ns()
         self._poller = Poller(
             targets,
@@ -103,11 +154,16 @@ class _Program:
             ),
             chance=random.Random(),  # noqa: S311 - spreads requests, guards nothing
         )
+        self._receiver = None
+        if config.is_push_enabled:
+            self._receiver = Receiver(
+                intake=self._intake, board=self._board, clock=clock, page_bytes_max=config.answer_bytes
+            )
         self._snapshot = Snapshot(
             keeper=state.keeper,
             counting=state.store,
             reader=state.files,
-            polling=self._poller,
+            polling=Arrivals(self._poller, self._receiver),
             board=self._board,
             clock=clock,
         )
@@ -123,14 +179,15 @@ class _Program:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        server, schedule = Server(self._shelf, listener, self._trouble), Schedule()
+        port = open_port(self._config, listener)
+        server = Server(self._shelf, listener, self._trouble, port=port, receiver=self._receiver)
+        schedule = Schedule()
         await server.start()
         facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}
         logger.info("collector_started", extra=facts | {"state_dir": str(self._config.state_dir)})
-        if not self._targets:
-            logger.warning(
-                "no_targets", extra={"text": "no [[group]] of the configuration file names an agent to poll"}
-            )
+        if not self._targets and self._receiver is None:
+            text = "no [[group]] of the configuration file names an agent to poll, and none may push"
+            logger.warning("no_targets", extra={"text": text})
         schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
         schedule.repeat(self._prepare, PREPARE_S)
         schedule.start()
@@ -151,6 +208,8 @@ class _Program:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._receiver is not None:
+                self._receiver.close()
         logger.info("collector_stopped")
 
     async def _begin(self) -> None:

@@ -16,17 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from gpuledger.addresses import read_address
+from gpuledger.credentials import NO_CREDENTIALS, Credentials, check_credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger.settings import read_toml
-from gpuledger_collector.credentials import NO_CREDENTIALS, Credentials
 from gpuledger_collector.roster import UNKNOWN_PLACE
 
 TABLE = "group"
 TARGETS_MAX = 100_000
 NAME_CHARACTERS_MAX = 128
-URL_CHARACTERS_MAX = 512
 _PLACES = ("site", "cluster", "pool")
 _KEYS = (*_PLACES, "targets", "tls_config", "basic_auth", "bearer_token_file")
 _TLS_KEYS = ("ca_file", "cert_file", "key_file", "server_name")
@@ -81,7 +80,9 @@ def _read_group(table: Mapping[str, Any], where: str) -> list[Target]:
         raise ConfigurationError(f"{where}: targets: {urls!r} is not a list of addresses")
     credentials = _read_credentials(table, where)
     targets = [
-        Target(url=_read_url(url, where), site=site, cluster=cluster, pool=pool, credentials=credentials)
+        Target(
+            url=read_address(url, f"{where}: targets"), site=site, cluster=cluster, pool=pool, credentials=credentials
+        )
         for url in urls
     ]
     open_ones = [target.url for target in targets if not target.url.startswith("https:")]
@@ -100,17 +101,11 @@ def _read_credentials(table: Mapping[str, Any], where: str) -> Credentials:
         if "bearer_token_file" in table
         else {}
     )
-    if ("cert_file" in tls) != ("key_file" in tls):
-        raise ConfigurationError(f"{where}: tls_config: cert_file and key_file go together")
-    if len(basic) == 1:
-        raise ConfigurationError(f"{where}: basic_auth: username and password_file go together")
-    if ":" in basic.get("username", ""):
-        raise ConfigurationError(f"{where}: basic_auth: username: a name with a colon cannot be sent")
-    if token and basic:
-        raise ConfigurationError(f"{where}: give one of basic_auth and bearer_token_file")
     texts = {**tls, **basic, **token}
     paths = {key: Path(text) for key, text in texts.items() if key.endswith("_file")}
-    return Credentials(server_name=texts.get("server_name"), username=texts.get("username"), **paths)
+    credentials = Credentials(server_name=texts.get("server_name"), username=texts.get("username"), **paths)
+    check_credentials(credentials, where)
+    return credentials
 
 
 def _read_texts(value: object, keys: Sequence[str], where: str) -> dict[str, str]:
@@ -129,27 +124,3 @@ def _read_place(table: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > NAME_CHARACTERS_MAX:
         raise ConfigurationError(f"{where}: {key}: {value!r} is not a text of 1 to {NAME_CHARACTERS_MAX} characters")
     return value
-
-
-def _read_url(value: object, where: str) -> str:
-    """Return scheme://host[:port]; a path, query or credentials would end up in logs and labels."""
-    if not isinstance(value, str) or len(value) > URL_CHARACTERS_MAX:
-        raise ConfigurationError(
-            f"{where}: targets: {value!r} is not an address of at most {URL_CHARACTERS_MAX} characters"
-        )
-    wanted = "http://HOST:PORT or https://HOST:PORT"
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError as exc:
-        raise ConfigurationError(f"{where}: targets: {value!r} is not {wanted} ({exc})") from exc
-    if "@" in parts.netloc:
-        raise ConfigurationError(f"{where}: targets: the address of {host} has a user name in it; write {wanted}")
-    is_plain = parts.path in {"", "/"} and not parts.query and not parts.fragment
-    if parts.scheme not in {"http", "https"} or host is None or not host.isascii() or port == 0 or not is_plain:
-        raise ConfigurationError(f"{where}: targets: {value!r} is not {wanted}")
-    if any(not 0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
-        raise ConfigurationError(f"{where}: targets: {value!r} has no valid host name")
-    if any(character.isspace() or not character.isprintable() for character in value):
-        raise ConfigurationError(f"{where}: targets: {value!r} has a space or control character in it")
-    return f"{parts.scheme}://{parts.netloc.lower()}"

@@ -112,6 +112,33 @@ AGENT_ITSELF: tuple[Family, ...] = (
         "nothing was sealed yet",
     ),
     single("gpuledger_agent_journal_size_bytes", Kind.GAUGE, "Size of the journal on disk."),
+    single(
+        "gpuledger_agent_push_acknowledged_sequence",
+        Kind.GAUGE,
+        "Sequence number up to which the collector that is pushed to has every reading on disk.",
+        "nothing is pushed, or the collector has not answered yet",
+    ),
+    single("gpuledger_agent_push_pages_total", Kind.COUNTER, "Pages that the collector took in.", "nothing is pushed"),
+    single(
+        "gpuledger_agent_push_readings_total",
+        Kind.COUNTER,
+        "Readings that the collector acknowledged since the agent started.",
+        "nothing is pushed",
+    ),
+    family(
+        "gpuledger_agent_push_failures_total",
+        Kind.COUNTER,
+        "reason",
+        "Pushes that failed, by reason; what was in them is pushed again.",
+        "there was no such failure, or nothing is pushed",
+        "10 reasons",
+    ),
+    single(
+        "gpuledger_agent_push_success_timestamp_seconds",
+        Kind.GAUGE,
+        "When the collector last took a page in, POSIX time.",
+        "there was none yet, or nothing is pushed",
+    ),
     family(
         "gpuledger_agent_exposition_failures_total",
         Kind.COUNTER,

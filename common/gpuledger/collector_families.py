@@ -98,6 +98,22 @@ COLLECTOR: tuple[Family, ...] = (
         "about 6 reasons",
     ),
     family(
+        "gpuledger_collector_pushed_pages_total",
+        Kind.COUNTER,
+        "",
+        "Pages that agents pushed and that were taken in.",
+        "push.enabled is false",
+        "1",
+    ),
+    family(
+        "gpuledger_collector_push_failures_total",
+        Kind.COUNTER,
+        "reason",
+        "Pushed pages that were not taken in, by reason.",
+        "there was no such failure",
+        "8 reasons",
+    ),
+    family(
         "gpuledger_collector_readings_accepted_total",
         Kind.COUNTER,
         "",

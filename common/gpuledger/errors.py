@@ -5,7 +5,8 @@ GpuledgerError              one clear sentence, safe to show
 ├── ConfigurationError      a file, key or flag is wrong; commands exit 2
 ├── ReadingError            bytes that are not a valid reading
 ├── SealError               a signature, key or hash does not hold
-└── StorageError            a file or directory of ours cannot be used
+├── StorageError            a file or directory of ours cannot be used
+└── EngineError             a Prometheus-compatible engine that cannot be asked, or does not answer whole
 
 The text of each says what is wrong and where.
 """
@@ -35,3 +36,7 @@ class SealError(GpuledgerError):
 
 class StorageError(GpuledgerError):
     """A file or directory that cannot be read or written; the text names it."""
+
+
+class EngineError(GpuledgerError):
+    """A Prometheus-compatible engine that cannot be reached, refuses, or does not answer whole."""

@@ -14,6 +14,7 @@ from gpuledger.sealing import NameSealer, SigningKey, verify_envelope
 from gpuledger_agent.allocation_files import AllocationSource
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.crash_file import CrashFile
+from gpuledger_agent.feed import Feed
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
@@ -36,6 +37,7 @@ class Rig:
         directory: Path,
         devices: list[FakeGpu],
         clock: FakeClock | None = None,
+        config: AgentConfig | None = None,
         sources: Sequence[AllocationSource] = (),
     ) -> None:
         self.directory = directory
@@ -44,7 +46,7 @@ class Rig:
         self.nvml = FakeNvml(self.clock, devices)
         self.processes = FakeProcessTable(p4100="python3")
         self.key = SigningKey.generate()
-        self.config = AgentConfig(state_dir=directory, node_name="node-1")
+        self.config = AgentConfig(state_dir=directory, node_name="node-1") if config is None else config
         self.agent: Agent
         self.journal: Journal
         self.holders: Holders
@@ -58,7 +60,7 @@ class Rig:
     def start(self) -> None:
         self.nvml.attached = 0
         self.journal = Journal(self.directory / "journal", BIG, BIG)
-        self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"))
+        self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"), self.config.privacy)
         self.holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
         self.agent = Agent(
             config=self.config,
@@ -78,6 +80,18 @@ class Rig:
         for _ in range(count):
             self.clock.advance_ms(interval_ms)
             self.agent.tick()
+
+    def feed(self) -> Feed:
+        """Return what hands out this life's readings."""
+        return Feed(
+            view=lambda: self.agent.view,
+            journal=self.journal,
+            key=self.key,
+            node_name="node-1",
+            is_simulated=False,
+            interval_ms=1_000,
+            privacy=self.config.privacy,
+        )
 
     def readings(self) -> list[Reading]:
         return sealed(self.directory, self.key.public_bytes)

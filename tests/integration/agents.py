@@ -91,6 +91,8 @@ def public_key(state_dir: Path) -> bytes:
     return load_or_create_key(state_dir / "key.pem").public_bytes
 
 
-def simulated(state_dir: Path, log: Path, from_s: int, interval_s: int) -> RunningAgent:
+def simulated(
+    state_dir: Path, log: Path, from_s: int, interval_s: int, environment: Mapping[str, str] | None = None
+) -> RunningAgent:
     """Start an agent that plays a simulated node from a moment in the past."""
-    return RunningAgent(log, ["tests.integration.run_agent", str(state_dir), str(from_s), str(interval_s)])
+    return RunningAgent(log, ["tests.integration.run_agent", str(state_dir), str(from_s), str(interval_s)], environment)

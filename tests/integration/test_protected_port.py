@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger import access
+from gpuledger.access import hash_password, new_token
+from gpuledger.credentials import Credentials, Keyring
 from gpuledger.errors import ConfigurationError
-from gpuledger_agent import access, program, server
-from gpuledger_agent.access import hash_password, new_token
+from gpuledger_agent import program, server
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.http import Service
-from gpuledger_collector.credentials import Credentials, Keyring
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.poll import Poller, PollLimits
 from gpuledger_collector.targets import Target
@@ -51,10 +52,7 @@ def serve(tmp_path: Path, authority: Authority) -> Iterator[Serve]:
     families = AgentCollector(lambda: rig.agent.view, rig.key.node_id, "node-1", 1.0, simulated=False)
     service = Service(
         view=lambda: rig.agent.view,
-        journal=rig.journal,
-        key=rig.key,
-        node_name="node-1",
-        is_simulated=False,
+        feed=rig.feed(),
         interval_ms=1_000,
         clock=rig.clock,
         registry=registry_of(families),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gpuledger_agent.access import new_token
+from gpuledger.access import new_token
 from tests.abi.stage import Stage, counted
 from tests.fakes.certificates import Authority
 

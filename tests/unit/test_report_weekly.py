@@ -65,7 +65,9 @@ def test_the_headline_of_a_fleet_worked_out_by_hand() -> None:
     assert (totals.idle.low.tenths, totals.idle.high.tenths) == (639, 712)
     assert totals.coverage is not None
     assert totals.coverage.tenths == 928  # 6240 / 6720 = 92.857
+    assert totals.out is not None
     assert totals.out.tenths == 9  # 60 / 6720 = 0.892
+    assert totals.declared_uncovered is not None
     assert totals.declared_uncovered.tenths == 0
     assert totals.engine_active is not None
     assert totals.engine_active.tenths == 168  # 1881.6 x 60 % / 6720

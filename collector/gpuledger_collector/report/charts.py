@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuledger.cells import DAY_MS
+from gpuledger.cells import DAY_MS, floor_to
 from gpuledger_collector.palette import LOOKS, Look
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, words
 from gpuledger_collector.report.layout import TOP
 from gpuledger_collector.report.model import Totals, Weekly
 from gpuledger_collector.report.names import shown
@@ -20,6 +20,8 @@ from gpuledger_collector.report.periods import day_text
 
 WIDTH = 760.0
 _LEFT = 46.0
+_DAYS_NAMED = 8
+"""Days with a name under their bar; of more, every second or third has one."""
 _LETTER_SIZE = 13.0
 _LEGEND_ROW = 20.0
 _CHARACTER_WIDTH = 6.6
@@ -91,17 +93,21 @@ class Chart:
 def days_chart(report: Weekly) -> Chart:
     """Return one bar a day, 0 to 100 % of the day's installed time; a day without figures stays empty and says so."""
     top, bottom = 24.0, 194.0
-    slot = (WIDTH - _LEFT) / 7
+    first_ms = floor_to(report.period.start_ms, DAY_MS)
+    days = range(first_ms, report.period.end_ms, DAY_MS)
+    slot = (WIDTH - _LEFT) / len(days)
     segments: list[Segment] = []
     texts: list[Text] = []
     by_day = {day.day_ms: day.totals for day in report.days}
-    for number in range(7):
-        day_ms = report.period.start_ms + number * DAY_MS
+    for number, day_ms in enumerate(days):
         middle = _LEFT + (number + 0.5) * slot
-        texts.append(Text(x=round(middle, 2), y=bottom + 17, text=day_text(day_ms), anchor="middle"))
+        is_named = number % -(-len(days) // _DAYS_NAMED) == 0
+        if is_named:
+            texts.append(Text(x=round(middle, 2), y=bottom + 17, text=day_text(day_ms), anchor="middle"))
         totals = by_day.get(day_ms)
         if totals is None:
-            texts.append(Text(x=round(middle, 2), y=bottom - 6, text="no figures", anchor="middle", is_quiet=True))
+            if is_named:
+                texts.append(Text(x=round(middle, 2), y=bottom - 6, text="no figures", anchor="middle", is_quiet=True))
             continue
         label = day_text(day_ms)
         for look, letter, low, high, title in _stack(report, totals, label):
@@ -118,7 +124,7 @@ def days_chart(report: Weekly) -> Chart:
     legend, height = _legend(report, bottom + 34)
     return Chart(
         name="days",
-        title=f"{words.mark(report)}States by day, week {report.period.week}",
+        title=f"{words.mark(report)}States by day, {words.named(report.period)}",
         text="Stacked bars, one a day, as a share of installed time. The table below has the same figures.",
         height=height,
         segments=tuple(segments),
@@ -138,7 +144,7 @@ def sites_chart(report: Weekly) -> Chart:
         y = top + number * row
         name = shown(site.site, 20)
         texts.append(Text(x=left - 10, y=y + 15, text=name, anchor="end"))
-        texts.append(Text(x=WIDTH, y=y + 15, text=words.percent_range(site.totals.idle), anchor="end"))
+        texts.append(Text(x=WIDTH, y=y + 15, text=amounts.percent_range(site.totals.idle), anchor="end"))
         for look, letter, low, high, title in _stack(report, site.totals, name):
             x1, x2 = round(left + low * (right - left), 2), round(left + high * (right - left), 2)
             segments.append(
@@ -152,11 +158,11 @@ def sites_chart(report: Weekly) -> Chart:
         texts.append(Text(x=x, y=16, text=f"{share} %", anchor="middle", is_quiet=True))
     more = ""
     if len(sites) > TOP:
-        more = f" {words.count(len(sites) - TOP, 'smaller site')} are not drawn; the CSV has them."
+        more = f" {amounts.count(len(sites) - TOP, 'smaller site')} are not drawn; the CSV has them."
     legend, height = _legend(report, bottom + 12)
     return Chart(
         name="sites",
-        title=f"{words.mark(report)}States by site, week {report.period.week}",
+        title=f"{words.mark(report)}States by site, {words.named(report.period)}",
         text=f"Stacked bars, one a site, as a share of installed time.{more}",
         height=height,
         segments=tuple(segments),
@@ -175,7 +181,7 @@ def _stack(report: Weekly, totals: Totals, label: str) -> Sequence[tuple[Look, s
             continue
         above = below + time.slice_ms
         name = words.state_label(time.state, report)
-        title = f"{label}: {name} {words.percent(time.share)}, {words.fraction(time.share)}"
+        title = f"{label}: {name} {amounts.percent(time.share)}, {amounts.fraction(time.share)}"
         low, high = below / totals.installed_slice_ms, above / totals.installed_slice_ms
         parts.append((LOOKS[time.state], words.state_letter(time.state, report), low, high, title))
         below = above

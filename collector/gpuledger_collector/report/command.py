@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,14 +14,16 @@ from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
 from gpuledger_collector import config as collector_config
 from gpuledger_collector.figures import LedgerReader
 from gpuledger_collector.report import words
+from gpuledger_collector.report.engine_options import engine_options, given, settings_of
 from gpuledger_collector.report.files import FORMATS, forms, write_files
 from gpuledger_collector.report.model import Weekly
-from gpuledger_collector.report.periods import Week, default_week, week_named
+from gpuledger_collector.report.periods import Week, default_week, span_between, week_named
 from gpuledger_collector.report.weekly import LedgerMovedError, build_weekly
 
+SOURCES = ("agents", "prometheus")
 _ATTEMPTS = 3
 _REPORTS = "reports"
-"""Where reports go below the state directory unless told otherwise."""
+"""Where reports go below the state directory, or the current one, unless told otherwise."""
 
 
 @click.group("report")
@@ -30,40 +33,86 @@ def report() -> None:
 
 @report.command("weekly")
 @click.option("--week", metavar="YEAR-WEEK", help="ISO week like 2026-W47; default: the last one that the ledger ends.")
+@click.option("--from", "start", metavar="TIME", help="Instead of a week: start, like 2026-11-02 or 2026-11-02T08:00Z.")
+@click.option("--to", "end", metavar="TIME", help="End of that (not included).")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The collector's configuration file.")
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The collector's state directory.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory to write to; default: reports/ in the state directory.",
+    help="Directory to write to; default: reports/ in the state directory, with an engine ./reports.",
 )
 @click.option("--format", "formats", metavar="LIST", default=",".join(FORMATS), show_default=True)
+@click.option("--comparison/--no-comparison", "is_compared", default=True, help="Compare with the week before.")
+@click.option(
+    "--source",
+    type=click.Choice(SOURCES),
+    default=SOURCES[0],
+    show_default=True,
+    help="The collector's ledger of agents, or an engine like Prometheus; what follows is about the engine.",
+)
+@engine_options
 @click.pass_context
 def weekly(
     context: click.Context,
+    /,
+    *,
     week: str | None,
+    start: str | None,
+    end: str | None,
     config: Path | None,
     state_dir: Path | None,
     out: Path | None,
     formats: str,
+    is_compared: bool,
+    source: str,
+    **flags: Any,
 ) -> None:
     """Write the weekly idle report as Markdown, HTML, CSV and JSON.
 
-    Prints the paths of the files, then the headline. The same ledger gives the same bytes. Exit codes: 0 written,
-    1 the ledger could not be read or the files not written, 2 usage or configuration.
+    Prints the paths of the files, then the headline. The same ledger gives the same bytes. With --source prometheus it
+    needs no agent, collector or roster: it reads what an exporter's gauges left in an engine (docs/engine.md).
+
+    Exit codes: 0 written, 1 the ledger or engine could not be read or the files not written, 2 usage or configuration.
     """
     wanted = formats_named(formats)
-    asked = None if week is None else week_named(week)
-    directory = _state_dir(config, state_dir)
-    reader = _open(context, directory)
-    found = read_weekly(reader, asked)
-    paths = write_files(out if out is not None else directory / _REPORTS, forms(found, wanted))
-    for path in paths:
+    asked = _asked(week, start, end)
+    if source == "prometheus":
+        if config is not None or state_dir is not None:
+            raise ConfigurationError("--config and --state-dir are the collector's: leave them out with an engine")
+        found = _from_engine(asked, flags, is_compared=is_compared)
+        directory = Path(_REPORTS)
+    else:
+        if given(flags):
+            raise ConfigurationError(f"{given(flags)[0]} is about an engine: say --source prometheus too")
+        state = _state_dir(config, state_dir)
+        found = read_weekly(_open(context, state), asked, is_compared=is_compared)
+        directory = state / _REPORTS
+    for path in write_files(out if out is not None else directory, forms(found, wanted)):
         click.echo(path)
     click.echo(words.headline(found))
 
 
-def read_weekly(reader: LedgerReader, week: Week | None) -> Weekly:
+def _asked(week: str | None, start: str | None, end: str | None) -> Week | None:
+    if start is None and end is None:
+        return None if week is None else week_named(week)
+    if week is not None:
+        raise ConfigurationError("give either --week, or --from and --to")
+    if start is None or end is None:
+        raise ConfigurationError("--from and --to go together")
+    return span_between(start, end)
+
+
+def _from_engine(asked: Week | None, flags: dict[str, Any], *, is_compared: bool) -> Weekly:
+    # Here and not above: a report from the ledger needs no web client.
+    from gpuledger_collector.engine import config as engine_config  # noqa: PLC0415
+    from gpuledger_collector.report.from_engine import read_from_engine  # noqa: PLC0415
+
+    config = engine_config.load(flags["engine_config"], os.environ, settings_of(flags)).value
+    return read_from_engine(config, asked, is_compared=is_compared)
+
+
+def read_weekly(reader: LedgerReader, week: Week | None, *, is_compared: bool = True) -> Weekly:
     """Return the report of a week, by default of the last one that the ledger reaches the end of.
 
     Raises GpuledgerError where an empty ledger leaves no week to choose, or it never stands still.
@@ -75,10 +124,10 @@ def read_weekly(reader: LedgerReader, week: Week | None) -> Weekly:
         week = default_week(extent)
     for _ in range(_ATTEMPTS - 1):
         try:
-            return build_weekly(reader, week)
+            return build_weekly(reader, week, is_compared=is_compared)
         except LedgerMovedError:
             continue
-    return build_weekly(reader, week)
+    return build_weekly(reader, week, is_compared=is_compared)
 
 
 def formats_named(text: str) -> tuple[str, ...]:

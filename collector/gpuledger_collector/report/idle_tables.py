@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuledger.states import State
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, source_words, words
+from gpuledger_collector.report.amounts import hours
 from gpuledger_collector.report.layout import TOP, Cell, Column, Section, Table, top
 from gpuledger_collector.report.model import DarkNode, FreeKind, FreeNode, Weekly
 from gpuledger_collector.report.names import opened_or_digest, shown
 from gpuledger_collector.report.periods import hour_text
-from gpuledger_collector.report.words import hours
 
 WHOLE_NODES_MAX = 200
 """Whole nodes are what can be sold or switched off, so they are all listed, within reason."""
@@ -21,9 +21,16 @@ def idle_section(report: Weekly) -> Section:
     """Return the section that names what was idle, where and whose."""
     return Section(
         heading="Idle list",
-        lines=(words.free_nodes(report),),
+        lines=_lines(report),
         tables=(_free_whole(report), _free_partly(report), _held(report), _dark(report), _down(report)),
     )
+
+
+def _lines(report: Weekly) -> tuple[str, ...]:
+    if report.source is None:
+        return (words.free_nodes(report),)
+    sampled = source_words.tag(report.source).capitalize()
+    return words.free_nodes(report), f"{sampled}: every beginning and end is up to one interval off."
 
 
 _NODE = (Column(name="site", is_number=False), Column(name="node", is_number=False))
@@ -60,7 +67,7 @@ def _free_table(rows: Sequence[FreeNode], caption: str, empty: str, note: str, l
 
 
 def _others(number: int, noun: str, amount: str, width: int) -> tuple[Cell, ...]:
-    first = (Cell(text="others"), Cell(text=words.count(number, noun)), Cell(text=""), Cell(text=amount))
+    first = (Cell(text="others"), Cell(text=amounts.count(number, noun)), Cell(text=""), Cell(text=amount))
     return first + (Cell(text=""),) * (width - len(first))
 
 
@@ -71,7 +78,7 @@ def _free_whole(report: Weekly) -> Table:
         "Whole nodes that were free",
         "No whole node was free all the time.",
         "Every GPU of the node was free in every cell that was covered. Where dark GPU-hours stand, or installed ones "
-        "are fewer than the week has, the rest of the week is not known.",
+        f"are fewer than the {words.noun(report.period)} has, the rest of it is not known.",
         limit=WHOLE_NODES_MAX,
     )
 
@@ -91,7 +98,7 @@ def _held(report: Weekly) -> Table:
             Cell(text=f"{row.gpus:,}"),
             Cell(text=hours(row.held_slice_ms), state=State.HELD),
             Cell(text=hours(row.busy_slice_ms)),
-            Cell(text=words.memory(row.memory_bytes_max)),
+            Cell(text=amounts.memory(row.memory_bytes_max)),
             Cell(text=f"{hour_text(row.first_hour_ms)} – {hour_text(row.last_hour_ms)}"),
         )
         for row in rows
@@ -127,7 +134,7 @@ def _dark(report: Weekly) -> Table:
             Cell(text=f"{row.gpus:,}"),
             Cell(text=hours(row.dark_slice_ms), state=State.DARK),
             Cell(text=hours(row.installed_slice_ms)),
-            Cell(text=_last_seen(row)),
+            Cell(text=_last_seen(row, words.noun(report.period))),
             Cell(text=hour_text(row.first_dark_hour_ms)),
         )
         for row in rows
@@ -150,9 +157,9 @@ def _dark(report: Weekly) -> Table:
     )
 
 
-def _last_seen(row: DarkNode) -> str:
+def _last_seen(row: DarkNode, noun: str) -> str:
     if row.last_seen_hour_ms is None:
-        return "not in this week"
+        return f"not in this {noun}"
     if row.dark_since_ms is None:
         return "at the end"
     return f"{hour_text(row.last_seen_hour_ms)}, then dark"
@@ -181,5 +188,5 @@ def _down(report: Weekly) -> Table:
             Column(name="installed GPU-h"),
         ),
         rows=tuple(cells),
-        empty="Nothing was down.",
+        empty="Nothing was down." if report.source is None or State.DOWN not in report.source.untold else "Not told.",
     )

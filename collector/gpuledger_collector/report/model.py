@@ -41,6 +41,8 @@ class NoComparison(str, Enum):
     WEEK_NOT_WHOLE = "week_not_whole"
     PREVIOUS_NOT_IN_LEDGER = "previous_not_in_ledger"
     PREVIOUS_NOT_WHOLE = "previous_not_whole"
+    NOT_A_WEEK = "not_a_week"
+    NOT_ASKED_FOR = "not_asked_for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Period:
     """Whether the ledger reaches back to the week's start."""
     ledger_from_ms: int | None
     ledger_to_ms: int | None
+    is_iso_week: bool = True
+    """Whether it is a week at all; where not, `week` names the span."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,8 @@ class Totals:
     """All figures of one group of GPUs over the period (a fleet, a site, a site's model, a day).
 
     `busy` is None where the word is withheld, `coverage` where nothing was to be observed, `engine_active` where
-    activity was never known; `active_known_slice_ms` is the time for which it was. `states` has all ten, in order.
+    activity was never known; `active_known_slice_ms` is the time for which it was. `states` has, in order, all that the
+    source tells: all ten, or without those that gauges do not know of; then `out` and `declared_uncovered` are None.
     """
 
     gpus: int
@@ -83,8 +88,8 @@ class Totals:
     busy: Range | None
     coverage: Share | None
     measured: Share
-    out: Share
-    declared_uncovered: Share
+    out: Share | None
+    declared_uncovered: Share | None
     engine_active: Share | None
     active_known_slice_ms: int
     states: tuple[StateTime, ...]
@@ -257,6 +262,57 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """A gauge of activity; `is_mean` says that a sample is the mean of an update interval, not a moment's value."""
+
+    metric: str
+    is_mean: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How finely one model at one site was sampled on one day; `site` and `model` as in places.
+
+    `points` counts samples of all its GPUs; every change of state between two of them may be up to an interval off,
+    `misplaced_slice_ms` in all.
+    """
+
+    day_ms: int
+    site: str
+    model: str | None
+    points: int
+    misplaced_slice_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What the figures are from where they are not from sealed readings, and what that does not tell.
+
+    Gauges are sampled; with `is_counters` they are our own agents' counters, sampled too but exact between samples.
+    """
+
+    profile: str
+    exporter: str
+    is_counters: bool
+    update_interval_ms: int
+    gauges: tuple[Gauge, ...]
+    intervals_ms: tuple[int, ...]
+    """How often they were sampled; a sample stands for two of them at most."""
+    memory_metric: str | None
+    held_above_bytes: int | None
+    """More memory in use is taken for a process."""
+    untold: tuple[State, ...]
+    """States that the source cannot tell, and that are in no figure."""
+    knows_workloads: bool
+    tallies: tuple[Tally, ...]
+    changes: int
+    points: int
+    rejected_points: int
+    contradicting_points: int
+    points_without_memory: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weekly:
     """The weekly report; `headline` is None where the ledger holds no time of the week."""
 
@@ -274,3 +330,5 @@ class Weekly:
     comparison: Comparison
     findings: tuple[FindingGroup, ...]
     method: Method
+    source: Source | None = None
+    """None: the ledger of sealed readings."""

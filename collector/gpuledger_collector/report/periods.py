@@ -7,10 +7,13 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from gpuledger.cells import DAY_MS
+from gpuledger.cells import DAY_MS, HOUR_MS
 from gpuledger.errors import ConfigurationError
 
 WEEK_MS = 7 * DAY_MS
+SPAN_MS_MAX = 62 * DAY_MS
+"""The longest span that a report may be about."""
+_MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORM = re.compile(r"([0-9]{4})-W([0-9]{2})")
 _YEARS = range(1971, 9999)
@@ -20,11 +23,15 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Week:
-    """One ISO week of UTC, [start_ms, end_ms); `name` is its ISO form, like 2026-W47."""
+    """One ISO week of UTC, [start_ms, end_ms); `name` is its ISO form, like 2026-W47.
+
+    Where `is_iso` is False it is another span of whole hours, and the name is like 2026-11-16--2026-11-18T08.
+    """
 
     name: str
     start_ms: int
     end_ms: int
+    is_iso: bool = True
 
 
 def week_named(name: str) -> Week:
@@ -41,6 +48,26 @@ def week_named(name: str) -> Week:
             f"week {name!r} does not exist: {year} has weeks {year}-W01 to {year}-W{last}"
         ) from exc
     return _week_of(monday)
+
+
+def span_between(start: str, end: str) -> Week:
+    """Return the span from one time to another, like 2026-11-16 or 2026-11-16T08:00Z; raises ConfigurationError."""
+    times_ms = []
+    for flag, text in (("--from", start), ("--to", end)):
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError as exc:
+            raise ConfigurationError(f"{flag}: {text!r} is not a time like 2026-11-02 or 2026-11-02T08:00Z") from exc
+        time_ms = ((found if found.tzinfo is not None else found.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+        if time_ms % HOUR_MS:
+            raise ConfigurationError(f"{flag}: {text!r} is not a whole hour of UTC")
+        times_ms.append(time_ms)
+    if not 0 < times_ms[1] - times_ms[0] <= SPAN_MS_MAX:
+        raise ConfigurationError(
+            f"--from {start} --to {end}: give a span that ends after it begins, of {SPAN_MS_MAX // DAY_MS} days at most"
+        )
+    name = "--".join(iso(time_ms).removesuffix(":00:00Z").removesuffix("T00") for time_ms in times_ms)
+    return Week(name=name, start_ms=times_ms[0], end_ms=times_ms[1], is_iso=False)
 
 
 def week_at(time_ms: int) -> Week:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuledger.states import State
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, source_words, words
+from gpuledger_collector.report.amounts import ABSENT, hours, percent
 from gpuledger_collector.report.idle_tables import idle_section
 from gpuledger_collector.report.layout import Cell, Column, Section, Table, top
 from gpuledger_collector.report.model import Totals, Weekly, Withheld
 from gpuledger_collector.report.names import SENTENCE_CHARACTERS_MAX, shown
 from gpuledger_collector.report.periods import day_text, minute_text
 from gpuledger_collector.report.shares import Share
-from gpuledger_collector.report.words import ABSENT, hours, percent
 
 
 def sections(report: Weekly) -> tuple[Section, ...]:
@@ -39,11 +39,11 @@ def headline_table(report: Weekly) -> Table:
     totals = report.headline
     rows: list[tuple[str, str, str]] = []
     if totals is not None:
-        rows.append(("Idle, at least", percent(totals.idle.low), words.fraction(totals.idle.low)))
-        rows.append(("Idle, at most", percent(totals.idle.high), words.fraction(totals.idle.high)))
+        rows.append(("Idle, at least", percent(totals.idle.low), amounts.fraction(totals.idle.low)))
+        rows.append(("Idle, at most", percent(totals.idle.high), amounts.fraction(totals.idle.high)))
         if totals.busy is not None:
-            rows.append(("Busy, at least", percent(totals.busy.low), words.fraction(totals.busy.low)))
-            rows.append(("Busy, at most", percent(totals.busy.high), words.fraction(totals.busy.high)))
+            rows.append(("Busy, at least", percent(totals.busy.low), amounts.fraction(totals.busy.low)))
+            rows.append(("Busy, at most", percent(totals.busy.high), amounts.fraction(totals.busy.high)))
         rest: tuple[tuple[str, Share | None], ...] = (
             ("Engine-active", totals.engine_active),
             ("Coverage", totals.coverage),
@@ -51,7 +51,7 @@ def headline_table(report: Weekly) -> Table:
             ("Out of service", totals.out),
             ("Declared instead of observed (D′)", totals.declared_uncovered),
         )
-        rows += [(name, percent(share), words.fraction(share)) for name, share in rest]
+        rows += [(name, percent(share), amounts.fraction(share)) for name, share in rest]
     return Table(
         caption="Headline figures",
         columns=(Column(name="Figure", is_number=False), Column(name="Share"), Column(name="Of")),
@@ -75,17 +75,23 @@ def _without_time(report: Weekly) -> str:
 
 def _figure_columns(report: Weekly) -> tuple[Column, ...]:
     states = tuple(Column(name=words.state_label(state, report), state=state) for state in _states_in(report))
-    return (Column(name="GPUs"), Column(name="installed GPU-h"), Column(name="idle"), *states)
+    sampled = () if report.source is None else (Column(name="± points"),)
+    return (Column(name="GPUs"), Column(name="installed GPU-h"), Column(name="idle"), *sampled, *states)
 
 
-def _figure_cells(report: Weekly, totals: Totals) -> tuple[Cell, ...]:
+def _figure_cells(
+    report: Weekly, totals: Totals, *, day_ms: int | None = None, place: tuple[str, str | None] | None = None
+) -> tuple[Cell, ...]:
     times = {time.state: time for time in totals.states}
     is_marked = Withheld.BUSY in totals.withheld and words.may_say(report, Withheld.BUSY)
     cells = [
         Cell(text=f"{totals.gpus:,}"),
         Cell(text=hours(totals.installed_slice_ms)),
-        Cell(text=words.percent_range(totals.idle)),
+        Cell(text=amounts.percent_range(totals.idle)),
     ]
+    if report.source is not None:
+        tenths = source_words.error_tenths(report, totals, day_ms=day_ms, place=place)
+        cells.append(Cell(text=ABSENT if tenths is None else amounts.tenths_text(tenths)))
     for state in _states_in(report):
         time = times[state]
         text = hours(time.slice_ms) + ("†" if is_marked and state is State.BUSY else "")
@@ -96,8 +102,15 @@ def _figure_cells(report: Weekly, totals: Totals) -> tuple[Cell, ...]:
 def _note(report: Weekly, rows: Sequence[Totals]) -> str:
     note = "GPU-hours, and their share of the row's installed GPU-hours. " + _without_time(report)
     if words.may_say(report, Withheld.BUSY) and any(Withheld.BUSY in totals.withheld for totals in rows):
-        floor = words.tenths_text(report.method.coverage_floor_tenths)
+        floor = amounts.tenths_text(report.method.coverage_floor_tenths)
         note += f" † Measured under {floor} %: work that was seen, not a figure of how much there was."
+    if report.source is not None:
+        untold = ", ".join(words.state_label(state, report) for state in report.source.untold)
+        note += (
+            f" {source_words.tag(report.source).capitalize()}; ± points: sampling error of the row's shares in "
+            f"percentage points."
+        )
+        note += f" Not told by gauges: {untold}." if untold else ""
     return note.strip()
 
 
@@ -106,8 +119,11 @@ def _days(report: Weekly) -> Table:
     return Table(
         caption="States by day (UTC)",
         columns=(Column(name="day", is_number=False), *_figure_columns(report)),
-        rows=tuple((Cell(text=day_text(day.day_ms)), *_figure_cells(report, day.totals)) for day in report.days),
-        total=(Cell(text="week"), *_figure_cells(report, report.headline)),
+        rows=tuple(
+            (Cell(text=day_text(day.day_ms)), *_figure_cells(report, day.totals, day_ms=day.day_ms))
+            for day in report.days
+        ),
+        total=(Cell(text=words.noun(report.period)), *_figure_cells(report, report.headline)),
         note=_note(report, [day.totals for day in report.days]),
     )
 
@@ -123,7 +139,7 @@ def _where(report: Weekly) -> Section:
         rows=tuple(
             (
                 Cell(text=shown(place.site), small="model unknown" if place.model is None else shown(place.model)),
-                *_figure_cells(report, place.totals),
+                *_figure_cells(report, place.totals, place=(place.site, place.model)),
             )
             for place in report.places
         ),
@@ -148,7 +164,9 @@ _FIGURE_NAMES = {
 
 
 def _changes(report: Weekly) -> Section:
-    heading = f"Change to week {report.comparison.previous_week}"
+    heading = "Change"
+    if report.period.is_iso_week:
+        heading = f"Change to week {report.comparison.previous_week}"
     reason = words.no_comparison(report)
     if reason is not None:
         return Section(heading=heading, lines=(reason,))
@@ -160,9 +178,9 @@ def _changes(report: Weekly) -> Section:
         cells.append(
             (
                 Cell(text=_FIGURE_NAMES[change.figure]),
-                Cell(text=percent(change.before), small=words.fraction(change.before)),
-                Cell(text=percent(change.now), small=words.fraction(change.now)),
-                Cell(text=words.points(change.difference_tenths)),
+                Cell(text=percent(change.before), small=amounts.fraction(change.before)),
+                Cell(text=percent(change.now), small=amounts.fraction(change.now)),
+                Cell(text=amounts.points(change.difference_tenths)),
             )
         )
     table = Table(
@@ -186,17 +204,17 @@ def _threshold(report: Weekly, totals: Totals) -> Section:
         columns.append(Column(name="busy"))
     cells = []
     for row in report.sensitivity:
-        name = f"{words.tenths_text(row.theta_ppm // 1000).removesuffix('.0')} %"
+        name = f"{amounts.tenths_text(row.theta_ppm // 1000).removesuffix('.0')} %"
         line = [Cell(text=name + (" (in force)" if row.is_in_force else ""))]
-        line.append(Cell(text=words.percent_range(row.idle), small=words.hours_range(row.idle)))
+        line.append(Cell(text=amounts.percent_range(row.idle), small=amounts.hours_range(row.idle)))
         if is_said:
-            line.append(Cell(text=words.percent_range(row.busy), small=words.hours_range(row.busy)))
+            line.append(Cell(text=amounts.percent_range(row.busy), small=amounts.hours_range(row.busy)))
         cells.append(tuple(line))
-    active = "Engine-active time needs no threshold; it was not known in this week."
+    active = f"Engine-active time needs no threshold; it was not known in this {words.noun(report.period)}."
     if totals.engine_active is not None:
         active = (
             f"Engine-active time needs no threshold: {percent(totals.engine_active)} "
-            f"({words.fraction(totals.engine_active)})."
+            f"({amounts.fraction(totals.engine_active)})."
         )
     table = Table(caption="Figures at other thresholds", columns=tuple(columns), rows=tuple(cells), note=active)
     return Section(heading="Sensitivity to the threshold", tables=(table,))
@@ -216,7 +234,7 @@ def _findings(report: Weekly) -> Section:
     ]
     if others:
         blank = Cell(text="")
-        others_cell = Cell(text=words.count(others, "subject"))
+        others_cell = Cell(text=amounts.count(others, "subject"))
         cells.append((Cell(text="others"), others_cell, Cell(text=f"{others_count:,}"), blank, blank))
     table = Table(
         caption="By kind and subject",

@@ -3,7 +3,8 @@
 
 Two files: states (one row per site, model and state, zeros included) and the idle list (one row per entry, every
 list whole). State names are the ledger's identifiers whatever is withheld; the column `withheld` names the words
-that no figure of the row may be called. A text that a spreadsheet could take for a formula gets a leading quote.
+that no figure of the row may be called. `profile` and the sampling error are there where figures come from gauges,
+which do not tell some of the states. A text that a spreadsheet could take for a formula gets a leading quote.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.names import cleaned
 from gpuledger_collector.report.periods import iso
@@ -37,6 +38,8 @@ STATE_COLUMNS = (
     "slice_ms",
     "installed_slice_ms",
     "withheld",
+    "profile",
+    "sampling_error_points",
 )
 IDLE_COLUMNS = (
     "simulated",
@@ -60,6 +63,7 @@ IDLE_COLUMNS = (
     "last_seen_hour_utc",
     "dark_since_utc",
     "slice_ms",
+    "profile",
 )
 
 
@@ -69,6 +73,7 @@ def states_to_csv(report: Weekly) -> str:
     rows: list[dict[str, Value]] = []
     for place in report.places:
         totals = place.totals
+        error = source_words.error_tenths(report, totals, place=(place.site, place.model))
         rows.extend(
             {
                 "figures_from_utc": _time(period.figures_from_ms),
@@ -83,6 +88,7 @@ def states_to_csv(report: Weekly) -> str:
                 "slice_ms": time.slice_ms,
                 "installed_slice_ms": totals.installed_slice_ms,
                 "withheld": " ".join(word.value for word in totals.withheld) or None,
+                "sampling_error_points": None if error is None else error / 10,
             }
             for time in totals.states
         )
@@ -162,7 +168,7 @@ def _down(report: Weekly) -> Iterator[dict[str, Value]]:
 
 
 def _hours(slice_ms: int) -> float:
-    return round(slice_ms / words.GPU_HOUR_SLICE_MS, 4)
+    return round(slice_ms / amounts.GPU_HOUR_SLICE_MS, 4)
 
 
 def _time(time_ms: int | None) -> str | None:
@@ -176,6 +182,7 @@ def _write(report: Weekly, columns: tuple[str, ...], rows: list[dict[str, Value]
     everywhere: dict[str, Value] = {
         "simulated": words.SIMULATED if report.simulated else None,
         "week": report.period.week,
+        "profile": None if report.source is None else report.source.profile,
     }
     for row in rows:
         fields = everywhere | row

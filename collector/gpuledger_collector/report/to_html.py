@@ -7,7 +7,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.charts import WIDTH, days_chart, sites_chart
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.tables import headline_table, sections
@@ -20,6 +20,8 @@ def weekly_to_html(report: Weekly) -> str:
         report=report,
         totals=report.headline,
         words=words,
+        amounts=amounts,
+        source_words=source_words,
         sections=sections(report),
         headline_table=headline_table(report),
         charts=charts,

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from enum import Enum
 
-from gpuledger_collector.report import words
+from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.periods import iso
 
@@ -46,6 +46,9 @@ def weekly_to_json(report: Weekly) -> str:
         "sentence": words.headline(report),
         "notices": words.notices(report),
     }
+    if report.headline is not None and report.source is not None:
+        tenths = source_words.error_tenths(report, report.headline)
+        document["sampling_error_points"] = None if tenths is None else tenths / 10
     fields = _plain(report)
     assert isinstance(fields, dict)
     return json.dumps(document | fields, indent=2, ensure_ascii=True) + "\n"
@@ -69,7 +72,7 @@ def _plain(value: object) -> object:
 def _beside(name: str, value: object) -> tuple[str, object] | None:
     """Return the field for people that stands beside a figure, if any; an absent figure has an absent one."""
     if name.endswith("slice_ms"):
-        hours = round(value / words.GPU_HOUR_SLICE_MS, 4) if isinstance(value, int) else None
+        hours = round(value / amounts.GPU_HOUR_SLICE_MS, 4) if isinstance(value, int) else None
         return name.removesuffix("slice_ms") + "gpu_hours", hours
     if name in _TIMES:
         return name.removesuffix("ms") + "utc", iso(value) if isinstance(value, int) else None

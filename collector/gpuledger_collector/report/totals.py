@@ -20,8 +20,13 @@ def withheld_words(account: Account) -> tuple[Withheld, ...]:
     return tuple(words)
 
 
-def totals_of(account: Account, *, gpus: int, active_known_ms: int) -> Totals | None:
-    """Return the figures of an account; None without installed time."""
+def totals_of(
+    account: Account, *, gpus: int, active_known_ms: int, untold: frozenset[State] = frozenset()
+) -> Totals | None:
+    """Return the figures of an account; None without installed time.
+
+    `untold` are states that whoever observed cannot tell: no figure is given of them, not even 0.
+    """
     installed = account.installed_slice_ms
     idle, busy = account.idle, account.busy
     if idle is None or busy is None:
@@ -38,13 +43,16 @@ def totals_of(account: Account, *, gpus: int, active_known_ms: int) -> Totals | 
         busy=None if Withheld.BUSY in withheld else range_of(busy),
         coverage=None if observable == 0 else share_down(observable - account.slice_ms(State.DARK), observable),
         measured=share_down(installed - account.slice_ms(*UNKNOWN), installed),
-        out=share_up(account.slice_ms(*OUT), installed),
-        declared_uncovered=share_up(account.declared_uncovered_slice_ms, installed),
+        out=None if untold & OUT else share_up(account.slice_ms(*OUT), installed),
+        declared_uncovered=(
+            None if State.STANDBY in untold else share_up(account.declared_uncovered_slice_ms, installed)
+        ),
         engine_active=active,
         active_known_slice_ms=active_known_ms * SLICES_PER_GPU,
         states=tuple(
             StateTime(state=state, slice_ms=account.slice_ms(state), share=share_of_state(account, state))
             for state in State
+            if state not in untold
         ),
         withheld=withheld,
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from gpuledger.accounting import COVERAGE_FLOOR, Account, add
 from gpuledger.cells import CELL_MS
 from gpuledger.errors import StorageError
-from gpuledger.states import THETA_PPM
+from gpuledger.states import THETA_PPM, State
 from gpuledger_collector.figures import Group, Key, LedgerReader
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.report.idle_list import build_idle_list
@@ -25,6 +25,7 @@ from gpuledger_collector.report.model import (
     Period,
     Place,
     Site,
+    Source,
     Totals,
     TrustLevel,
     Weekly,
@@ -38,8 +39,15 @@ class LedgerMovedError(StorageError):
     """The ledger was written to while the report was read from it; reading again helps."""
 
 
-def build_weekly(reader: LedgerReader, week: Week, *, readings_trust: TrustLevel = TrustLevel.L1) -> Weekly:
-    """Return the report of one week.
+def build_weekly(
+    reader: LedgerReader,
+    week: Week,
+    *,
+    readings_trust: TrustLevel = TrustLevel.L1,
+    source: Source | None = None,
+    is_compared: bool = True,
+) -> Weekly:
+    """Return the report of one week; `source` says what its rows are from if not from sealed readings.
 
     Raises LedgerMovedError where the ledger's answers do not belong to one state of it.
     """
@@ -51,10 +59,11 @@ def build_weekly(reader: LedgerReader, week: Week, *, readings_trust: TrustLevel
     days = _ask(reader, ["day_ms"], week)
     whole = _ask(reader, [], week)
     total = add([group.account for group in whole])
-    headline = next((totals for _, totals in _with_totals(whole)), None)
+    untold = frozenset[State]() if source is None else frozenset(source.untold)
+    headline = next((totals for _, totals in _with_totals(whole, untold)), None)
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
     idle_list = build_idle_list(reader, week.start_ms, week.end_ms, to_ms, by_gpu)
-    comparison, is_previous_simulated = _comparison(reader, week, period, headline)
+    comparison, is_previous_simulated = _comparison(reader, week, period, headline, is_compared=is_compared)
     findings = _group_findings(reader.findings(week.start_ms, week.end_ms))
     report = Weekly(
         schema=SCHEMA,
@@ -65,15 +74,16 @@ def build_weekly(reader: LedgerReader, week: Week, *, readings_trust: TrustLevel
         headline=headline,
         places=tuple(
             Place(site=str(group.key[0]), model=str(group.key[1]) or None, totals=totals)
-            for group, totals in _with_totals(places)
+            for group, totals in _with_totals(places, untold)
         ),
-        sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites)),
-        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days)),
+        sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites, untold)),
+        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold)),
         sensitivity=sensitivity_of(total),
         idle_list=idle_list,
         comparison=comparison,
         findings=findings,
         method=_method(places, digest, readings_trust),
+        source=source,
     )
     _check_one_ledger(
         total, (by_gpu, places, sites, days), idle_list, digest == reader.digest(week.start_ms, week.end_ms)
@@ -85,9 +95,9 @@ def _ask(reader: LedgerReader, keys: Sequence[Key], week: Week) -> list[Group]:
     return sorted(reader.sum_by(keys, week.start_ms, week.end_ms), key=lambda group: group.key)
 
 
-def _with_totals(groups: Iterable[Group]) -> Iterable[tuple[Group, Totals]]:
+def _with_totals(groups: Iterable[Group], untold: frozenset[State]) -> Iterable[tuple[Group, Totals]]:
     for group in groups:
-        totals = totals_of(group.account, gpus=group.gpus, active_known_ms=group.active_known_ms)
+        totals = totals_of(group.account, gpus=group.gpus, active_known_ms=group.active_known_ms, untold=untold)
         if totals is not None:
             yield group, totals
 
@@ -113,6 +123,7 @@ def _period(week: Week, extent: tuple[int, int] | None) -> Period:
         is_from_start=extent is not None and extent[0] <= week.start_ms,
         ledger_from_ms=None if extent is None else extent[0],
         ledger_to_ms=None if extent is None else extent[1],
+        is_iso_week=week.is_iso,
     )
 
 
@@ -135,13 +146,15 @@ def _method(places: Sequence[Group], digest: str, readings_trust: TrustLevel) ->
 # ------------------------------------------------------------------------------------------- change to last week
 
 
-def _comparison(reader: LedgerReader, week: Week, period: Period, now: Totals | None) -> tuple[Comparison, bool]:
+def _comparison(
+    reader: LedgerReader, week: Week, period: Period, now: Totals | None, *, is_compared: bool
+) -> tuple[Comparison, bool]:
     """Return the comparison, and whether anything in the week before was simulated.
 
     Parts of weeks are not compared: a Monday is not a week, and a weekend is not one either.
     """
     previous = week_before(week)
-    absent = _why_not(previous, period, now)
+    absent = _why_not(previous, period, now) if is_compared else NoComparison.NOT_ASKED_FOR
     if absent is not None or now is None:
         return Comparison(previous_week=previous.name, absent=absent, changes=()), False
     groups = _ask(reader, ["site", "model"], previous)
@@ -159,6 +172,8 @@ def _comparison(reader: LedgerReader, week: Week, period: Period, now: Totals | 
 def _why_not(previous: Week, period: Period, now: Totals | None) -> NoComparison | None:
     if now is None:
         return NoComparison.NO_FIGURES
+    if not period.is_iso_week:
+        return NoComparison.NOT_A_WEEK
     if not (period.is_complete and period.is_from_start):
         return NoComparison.WEEK_NOT_WHOLE
     if period.ledger_from_ms is None or period.ledger_from_ms >= previous.end_ms:

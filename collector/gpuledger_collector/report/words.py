@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report in English: numbers, times, title, headline and notices. All sentences about a report begin here."""
+"""The report in English: title, headline, notices and method. All sentences about a report begin here."""
 
 from __future__ import annotations
 
-from gpuledger.cells import CELL_MS, HOUR_MS, SLICES_PER_GPU
-from gpuledger.states import State
+from gpuledger.cells import CELL_MS, SLICES_PER_GPU
+from gpuledger.states import OUT, State
 from gpuledger_collector.palette import LOOKS
+from gpuledger_collector.report import source_words
+from gpuledger_collector.report.amounts import count, hours, percent, seconds, tenths_text, utc
 from gpuledger_collector.report.model import (
     FreeKind,
     NoComparison,
@@ -16,14 +18,8 @@ from gpuledger_collector.report.model import (
     Withheld,
 )
 from gpuledger_collector.report.names import shown
-from gpuledger_collector.report.periods import minute_text
-from gpuledger_collector.report.shares import Range, Share
 
-GPU_HOUR_SLICE_MS = HOUR_MS * SLICES_PER_GPU
 SIMULATED = "SIMULATED"
-ABSENT = "–"
-"""What stands where there is no figure; a zero is written as 0.0."""
-
 TRUST = {
     TrustLevel.L0: "L0: the operator's word",
     TrustLevel.L1: (
@@ -31,78 +27,6 @@ TRUST = {
         "fabricate at the source"
     ),
 }
-
-
-def hours(slice_ms: int) -> str:
-    """Return GPU-hours to a tenth, half up; what is less than that but not nothing is "<0.1"."""
-    if 0 < slice_ms < GPU_HOUR_SLICE_MS // 20:
-        return "<0.1"
-    tenths = (slice_ms * 20 + GPU_HOUR_SLICE_MS) // (2 * GPU_HOUR_SLICE_MS)
-    return f"{tenths // 10:,}.{tenths % 10}"
-
-
-def percent(share: Share | None) -> str:
-    """Return "61.2 %"."""
-    return ABSENT if share is None else f"{tenths_text(share.tenths)} %"
-
-
-def tenths_text(tenths: int) -> str:
-    """Return a number of tenths >= 0 as "61.2"."""
-    return f"{tenths // 10}.{tenths % 10}"
-
-
-def percent_range(found: Range | None) -> str:
-    """Return "61.2 – 63.0 %", or one number where nothing is unknown and rounding keeps it one."""
-    if found is None:
-        return ABSENT
-    if found.low.tenths == found.high.tenths:
-        return percent(found.low)
-    return f"{tenths_text(found.low.tenths)} – {percent(found.high)}"
-
-
-def fraction(share: Share | None) -> str:
-    """Return "3,290.1 of 5,376.0 GPU-hours"."""
-    return ABSENT if share is None else f"{hours(share.part_slice_ms)} of {hours(share.whole_slice_ms)} GPU-hours"
-
-
-def hours_range(found: Range | None) -> str:
-    """Return "3,290.1 – 3,386.9 of 5,376.0 GPU-hours"."""
-    if found is None:
-        return ABSENT
-    if found.low.part_slice_ms == found.high.part_slice_ms:
-        return fraction(found.low)
-    return f"{hours(found.low.part_slice_ms)} – {fraction(found.high)}"
-
-
-def points(tenths: int | None) -> str:
-    """Return a difference as "+1.8" or "−0.3" percentage points."""
-    if tenths is None:
-        return ABSENT
-    sign = "+" if tenths > 0 else "−" if tenths < 0 else "±"
-    return sign + tenths_text(abs(tenths))
-
-
-def memory(amount_bytes: int | None) -> str:
-    """Return gibibytes to a tenth."""
-    if amount_bytes is None:
-        return ABSENT
-    tenths = (amount_bytes * 20 + (1 << 30)) // (2 << 30)
-    return f"{tenths // 10:,}.{tenths % 10} GiB"
-
-
-def seconds(amount_ms: int) -> str:
-    """Return "1 s", or "250 ms" where seconds are not whole."""
-    return f"{amount_ms // 1000} s" if amount_ms % 1000 == 0 else f"{amount_ms} ms"
-
-
-def count(number: int, noun: str) -> str:
-    """Return "1 node" or "2 nodes"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def utc(time_ms: int) -> str:
-    """Return "Mon 16 Nov 2026 00:00 UTC"."""
-    return f"{minute_text(time_ms)} UTC"
 
 
 def may_say(report: Weekly, word: Withheld) -> bool:
@@ -140,10 +64,27 @@ def mark(report: Weekly) -> str:
 def title(report: Weekly) -> str:
     """Return the title, which says what is withheld and that data are simulated."""
     if report.headline is None:
-        return f"{mark(report)}GPU idle time, week {report.period.week}"
+        return f"{mark(report)}GPU idle time, {named(report.period)}"
     subject = "GPU occupancy and idle time" if may_say(report, Withheld.OCCUPANCY) else "GPU idle time"
     beside = "" if not report.withheld else f" ({_withheld_words(report.headline)} withheld)"
-    return f"{mark(report)}{subject}, week {report.period.week}{beside}"
+    sampled = "" if report.source is None else f", sampled from {shown(report.source.exporter)}"
+    return f"{mark(report)}{subject}, {named(report.period)}{sampled}{beside}"
+
+
+def named(period: Period) -> str:
+    """Return "week 2026-W47", or "2026-11-16 to 2026-11-18" where the period is no week."""
+    return f"week {period.week}" if period.is_iso_week else period.week.replace("--", " to ")
+
+
+def named_first(period: Period) -> str:
+    """Return the period's name as a sentence begins."""
+    name = named(period)
+    return name[0].upper() + name[1:]
+
+
+def noun(period: Period) -> str:
+    """Return what the period is: "week" or "period"."""
+    return "week" if period.is_iso_week else "period"
 
 
 def _withheld_words(totals: Totals) -> str:
@@ -173,12 +114,22 @@ def headline(report: Weekly) -> str:
         return f"{mark(report)}{no_figures(period)}"
     idle, coverage = totals.idle, percent(totals.coverage)
     first = (
-        f"{mark(report)}Week {period.week}: at least {percent(idle.low)} and at most {percent(idle.high)} of "
+        f"{mark(report)}{named_first(period)}: at least {percent(idle.low)} and at most {percent(idle.high)} of "
         f"{hours(totals.installed_slice_ms)} installed GPU-hours ({count(totals.gpus, 'GPU')}) stood idle, "
-        f"{'with no coverage to speak of' if totals.coverage is None else f'with coverage {coverage}'}, "
-        f"{percent(totals.out)} out of service and {percent(totals.declared_uncovered)} declared instead of observed."
+        f"{'with no coverage to speak of' if totals.coverage is None else f'with coverage {coverage}'}"
     )
+    if totals.out is None or totals.declared_uncovered is None:
+        first += "; what was out of service is not told."
+    else:
+        first += (
+            f", {percent(totals.out)} out of service and {percent(totals.declared_uncovered)} declared instead of "
+            "observed."
+        )
     sentences = [first]
+    if report.source is not None:
+        sampled = source_words.tag(report.source)
+        kind = "counters" if report.source.is_counters else "gauges"
+        sentences.append(f"Sampled {kind} ({sampled}): {source_words.error(report, totals)} percentage points.")
     if totals.busy is not None:
         engines = "" if totals.engine_active is None else f"; engines were active {percent(totals.engine_active)}"
         sentences.append(
@@ -194,7 +145,7 @@ def free_nodes(report: Weekly) -> str:
     """Return how many whole nodes were free all the time; whether that is a whole week depends on the period."""
     whole = sum(1 for node in report.idle_list.free if node.kind is FreeKind.ALL_WEEK)
     more = sum(1 for node in report.idle_list.free if node.kind is FreeKind.WHEN_OBSERVED)
-    is_week = report.period.is_complete and report.period.is_from_start
+    is_week = report.period.is_complete and report.period.is_from_start and report.period.is_iso_week
     span = "all week" if is_week else "all the time the ledger covers"
     beside = f", and {more:,} more whenever observed" if more > 0 else ""
     if whole == 0:
@@ -205,11 +156,11 @@ def free_nodes(report: Weekly) -> str:
 def no_figures(period: Period) -> str:
     """Return why the week has no figures."""
     if period.ledger_from_ms is None or period.ledger_to_ms is None:
-        return f"Week {period.week}: no figures, because the ledger is empty."
+        return f"{named_first(period)}: no figures, because the ledger is empty."
     reach = f"it accounts for {utc(period.ledger_from_ms)} to {utc(period.ledger_to_ms)}"
     if period.figures_from_ms is None:
-        return f"Week {period.week}: no figures, because the ledger holds nothing of this week; {reach}."
-    return f"Week {period.week}: no figures, because no GPU was installed in it; {reach}."
+        return f"{named_first(period)}: no figures, because the ledger holds nothing of this {noun(period)}; {reach}."
+    return f"{named_first(period)}: no figures, because no GPU was installed in it; {reach}."
 
 
 def period_text(period: Period) -> str:
@@ -226,16 +177,18 @@ def notices(report: Weekly) -> list[str]:
     if totals is None:
         return lines
     if not period.is_complete and period.figures_to_ms is not None:
-        lines.append(f"Week not complete: figures to {utc(period.figures_to_ms)}.")
+        lines.append(f"{noun(period).capitalize()} not complete: figures to {utc(period.figures_to_ms)}.")
     if not period.is_from_start and period.figures_from_ms is not None:
-        lines.append(f"The ledger begins within this week: figures from {utc(period.figures_from_ms)}.")
+        lines.append(f"The ledger begins within this {noun(period)}: figures from {utc(period.figures_from_ms)}.")
+    if report.source is not None:
+        lines += source_words.notices(report, report.source)
     if totals.withheld:
         lines.append(_withheld_notice(totals, report.method.coverage_floor_tenths))
     if report.method.are_intervals_mixed:
         listed = ", ".join(seconds(interval) for interval in report.method.intervals_ms)
         lines.append(
             f"Mixed sampling intervals ({listed}): the threshold of activity was applied to windows of different "
-            "length, so the figures of this week are not all of one kind."
+            f"length, so the figures of this {noun(period)} are not all of one kind."
         )
     return lines
 
@@ -247,13 +200,17 @@ def no_comparison(report: Weekly) -> str | None:
         case None:
             return None
         case NoComparison.NO_FIGURES:
-            return "No change is given: this week has no figures."
+            return f"No change is given: this {noun(report.period)} has no figures."
         case NoComparison.WEEK_NOT_WHOLE:
             return "No change is given: the ledger holds only a part of this week, and parts of weeks are not compared."
         case NoComparison.PREVIOUS_NOT_IN_LEDGER:
             return f"No change is given: week {previous} is not in the ledger."
         case NoComparison.PREVIOUS_NOT_WHOLE:
             return f"No change is given: the ledger holds only a part of week {previous}."
+        case NoComparison.NOT_A_WEEK:
+            return "No change is given: only whole weeks are compared."
+        case NoComparison.NOT_ASKED_FOR:
+            return "No change is given: it was not asked for."
 
 
 # ------------------------------------------------------------------------------------------------------------ method
@@ -264,12 +221,12 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
     method, totals = report.method, report.headline
     busy = state_label(State.BUSY, report)
     lines = [
-        ("Installed", "every GPU of the roster, from the day it entered service, whether it reported or not."),
+        ("Installed", _installed(report)),
         ("Idle", "free + reserved + held + standby; at most: with everything that is not known (dark + unmeasured)."),
         (busy.capitalize(), f"at least: {busy}; at most: with everything that is not known."),
-        ("Out of service", "down + maintenance + operator."),
+        *([("Out of service", "down + maintenance + operator.")] if _tells_out(report) else []),
         ("Coverage", "1 − dark / (installed − D′). Measured: 1 − (dark + unmeasured) / installed."),
-        ("D′", "time that nobody observed, inside a standby or maintenance declared before it began."),
+        ("D′", _declared(report)),
         (
             "Threshold",
             f"activity over {tenths_text(method.theta_ppm // 1000)} % is work; cells of {CELL_MS // 1000} s of UTC.",
@@ -284,30 +241,56 @@ def method_lines(report: Weekly) -> list[tuple[str, str]]:
         ),
         ("Sampling", _sampling(report)),
     ]
-    if totals is not None:
+    if report.source is not None:
+        lines += source_words.method_lines(report, report.source)
+    if totals is not None and (report.source is None or not report.source.is_counters):
         known = f"{hours(totals.active_known_slice_ms)} of {hours(totals.installed_slice_ms)} installed GPU-hours"
         lines.append(("Engine-active", f"integral of engine activity; activity was known for {known}."))
     if method.hang_suspicion_ms > 0:
         amount = hours(method.hang_suspicion_ms * SLICES_PER_GPU)
         lines.append(("Suspected hangs", f"{amount} GPU-hours of claimed activity at idle power, none counted busy."))
     lines += [
-        ("Trust", f"readings {TRUST[method.readings_trust]}. Roster and declarations {TRUST[method.roster_trust]}."),
+        ("Trust", _trust(report)),
         (
             "Not shown",
             (
-                "that the roster is complete, that boards are genuine, that the host below the agent was honest, that "
-                "the work was useful."
+                f"that the {'fleet' if report.source is not None else 'roster'} is complete, that boards are genuine, "
+                f"that the host below the {'exporter' if report.source is not None else 'agent'} was honest, that the "
+                "work was useful."
             ),
         ),
-        ("Ledger", f"digest of this week's rows, SHA-256: {method.ledger_digest}"),
+        ("Ledger", f"digest of this {noun(report.period)}'s rows, SHA-256: {method.ledger_digest}"),
     ]
     return lines
+
+
+def _tells_out(report: Weekly) -> bool:
+    return report.source is None or not OUT & set(report.source.untold)
+
+
+def _installed(report: Weekly) -> str:
+    if report.source is not None:
+        return "every GPU that reported, from its first sample on, whether it went on reporting or not."
+    return "every GPU of the roster, from the day it entered service, whether it reported or not."
+
+
+def _declared(report: Weekly) -> str:
+    if report.source is not None:
+        return "nothing was declared: what is in an engine comes without declarations."
+    return "time that nobody observed, inside a standby or maintenance declared before it began."
+
+
+def _trust(report: Weekly) -> str:
+    method = report.method
+    if report.source is not None:
+        return f"{TRUST[method.readings_trust]}: whoever writes into the engine writes these figures."
+    return f"readings {TRUST[method.readings_trust]}. Roster and declarations {TRUST[method.roster_trust]}."
 
 
 def _sampling(report: Weekly) -> str:
     method = report.method
     if not method.intervals_ms:
-        return "no reading was made in this week."
+        return f"no reading was made in this {noun(report.period)}."
     intervals = ", ".join(seconds(interval) for interval in method.intervals_ms)
     sources = ", ".join(shown(source) for source in method.activity_sources) or "none"
     flag = " (mixed)" if method.are_intervals_mixed else ""

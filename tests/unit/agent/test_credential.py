@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger agent credential`: what it prints is what the settings take."""
+"""`gpuledger agent credential`, and the collector's: what it prints is what the settings take."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
+from gpuledger.access import Passwords, Tokens, Verdict
 from gpuledger.cli import main
 from gpuledger_agent import config
-from gpuledger_agent.access import Passwords, Tokens, Verdict
 
 
 def test_the_line_for_a_user_goes_into_the_table_of_users(tmp_path: Path) -> None:
@@ -22,8 +23,9 @@ def test_the_line_for_a_user_goes_into_the_table_of_users(tmp_path: Path) -> Non
     assert Passwords(dict(users)).check(b"ann", b"s3cret") is Verdict.ALLOWED
 
 
-def test_a_token_comes_with_the_line_for_the_file(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["agent", "credential"])
+@pytest.mark.parametrize("program", ["agent", "collector"])
+def test_a_token_comes_with_the_line_for_the_file(tmp_path: Path, program: str) -> None:
+    result = CliRunner().invoke(main, [program, "credential"])
     assert result.exit_code == 0
     token, digest = (line.split(":")[1].strip() for line in result.stdout.splitlines())
     file = tmp_path / "tokens"

@@ -22,6 +22,7 @@ from gpuledger.metrics import AGENT, Family, Kind
 from gpuledger.states import OBSERVED
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.loop import View
+from gpuledger_agent.push import PushFigures
 from tests.fakes.agents import Rig
 from tests.fakes.nvml import LOST, NOT_LOADED, NOT_SUPPORTED, UNKNOWN, gpus, instance
 from tests.parts import require_part
@@ -31,11 +32,14 @@ EMPTY = View(sessions={}, sources={}, driver_failures={})
 
 
 def collector_of(view: Callable[[], View]) -> AgentCollector:
-    return AgentCollector(view, NODE_ID, "node-1", 1.0, simulated=False)
+    return AgentCollector(view, NODE_ID, "node-1", 1.0, simulated=False, pushed=lambda: PUSHED)
 
 
 def exposition(view: View) -> str:
     return generate_latest(registry_of(collector_of(lambda: view))).decode("utf-8")
+
+
+PUSHED = PushFigures(acknowledged=17, pages=9, readings=12, failures={"timeout": 3}, succeeded_ms=1_795_446_000_000)
 
 
 def families(view: View) -> dict[str, Metric]:

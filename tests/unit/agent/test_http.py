@@ -21,7 +21,8 @@ import pytest
 from gpuledger.errors import ConfigurationError
 from gpuledger_agent import http as http_module
 from gpuledger_agent.exporter import AgentCollector, registry_of
-from gpuledger_agent.http import Service, live_document
+from gpuledger_agent.feed import live_document
+from gpuledger_agent.http import Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.server import Limits, serve
 from tests.fakes.agents import Rig
@@ -37,10 +38,7 @@ class Site:
         collector = AgentCollector(lambda: rig.agent.view, rig.key.node_id, "node-1", 1.0, simulated=False)
         self.service = Service(
             view=lambda: rig.agent.view,
-            journal=rig.journal,
-            key=rig.key,
-            node_name="node-1",
-            is_simulated=False,
+            feed=rig.feed(),
             interval_ms=1_000,
             clock=rig.clock,
             registry=registry_of(collector),

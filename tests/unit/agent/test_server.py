@@ -18,14 +18,13 @@ from typing import Any
 
 import pytest
 
+from gpuledger.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger.errors import ConfigurationError
+from gpuledger.tls import TlsContexts, TlsFiles
 from gpuledger_agent import server as server_module
-from gpuledger_agent.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.http import Guard
-from gpuledger_agent.program import missing_protection
 from gpuledger_agent.server import Limits, Server, serve
-from gpuledger_agent.tls import TlsContexts, TlsFiles
 from tests.fakes.certificates import Authority
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"
@@ -326,4 +325,4 @@ MUTUAL = {**FILES, "tls_client_ca_file": Path("c"), "tls_client_auth_type": "Req
 def test_what_a_port_lacks_that_others_can_reach(
     settings: dict[str, Any], address: str, missing: tuple[str, ...]
 ) -> None:
-    assert missing_protection(AgentConfig(**settings), address) == missing
+    assert AgentConfig(**settings).missing_protection(address) == missing

@@ -41,6 +41,8 @@ def everything() -> Exposed:
             failures={"timeout": 2},
             accepted=11,
             refused={"signature": 1},
+            pushed_pages=4,
+            push_failures={"denied": 1},
             troubles={"http://n2:9400": "http://n2:9400 did not answer within 10 s"},
         ),
         simulated=True,

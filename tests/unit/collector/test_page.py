@@ -132,7 +132,7 @@ def test_an_empty_collector_says_that_it_knows_nothing_and_shows_no_figure() -> 
     said = read(view).words
     assert "No figures yet: the ledger holds no complete cell of five minutes." in said
     assert "No node has answered yet." in said
-    assert "No agents are configured." in said
+    assert "No agents are polled." in said
     assert "%" not in said
 
 

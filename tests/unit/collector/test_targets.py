@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger.credentials import Credentials
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector import targets
-from gpuledger_collector.credentials import Credentials
 from gpuledger_collector.targets import Target, load_targets
 
 FILE = "collector.toml"

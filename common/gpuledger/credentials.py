@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the collector shows to agents and wants shown by them: certificates, tokens, passwords; all in files.
+"""What a client shows to a server and wants shown by it: certificates, tokens, passwords; all in files.
 
-Files are looked at with each poll and read again when they change, so certificates and tokens may be short-lived.
+Files are looked at with each request and read again when they change, so certificates and tokens may be short-lived.
 """
 
 from __future__ import annotations
@@ -36,6 +36,18 @@ class Credentials:
 
 
 NO_CREDENTIALS = Credentials()
+
+
+def check_credentials(credentials: Credentials, where: str) -> None:
+    """Raise ConfigurationError, which begins with `where`, for half of what goes together and for two logins."""
+    if (credentials.cert_file is None) != (credentials.key_file is None):
+        raise ConfigurationError(f"{where}: tls_config: cert_file and key_file go together")
+    if (credentials.username is None) != (credentials.password_file is None):
+        raise ConfigurationError(f"{where}: basic_auth: username and password_file go together")
+    if ":" in (credentials.username or ""):
+        raise ConfigurationError(f"{where}: basic_auth: username: a name with a colon cannot be sent")
+    if credentials.bearer_token_file is not None and credentials.username is not None:
+        raise ConfigurationError(f"{where}: give one of basic_auth and bearer_token_file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS of the agent's port, as Prometheus exporters configure it; certificates are read again when they change."""
+"""TLS of a port, as Prometheus exporters configure it; certificates are read again when they change."""
 
 from __future__ import annotations
 
@@ -76,6 +76,17 @@ class TlsContexts:
         self._stamp = _stamp(files)
         self._context = _load(files)
         self._trouble = ""
+
+    def renewing(self) -> ssl.SSLContext:
+        """Return one context for good, which lets each connection go on with what `current` returns then."""
+
+        def renew(stream: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            # OpenSSL calls this for every handshake, whether the client names a server or not.
+            stream.context = self.current()
+
+        context = _load(self._files)
+        context.sni_callback = renew
+        return context
 
     def current(self) -> ssl.SSLContext:
         with self._lock:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger import access
+from gpuledger.access import Access, Passwords, Tokens, Verdict, hash_password, new_token
 from gpuledger.errors import ConfigurationError
-from gpuledger_agent import access
-from gpuledger_agent.access import Access, Passwords, Tokens, Verdict, hash_password, new_token
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_password_without_end_is_refused_untested(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("kept", "said"),
     [
-        ("secret", "not a password's digest; `gpuledger agent credential` makes one"),
+        ("secret", "not a password's digest; the command `credential` makes one"),
         ("$2y$10$abcdefghijklmnopqrstuv", "not a password's digest"),
         (f"scrypt$9$8$1${'A' * 22}${'A' * 43}", "too weak or too heavy"),
         (f"scrypt$20$16$1${'A' * 22}${'A' * 43}", "too weak or too heavy"),

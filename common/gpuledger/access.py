@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: passwords and bearer tokens, of which the node keeps digests only.
+"""Who may ask: passwords and bearer tokens, of which a server keeps digests only.
 
 A password is kept as `scrypt$LOG2N$R$P$SALT$HASH` (base64 without padding). It is a person's, so testing it is made
 slow; what has passed once is then known by a keyed digest in memory, and a scrape costs microseconds. A bearer token is
@@ -72,7 +72,7 @@ class _Password:
     def __init__(self, kept: str, where: str) -> None:
         match = _HASH.fullmatch(kept)
         if match is None:
-            raise ConfigurationError(f"{where}: not a password's digest; `gpuledger agent credential` makes one")
+            raise ConfigurationError(f"{where}: not a password's digest; the command `credential` makes one")
         self._cost = log2n, r, p = int(match[1]), int(match[2]), int(match[3])
         if not (10 <= log2n <= 20 and 1 <= r <= 16 and 1 <= p <= 4 and 128 * r << log2n <= _MEMORY_BYTES_MAX):
             raise ConfigurationError(f"{where}: scrypt with N=2^{log2n}, r={r}, p={p} is too weak or too heavy")
