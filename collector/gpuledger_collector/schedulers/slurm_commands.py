@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,23 +69,34 @@ async def _run(cluster: SlurmCluster, timeout_s: float, *command: str) -> str:
         )
     except OSError as exc:
         raise SlurmUnavailable(f"{what} cannot be run: {exc.strerror}") from exc
+    reads = [asyncio.create_task(_read(stream, what)) for stream in (process.stdout, process.stderr)]
     try:
         async with asyncio.timeout(timeout_s):
-            output, errors = await asyncio.gather(_read(process.stdout, what), _read(process.stderr, what))
+            output, errors = await asyncio.gather(*reads)
             code = await process.wait()
     except TimeoutError as exc:
         raise SlurmUnavailable(f"{what} did not answer within {timeout_s:g} s") from exc
     finally:
         if process.returncode is None:
-            # With all that it started: a child that holds the pipe would be waited for.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await _end(process, reads)
     if code != 0:
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
         said = f": {short_reason(lines[0])}" if lines else ""
         raise SlurmUnavailable(f"{what} ended with {code}{said}")
     return output
+
+
+async def _end(process: asyncio.subprocess.Process, reads: Sequence[asyncio.Task[str]]) -> None:
+    """Kill a command with all that it started, and take what is left in its pipes: until then it would not end."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for task in reads:
+        task.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(_CHUNK_BYTES):
+            continue
+    await process.wait()
 
 
 async def _read(stream: asyncio.StreamReader | None, what: str) -> str:
