@@ -217,8 +217,8 @@ _SOURCES = """
 ## Sources
 
 What each source of the agent took in the last tick that it ran in, over all GPUs, as the agent says of itself
-(`gpuledger_agent_source_duration_seconds`) on the node of {node}, in one scrape of every 15 of its {ticks} ticks. This
-is wall time: the most is often other work that came between.
+(`gpuledger_agent_source_duration_seconds`) on the node of {node}: one scrape for every 15 of its {ticks}
+ticks. This is wall time: the most is often other work that came between.
 
 """
 
