@@ -31,6 +31,10 @@ BREAKS = {
     "door-ledger": [("gpuledger_collector.fleet", "import duckdb"), ("gpuledger_collector.log", "import pyarrow")],
     "door-store": [("gpuledger_collector.roster", "import sqlite3")],
     "door-web": [("gpuledger_collector.fleet", "from aiohttp import web")],
+    "door-yaml": [
+        ("gpuledger_collector.roster_files", "import yaml"),
+        ("gpuledger_agent.config", "from yaml import safe_load"),
+    ],
     "door-schedule": [("gpuledger_collector.demo", "from apscheduler.schedulers import asyncio")],
     "door-grpc": [("gpuledger_agent.pod_poll", "import grpc")],
     "door-keys": [("gpuledger_agent.sealer", "from cryptography.hazmat.primitives import hashes")],

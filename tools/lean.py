@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / ".tools" / "lean"
-COLLECTOR_ONLY = ("aiohttp", "apscheduler", "duckdb", "jinja2", "pyarrow")
+COLLECTOR_ONLY = ("aiohttp", "apscheduler", "duckdb", "jinja2", "pyarrow", "yaml")
 IMPORT_EVERYTHING = """
 import importlib, importlib.util, pkgutil, sys
 for name in {collector_only!r}:
