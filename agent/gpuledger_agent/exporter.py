@@ -19,13 +19,12 @@ from prometheus_client.registry import Collector
 from gpuledger import __version__
 from gpuledger.metrics import AGENT, Family, Kind
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
-from gpuledger_agent.health import action_name
+from gpuledger_agent.health_samples import HEALTH_SAMPLES, Samples, per_gpu
 from gpuledger_agent.loop import GpuView, View
 
 _log = logging.getLogger(__name__)
 
 SLICE_MS_PER_SECOND = 7_000
-Samples = list[tuple[tuple[str, ...], float]]
 
 
 def _state_seconds(view: View) -> Samples:
@@ -42,14 +41,6 @@ def _uncovered_seconds(view: View) -> Samples:
         for gpu in view.gpus
         for reason, amount in gpu.total.uncovered_slice_ms.items()
     ]
-
-
-def _per_gpu(value: Callable[[GpuView], float | None]) -> Callable[[View], Samples]:
-    def samples(view: View) -> Samples:
-        pairs = [(gpu.identity.uuid, value(gpu)) for gpu in view.gpus]
-        return [((uuid,), number) for uuid, number in pairs if number is not None]
-
-    return samples
 
 
 def _energy_joules(view: View) -> Samples:
@@ -93,50 +84,7 @@ def _engine_seconds(engine: str) -> Callable[[View], Samples]:
         total = gpu.total
         return total.engine_ns.get(engine, 0) / 1e9 if total.engine_known_ms.get(engine, 0) > 0 else None
 
-    return _per_gpu(seconds)
-
-
-def _xids(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, str(xid)), float(count))
-        for gpu in view.gpus
-        for xid, count in gpu.total.health.xids.items()
-    ]
-
-
-def _ecc_errors(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, kind), float(count))
-        for gpu in view.gpus
-        for kind, count in gpu.total.health.ecc_errors.items()
-    ]
-
-
-def _throttled_seconds(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, reason), time_ns / 1e9)
-        for gpu in view.gpus
-        for reason, time_ns in gpu.total.health.throttled_ns.items()
-    ]
-
-
-def _recovery_actions(view: View) -> Samples:
-    actions = [(gpu.identity.uuid, _fact(gpu, "recovery_action")) for gpu in view.gpus]
-    return [((uuid, action_name(int(action))), 1.0) for uuid, action in actions if action is not None]
-
-
-def _remapped_rows(view: View) -> Samples:
-    rows = [
-        ((gpu.identity.uuid, kind), _fact(gpu, f"remapped_{kind}"))
-        for gpu in view.gpus
-        for kind in ("correctable", "uncorrectable")
-    ]
-    return [(labels, count) for labels, count in rows if count is not None]
-
-
-def _fact(gpu: GpuView, name: str) -> float | None:
-    value = None if gpu.seen.health_facts is None else getattr(gpu.seen.health_facts, name)
-    return None if value is None else float(value)
+    return per_gpu(seconds)
 
 
 def _scaled(value: float | None, scale: float) -> float | None:
@@ -154,39 +102,27 @@ class AgentCollector(Collector):
         self._failures: dict[str, int] = {}
         who = (node_id, node_name, __version__, "true" if simulated else "false")
         self._samples: dict[str, Callable[[View], Samples]] = {
+            **HEALTH_SAMPLES,
             "gpuledger_gpu_info": _info,
             "gpuledger_gpu_state_seconds_total": _state_seconds,
             "gpuledger_gpu_uncovered_seconds_total": _uncovered_seconds,
-            "gpuledger_gpu_active_seconds_total": _per_gpu(_active_seconds),
+            "gpuledger_gpu_active_seconds_total": per_gpu(_active_seconds),
             "gpuledger_gpu_sm_active_seconds_total": _engine_seconds("sm"),
             "gpuledger_gpu_tensor_active_seconds_total": _engine_seconds("tensor"),
             "gpuledger_gpu_dram_active_seconds_total": _engine_seconds("dram"),
             "gpuledger_gpu_energy_joules_total": _energy_joules,
-            "gpuledger_gpu_power_watts": _per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
-            "gpuledger_gpu_memory_used_bytes": _per_gpu(lambda gpu: gpu.seen.memory_used_bytes),
-            "gpuledger_gpu_memory_total_bytes": _per_gpu(lambda gpu: gpu.identity.memory_total_bytes),
+            "gpuledger_gpu_power_watts": per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
+            "gpuledger_gpu_memory_used_bytes": per_gpu(lambda gpu: gpu.seen.memory_used_bytes),
+            "gpuledger_gpu_memory_total_bytes": per_gpu(lambda gpu: gpu.identity.memory_total_bytes),
             "gpuledger_gpu_current_state": lambda view: [
                 ((gpu.identity.uuid, gpu.result.value), 1.0) for gpu in view.gpus if isinstance(gpu.result, State)
             ],
-            "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
-            "gpuledger_gpu_xid_errors_total": _xids,
-            "gpuledger_gpu_ecc_errors_total": _ecc_errors,
-            "gpuledger_gpu_throttled_seconds_total": _throttled_seconds,
-            "gpuledger_gpu_recovery_action": _recovery_actions,
-            "gpuledger_gpu_remapped_rows": _remapped_rows,
-            "gpuledger_gpu_row_remap_pending": _per_gpu(lambda gpu: _fact(gpu, "is_remap_pending")),
-            "gpuledger_gpu_row_remap_failed": _per_gpu(lambda gpu: _fact(gpu, "is_remap_failed")),
-            "gpuledger_gpu_rejected_values_total": _per_gpu(lambda gpu: gpu.total.rejected_values),
+            "gpuledger_gpu_hang_suspicion_seconds_total": per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
+            "gpuledger_gpu_rejected_values_total": per_gpu(lambda gpu: gpu.total.rejected_values),
             "gpuledger_agent_info": lambda view: [((*who, view.driver_version or ""), 1.0)],
             "gpuledger_agent_driver_attached": lambda view: [((), float(view.is_attached))],
             "gpuledger_agent_driver_failures_total": lambda view: [
                 ((reason,), float(count)) for reason, count in view.driver_failures.items()
-            ],
-            "gpuledger_agent_driver_released": lambda view: [((), float(view.is_released))],
-            "gpuledger_agent_stuck_calls": lambda view: [((), float(view.stuck_calls))],
-            "gpuledger_agent_hung_gpus": lambda view: [((), float(view.hung_gpus))],
-            "gpuledger_agent_hung_calls_total": lambda view: [
-                ((function,), float(count)) for function, count in view.hung_calls.items()
             ],
             "gpuledger_agent_gpus_unidentified": lambda view: (
                 # Not known, and so absent, until the driver was asked.

@@ -125,6 +125,15 @@ def test_a_fault_that_the_driver_reports_comes_before_the_xid_that_told_of_it(ri
     assert seen(rig).health is Health.CLEAN
 
 
+def test_a_fatal_xid_stands_where_the_read_after_it_found_a_fault_and_then_none_could_be_made(rig: Rig) -> None:
+    rig.gpu.xids.append((48, None))
+    rig.gpu.recovery_action = 1
+    rig.tick(11)
+    rig.gpu.fails = {FIELDS: UNKNOWN, ROWS: UNKNOWN}
+    rig.tick(60)
+    assert (seen(rig).health, state(rig)) == (Health.FATAL_XID, State.DOWN)
+
+
 # ---------------------------------------------------------------------------------------------- the batch
 
 
