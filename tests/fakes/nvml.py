@@ -41,6 +41,7 @@ class FakeMismatchError(Exception):
 class FakeGpmRequest:
     """Shaped like pynvml.c_nvmlGpmMetricsGet_t, filled with what a careless reader would take for an answer."""
 
+    is_in_use: bool = False
     version: int = 0
     numMetrics: int = 0
     sample1: Any = None
@@ -307,6 +308,10 @@ class FakeNvml:
         first, second = request.sample1, request.sample2
         assert (request.version, first["gpu"]) == (1, second["gpu"])
         assert first["ns"] < second["ns"], "the older sample comes first"
+        assert not request.is_in_use, "two calls that write to one structure corrupt both"
+        request.is_in_use = True
+        self._hang(second["gpu"].hangs, "nvmlGpmMetricsGet")
+        request.is_in_use = False
         answers = second["gpu"].gpm
         for metric in request.metrics[: request.numMetrics]:
             metric.nvmlReturn, value = answers.get(metric.metricId, (NOT_SUPPORTED, 0.0))

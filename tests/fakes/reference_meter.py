@@ -92,6 +92,8 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
         for position, name in enumerate(names):
             share = 7 * length // len(names) + (1 if position < 7 * length % len(names) else 0)
             put(cell["holders"], (*name, state), share)
+    if state == "unmeasured" and after.tenant is not None:
+        put(cell["holders"], (after.tenant.workload, after.tenant.user, state), 7 * length)
 
 
 def meter(ticks: Any, interval: int) -> dict[tuple[int, str], dict[str, Any]]:

@@ -92,6 +92,21 @@ def test_a_gpu_that_hangs_before_it_is_known_is_counted_and_the_others_are_found
     assert results(rig) == {"0": State.FREE, "1": State.FREE, "2": State.FREE}
 
 
+def test_a_structure_that_a_hung_call_may_write_to_is_used_by_no_other(tmp_path: Path) -> None:
+    """The fake asserts it."""
+    rig = Rig(tmp_path, gpus(3))
+    for gpu in rig.nvml.gpus:
+        gpu.gpm = {1: (0, 60.0)}
+        gpu.work(60, 4100)
+    rig.tick(5)
+    hang(rig, 0, "nvmlGpmMetricsGet")
+    rig.tick(5)
+    assert results(rig) == {"0": Uncovered.CALLS_FAILED, "1": State.BUSY, "2": State.BUSY}
+    come_back(rig, 0, "nvmlGpmMetricsGet")
+    rig.tick(5)
+    assert results(rig)["0"] is State.BUSY
+
+
 def test_samples_of_a_hung_gpu_are_neither_used_nor_freed_until_its_call_comes_back(tmp_path: Path) -> None:
     """The fake asserts that nobody takes a sample that was freed; here, that none is lost for ever."""
     rig = Rig(tmp_path, gpus(4))
