@@ -19,13 +19,14 @@ from gpuledger_agent.decision import Floors
 from gpuledger_agent.driver import Driver, Ending
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
-from gpuledger_agent.meter import Meter, Tally
+from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import Identity, Nvml
 from gpuledger_agent.passthrough import PassedThrough
 from gpuledger_agent.release import ReleaseDesk
 from gpuledger_agent.sealer import Origin, Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.sources import SourceReport
+from gpuledger_agent.tally import Tally
 from gpuledger_agent.watchdog import NvmlThread
 
 _log = logging.getLogger(__name__)

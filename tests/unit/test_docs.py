@@ -21,7 +21,7 @@ from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import WorkloadTime
 from gpuledger_agent import config as agent_config
 from gpuledger_collector import config as collector_config
-from gpuledger_collector import roster_files
+from gpuledger_collector import lease_files, roster_files
 from gpuledger_collector.intake import Refusal
 from gpuledger_collector.poll import Failure
 from gpuledger_collector.targets import load_targets
@@ -157,9 +157,14 @@ def load_roster(file: Path) -> None:
     assert len(roster_files.load_roster(file).entries) > 0
 
 
+def load_leases(file: Path) -> None:
+    assert len(lease_files.load_leases(file).book.leases) > 0
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
+    "leases.toml": load_leases,
     "roster.toml": load_roster,
 }
 
@@ -177,13 +182,15 @@ def test_every_toml_example_is_accepted_by_the_program_it_is_for(tmp_path: Path)
     assert seen == set(LOADERS)
 
 
-def test_every_csv_example_is_accepted_as_a_roster(tmp_path: Path) -> None:
-    texts = [text for page in PAGES for text in blocks(page, "csv")]
-    assert texts
-    for text in texts:
-        file = tmp_path / "gpus.csv"
+def test_every_csv_example_is_accepted_as_a_roster_or_a_lease_book(tmp_path: Path) -> None:
+    seen = set()
+    for text in [text for page in PAGES for text in blocks(page, "csv")]:
+        file = tmp_path / "example.csv"
         file.write_text(text, encoding="utf-8")
-        load_roster(file)
+        load = load_leases if text.startswith("id,") else load_roster
+        load(file)
+        seen.add(load)
+    assert seen == {load_leases, load_roster}
 
 
 def shown_commands(page: Path) -> Iterator[str]:
