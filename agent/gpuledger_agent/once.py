@@ -23,6 +23,7 @@ from gpuledger_agent.nvml import Identity, Nvml
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.snapshot import GpuSnapshot, Health
+from gpuledger_agent.xids import meaning
 
 SAMPLE_MS = 1_000
 _MS_NS = 1_000_000
@@ -201,12 +202,17 @@ def _health(seen: GpuSnapshot) -> str:
     words = [_UNKNOWN if seen.health is None else seen.health.value]
     if seen.health is Health.RECOVERY_ACTION and facts is not None and facts.recovery_action is not None:
         words = [action_name(facts.recovery_action)]
-    words += [f"Xid {xid}" for xid in sorted({xid for xid, _ in seen.xids})]
+    words += [_xid(xid) for xid in sorted({xid for xid, _ in seen.xids})]
     if facts is not None and facts.is_remap_pending is True:
         words.append("rows_to_remap")
     words += [f"{kind}_memory_errors" for kind in seen.ecc_errors]
     words += [f"throttled by {reason}" for reason, growth in seen.throttled.items() if growth.amount > 0]
     return ", ".join(words).replace("_", " ")
+
+
+def _xid(xid: int) -> str:
+    text = meaning(xid)
+    return f"Xid {xid}" if text is None else f"Xid {xid} ({text})"
 
 
 def _gib(size_bytes: int | None) -> str:
