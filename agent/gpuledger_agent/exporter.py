@@ -18,7 +18,8 @@ from prometheus_client.registry import Collector
 
 from gpuledger import __version__
 from gpuledger.metrics import AGENT, Family, Kind
-from gpuledger_agent.gpu_samples import GPU_SAMPLES, Samples, activity_histogram
+from gpuledger_agent.gpu_samples import GPU_SAMPLES, activity_histogram
+from gpuledger_agent.health_samples import HEALTH_SAMPLES, Samples
 from gpuledger_agent.loop import View
 from gpuledger_agent.push import PushFigures
 
@@ -72,16 +73,11 @@ class AgentCollector(Collector):
         who = (node_id, node_name, __version__, "true" if simulated else "false")
         self._samples: dict[str, Callable[[View], Samples]] = {
             **GPU_SAMPLES,
+            **HEALTH_SAMPLES,
             "gpuledger_agent_info": lambda view: [((*who, view.driver_version or ""), 1.0)],
             "gpuledger_agent_driver_attached": lambda view: [((), float(view.is_attached))],
             "gpuledger_agent_driver_failures_total": lambda view: [
                 ((reason,), float(count)) for reason, count in view.driver_failures.items()
-            ],
-            "gpuledger_agent_driver_released": lambda view: [((), float(view.is_released))],
-            "gpuledger_agent_stuck_calls": lambda view: [((), float(view.stuck_calls))],
-            "gpuledger_agent_hung_gpus": lambda view: [((), float(view.hung_gpus))],
-            "gpuledger_agent_hung_calls_total": lambda view: [
-                ((function,), float(count)) for function, count in view.hung_calls.items()
             ],
             "gpuledger_agent_gpus_unidentified": lambda view: (
                 # Not known, and so absent, until the driver was asked.

@@ -11,14 +11,13 @@ from prometheus_client.metrics_core import Metric
 from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import Family
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State
-from gpuledger_agent.health import action_name
+from gpuledger_agent.health_samples import Samples, per_gpu
 from gpuledger_agent.loop import GpuView, View
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Part
 
 SLICE_MS_PER_SECOND = 7_000
 SLICE_NS_PER_SECOND = 7_000_000_000
-Samples = list[tuple[tuple[str, ...], float]]
 
 
 def _shares(gpu: GpuView) -> list[tuple[str, Measured]]:
@@ -44,14 +43,6 @@ def _uncovered_seconds(view: View) -> Samples:
         for instance, measured in _shares(gpu)
         for reason, amount in measured.uncovered_slice_ms.items()
     ]
-
-
-def _per_gpu(value: Callable[[GpuView], float | None]) -> Callable[[View], Samples]:
-    def samples(view: View) -> Samples:
-        pairs = [(gpu.identity.uuid, value(gpu)) for gpu in view.gpus]
-        return [((uuid,), number) for uuid, number in pairs if number is not None]
-
-    return samples
 
 
 def _is_allocated(gpu: GpuView) -> bool | None:
@@ -164,56 +155,13 @@ def _link_bytes(link: str) -> Callable[[View], Samples]:
     def carried(gpu: GpuView) -> float | None:
         return gpu.total.link_bytes.get(link, 0) if gpu.total.link_known_ms.get(link, 0) > 0 else None
 
-    return _per_gpu(carried)
+    return per_gpu(carried)
 
 
 def _idle_floors(view: View) -> Samples:
     return [
         ((gpu.identity.uuid, kind), power_mw / 1000) for gpu in view.gpus for kind, power_mw in gpu.floors_mw.items()
     ]
-
-
-def _xids(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, str(xid)), float(count))
-        for gpu in view.gpus
-        for xid, count in gpu.total.health.xids.items()
-    ]
-
-
-def _ecc_errors(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, kind), float(count))
-        for gpu in view.gpus
-        for kind, count in gpu.total.health.ecc_errors.items()
-    ]
-
-
-def _throttled_seconds(view: View) -> Samples:
-    return [
-        ((gpu.identity.uuid, reason), time_ns / 1e9)
-        for gpu in view.gpus
-        for reason, time_ns in gpu.total.health.throttled_ns.items()
-    ]
-
-
-def _recovery_actions(view: View) -> Samples:
-    actions = [(gpu.identity.uuid, _fact(gpu, "recovery_action")) for gpu in view.gpus]
-    return [((uuid, action_name(int(action))), 1.0) for uuid, action in actions if action is not None]
-
-
-def _remapped_rows(view: View) -> Samples:
-    rows = [
-        ((gpu.identity.uuid, kind), _fact(gpu, f"remapped_{kind}"))
-        for gpu in view.gpus
-        for kind in ("correctable", "uncorrectable")
-    ]
-    return [(labels, count) for labels, count in rows if count is not None]
-
-
-def _fact(gpu: GpuView, name: str) -> float | None:
-    value = None if gpu.seen.health_facts is None else getattr(gpu.seen.health_facts, name)
-    return None if value is None else float(value)
 
 
 def _scaled(value: float | None, scale: float) -> float | None:
@@ -253,19 +201,12 @@ GPU_SAMPLES: dict[str, Callable[[View], Samples]] = {
     "gpuledger_gpu_nvlink_receive_bytes_total": _link_bytes("nvlink_rx"),
     "gpuledger_gpu_energy_joules_total": _energy_joules,
     "gpuledger_gpu_idle_floor_watts": _idle_floors,
-    "gpuledger_gpu_power_watts": _per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
+    "gpuledger_gpu_power_watts": per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
     "gpuledger_gpu_memory_used_bytes": _memory_used,
     "gpuledger_gpu_memory_total_bytes": _memory_total,
     "gpuledger_gpu_current_state": _current_state,
-    "gpuledger_gpu_allocated": _per_gpu(_is_allocated),
-    "gpuledger_gpu_hang_suspicion_seconds_total": _per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
-    "gpuledger_gpu_xid_errors_total": _xids,
-    "gpuledger_gpu_ecc_errors_total": _ecc_errors,
-    "gpuledger_gpu_throttled_seconds_total": _throttled_seconds,
-    "gpuledger_gpu_recovery_action": _recovery_actions,
-    "gpuledger_gpu_remapped_rows": _remapped_rows,
-    "gpuledger_gpu_row_remap_pending": _per_gpu(lambda gpu: _fact(gpu, "is_remap_pending")),
-    "gpuledger_gpu_row_remap_failed": _per_gpu(lambda gpu: _fact(gpu, "is_remap_failed")),
-    "gpuledger_gpu_rejected_values_total": _per_gpu(lambda gpu: gpu.total.rejected_values),
+    "gpuledger_gpu_allocated": per_gpu(_is_allocated),
+    "gpuledger_gpu_hang_suspicion_seconds_total": per_gpu(lambda gpu: gpu.total.hang_suspicion_ms / 1000),
+    "gpuledger_gpu_rejected_values_total": per_gpu(lambda gpu: gpu.total.rejected_values),
 }
 """By family; the histogram of activity is not among them."""

@@ -8,6 +8,7 @@ belongs to one cell, but for one tick.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
@@ -17,7 +18,9 @@ from gpuledger_agent.nvml import Handle, Nvml
 from gpuledger_agent.nvml_health import FI_REMAP_FAILURE, RECOVERY_ACTIONS, HealthFields, NvmlHealth, XidEvent
 from gpuledger_agent.snapshot import Growth, Health, HealthFacts
 from gpuledger_agent.sources import GpuReads
-from gpuledger_agent.xids import FATAL
+from gpuledger_agent.xids import FATAL, meaning
+
+_log = logging.getLogger(__name__)
 
 HEALTH_POLL_MS = 10_000
 HEALTH_AGE_MAX_MS = 30_000
@@ -59,6 +62,7 @@ class HealthSource:
         self._gpus: dict[str, _Gpu] = {}
         self._fatal_ms: dict[str, int] = {}
         """The last fatal Xid of each GPU that no clean read has followed."""
+        self._said: set[tuple[str, int]] = set()
 
     def forget(self) -> None:
         """Trust nothing that was read before; a fatal Xid stands."""
@@ -70,9 +74,15 @@ class HealthSource:
         self._gpus.pop(uuid, None)
 
     def note(self, uuid: str, xids: Iterable[XidEvent], edge_ms: int) -> None:
-        """Take in the Xid errors of a tick."""
-        if any(event.xid in FATAL for event in xids):
-            self._fatal_ms[uuid] = edge_ms
+        """Take in the Xid errors of a tick; a number is said once for each GPU, a fatal one each time it opens down."""
+        for event in xids:
+            is_opening = event.xid in FATAL and uuid not in self._fatal_ms
+            if is_opening or (uuid, event.xid) not in self._said:
+                self._said.add((uuid, event.xid))
+                facts = {"uuid": uuid, "xid": event.xid, "instance": event.instance, "meaning": meaning(event.xid)}
+                _log.log(logging.ERROR if event.xid in FATAL else logging.WARNING, "gpu_xid", extra=facts)
+            if event.xid in FATAL:
+                self._fatal_ms[uuid] = edge_ms
 
     def read(self, uuid: str, handle: Handle, edge_ms: int, reads: GpuReads) -> HealthReport:
         """Return how the GPU fares; raises GpuLost, ResetRequired and DriverUnavailable."""

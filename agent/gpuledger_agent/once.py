@@ -29,6 +29,7 @@ from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.snapshot import GpuSnapshot, Health, InstanceIdentity
 from gpuledger_agent.tally import Part, overall
+from gpuledger_agent.xids import meaning
 
 SAMPLE_MS = 1_000
 _MS_NS = 1_000_000
@@ -254,7 +255,7 @@ def _health(seen: GpuSnapshot) -> str:
     words = [_UNKNOWN if seen.health is None else seen.health.value]
     if seen.health is Health.RECOVERY_ACTION and facts is not None and facts.recovery_action is not None:
         words = [action_name(facts.recovery_action)]
-    words += [f"Xid {xid}" for xid in sorted({xid for xid, _ in seen.xids})]
+    words += [_xid(xid) for xid in sorted({xid for xid, _ in seen.xids})]
     if facts is not None and facts.is_remap_pending is True:
         words.append("rows_to_remap")
     words += [f"{kind}_memory_errors" for kind in seen.ecc_errors]
@@ -288,6 +289,11 @@ def _activity(seen: GpuSnapshot) -> str:
     if seen.activity_ppm is None:
         return _UNKNOWN
     return f"{seen.activity_ppm / 10_000:.0f} % ({seen.activity_source or 'unknown source'})"
+
+
+def _xid(xid: int) -> str:
+    text = meaning(xid)
+    return f"Xid {xid}" if text is None else f"Xid {xid} ({text})"
 
 
 def _gib(size_bytes: int | None) -> str:

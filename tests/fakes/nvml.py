@@ -381,6 +381,10 @@ class FakeNvml:
         assert request.version == 1
         assert first["gpu"] is second["gpu"], "two samples of different things give nonsense"
         assert first["ns"] < second["ns"], "the older sample comes first"
+        assert not request.is_in_use, "two calls that write to one structure corrupt both"
+        request.is_in_use = True
+        self._hang(second["gpu"].hangs, "nvmlGpmMetricsGet")
+        request.is_in_use = False
         answers = second["gpu"].gpm
         for metric in request.metrics[: request.numMetrics]:
             metric.nvmlReturn, value = answers.get(metric.metricId, (NOT_SUPPORTED, 0.0))

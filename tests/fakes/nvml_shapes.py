@@ -29,6 +29,7 @@ class FakeMismatchError(Exception):
 class FakeGpmRequest:
     """Shaped like pynvml.c_nvmlGpmMetricsGet_t, filled with what a careless reader would take for an answer."""
 
+    is_in_use: bool = False
     version: int = 0
     numMetrics: int = 0
     sample1: Any = None

@@ -109,8 +109,10 @@ def paint(cell: dict[str, Any], state: str, amount: int, seen: Any, *, is_single
 
 
 def hold(holders: dict[Any, int], state: str, amount: int, identity: Any, seen: Any) -> None:
-    """Give busy and held slice-ms to those who held them, and reserved ones to whom they were given."""
-    owners = {"busy": seen.holders, "held": seen.holders, "reserved": seen.allocated_to}.get(state, ())
+    """Give slice-ms to those who held them, were given them, or have the GPU in a virtual machine."""
+    tenant = () if seen.tenant is None else (seen.tenant,)
+    by_state = {"busy": seen.holders, "held": seen.holders, "reserved": seen.allocated_to, "unmeasured": tenant}
+    owners = by_state.get(state, ())
     on = None if identity is None else identity.uuid
     names = sorted((owner.workload, owner.user) for owner in owners)
     for position, name in enumerate(names):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS
 from gpuledger.states import Uncovered
-from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder, InstanceIdentity, InstanceSnapshot
+from gpuledger_agent.snapshot import GpuSnapshot, Growth, Health, Holder, InstanceIdentity, InstanceSnapshot
 
 EDGE_MS = 1_795_446_000_000
 
@@ -22,6 +22,7 @@ HOLDERS = (
     Holder(workload="burn", user="root", memory_bytes=0, is_operator=True),
     Holder(workload="gamma", user="ada", memory_bytes=2**36),
 )
+TENANT = Holder(workload="machine", user=None, memory_bytes=None, source="virtual_machine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ class _Board:
     is_divided: bool = False
     instances: list[InstanceSnapshot] = field(default_factory=list)
     made: int = 0
+    is_present: bool = True
+    throttle_read_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class _Maker:
         steps = (0, 2, 2, 3, 7, 29, 30, 30, 31, 100, 700)
         return max(0, rng.choice(steps) * interval_ms + rng.choice((-1, 0, 0, 1)))
 
-    def see(self, uuid: str) -> GpuSnapshot | None:
+    def see(self, uuid: str, edge_ms: int) -> GpuSnapshot | None:
         """Return what one tick sees of a GPU; None where the caller does not speak of it."""
         plan, rng = self.plan, self.rng
         board = self.boards.setdefault(uuid, _Board(self.look(), rng.randint(0, 10**9)))
@@ -85,11 +88,28 @@ class _Maker:
         board.odometer_mj += rng.choice((0, 1, 7, 70_000, 700_000, rng.randint(0, 10**6)))
         if plan.has_falls and rng.random() < 0.1:
             board.odometer_mj = rng.choice((0, board.odometer_mj // 2))
+        errors = {"xids": ((rng.choice((13, 79)), None),) * rng.choice((0, 0, 0, 1, 2))}
         if plan.has_failures and rng.random() < 0.15:
-            return GpuSnapshot(uncovered=rng.choice(list(Uncovered)))
+            return GpuSnapshot(uncovered=rng.choice(list(Uncovered)), xids=errors["xids"])
         is_known = not plan.has_unknowns or rng.random() < 0.8
-        snapshot = replace(board.snapshot, energy_mj=board.odometer_mj if is_known else None)
+        snapshot = replace(
+            board.snapshot,
+            energy_mj=board.odometer_mj if is_known else None,
+            xids=errors["xids"],
+            ecc_errors={"corrected": rng.randint(1, 9)} if rng.random() < 0.1 else {},
+            throttled=self.throttled(board, edge_ms),
+        )
         return self.divide(uuid, board, snapshot) if plan.has_division else snapshot
+
+    def throttled(self, board: _Board, edge_ms: int) -> dict[str, Growth]:
+        """Return what a counter grew by since it was last read, in ticks that read it."""
+        if self.rng.random() < 0.6 or board.throttle_read_ms == edge_ms:
+            return {}
+        since_ms, board.throttle_read_ms = board.throttle_read_ms, edge_ms
+        if since_ms is None:
+            return {}
+        amount = (edge_ms - since_ms) * self.rng.choice((0, 1, 333_333, 1_000_000))
+        return {"sw_power_cap": Growth(since_ms=since_ms, amount=amount)}
 
     def divide(self, uuid: str, board: _Board, snapshot: GpuSnapshot) -> GpuSnapshot:
         """Return what one tick sees of a GPU that may be divided, while its instances come and go."""
@@ -156,6 +176,7 @@ class _Maker:
             health=health,
             memory_used_bytes=memory_bytes,
             rejected_values=rng.choice((0, 0, 1)),
+            tenant=rng.choice((None, None, None, TENANT)),
         )
         if plan.has_unknowns and rng.random() < 0.4:
             unknown: dict[str, Any] = {
@@ -172,7 +193,7 @@ def make(plan: StreamPlan) -> Stream:
     edge_ms = EDGE_MS - rng.choice((0, 1, plan.interval_ms, rng.randint(0, plan.ticks) * plan.interval_ms))
     ticks = []
     for _ in range(plan.ticks):
-        views = {f"GPU-{index}": maker.see(f"GPU-{index}") for index in range(plan.gpus)}
+        views = {f"GPU-{index}": maker.see(f"GPU-{index}", edge_ms) for index in range(plan.gpus)}
         ticks.append((edge_ms, {uuid: seen for uuid, seen in views.items() if seen is not None}))
         edge_ms += maker.step_ms()
     return Stream(interval_ms=plan.interval_ms, ticks=tuple(ticks))

@@ -198,6 +198,25 @@ def test_the_odometer_at_the_ends_of_a_span_differs_by_the_energy_in_it(stream: 
             last[uuid] = tally.energy_end_mj
 
 
+@examples(2)
+@given(streams(has_absences=False))
+def test_clocks_are_held_down_for_no_longer_than_the_span_and_errors_are_counted_once(stream: Stream) -> None:
+    spans, totals = run(stream)
+    for uuid, total in totals.items():
+        tallies = [(span, span.tallies[uuid]) for span in spans if uuid in span.tallies]
+        for span, tally in tallies:
+            for held_ns in tally.health.throttled_ns.values():
+                assert 0 < held_ns <= (span.end_ms - span.start_ms) * 1_000_000
+        seen = [snapshots[uuid] for _, snapshots in stream.ticks]
+        held_ns = sum(growth.amount for one in seen for growth in one.throttled.values())
+        assert sum(total.health.throttled_ns.values()) == held_ns
+        assert sum(tally.health.throttled_ns.get("sw_power_cap", 0) for _, tally in tallies) <= held_ns
+        errors = sum(len(one.xids) for one in seen), sum(sum(one.ecc_errors.values()) for one in seen)
+        assert (sum(total.health.xids.values()), sum(total.health.ecc_errors.values())) == errors
+        sealed = sum(sum(tally.health.xids.values()) for _, tally in tallies)
+        assert sealed <= errors[0]
+
+
 @examples(1)
 @given(streams(), st.integers(1, 5))
 def test_a_tick_that_goes_back_in_time_is_a_bug_that_crashes(stream: Stream, back_ms: int) -> None:

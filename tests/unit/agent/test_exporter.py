@@ -24,6 +24,7 @@ from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.loop import View
 from gpuledger_agent.push import PushFigures
 from tests.fakes.agents import Rig
+from tests.fakes.hangs import come_back, hang
 from tests.fakes.nvml import LOST, NOT_LOADED, NOT_SUPPORTED, UNKNOWN, gpus, instance
 from tests.parts import require_part
 
@@ -93,6 +94,16 @@ def eventful(tmp_path: Path) -> Rig:
     rig.nvml.gpus[1].percent = 200
     rig.tick(3)
     rig.nvml.gpus[1].percent = 3
+    rig.nvml.gpus[0].xids += [(31, None), (31, None), (94, None)]
+    rig.nvml.gpus[0].ecc = {0: 17, 1: 0}
+    rig.nvml.gpus[0].values = {74: (0, 2_500_000_000), 142: (0, 3), 143: (0, 0), 144: (0, 1), 145: (0, 0)}
+    rig.tick(10)
+    rig.nvml.gpus[0].ecc = {0: 20, 1: 1}
+    rig.nvml.gpus[0].values[74] = 0, 7_000_000_000
+    rig.tick(10)
+    hang(rig, 3, "nvmlDeviceGetTotalEnergyConsumption")
+    rig.tick(2)
+    come_back(rig, 3, "nvmlDeviceGetTotalEnergyConsumption")
     rig.nvml.gpus[3].fails["*"] = LOST
     rig.tick(30)
     rig.clock.step_ms(5_000)
@@ -380,3 +391,36 @@ def test_a_contract_that_nobody_fulfils_costs_only_itself(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("gpuledger_agent.exporter.AGENT", tuple(contract()))
     assert values(EMPTY, "gpuledger_agent_exposition_failures_total") == {("gpuledger_nobody_knows",): 1}
+
+
+# ---------------------------------------------------------------------------------------------- health
+
+
+def test_what_ails_a_gpu_is_counted_by_kind(eventful: Rig) -> None:
+    view = eventful.agent.view
+    uuid = eventful.gpu.uuid
+    assert values(view, "gpuledger_gpu_xid_errors_total") == {(uuid, "31"): 2, (uuid, "94"): 1}
+    assert values(view, "gpuledger_gpu_ecc_errors_total") == {("corrected", uuid): 3, ("uncorrected", uuid): 1}
+    assert values(view, "gpuledger_gpu_throttled_seconds_total") == {("sw_power_cap", uuid): 4.5}
+    rows = values(view, "gpuledger_gpu_remapped_rows")
+    assert (rows["correctable", uuid], rows["uncorrectable", uuid]) == (3, 0)
+    assert values(view, "gpuledger_gpu_row_remap_pending")[uuid,] == 1
+    assert values(view, "gpuledger_gpu_row_remap_failed")[uuid,] == 0
+    assert values(view, "gpuledger_gpu_recovery_action")["none", uuid] == 1
+
+
+def test_a_lost_gpu_says_nothing_of_its_rows(eventful: Rig) -> None:
+    lost = eventful.nvml.gpus[3].uuid
+    for name in ("gpuledger_gpu_recovery_action", "gpuledger_gpu_remapped_rows", "gpuledger_gpu_row_remap_pending"):
+        assert not any(lost in labels for labels in values(eventful.agent.view, name))
+
+
+def test_hung_calls_are_counted_by_function_and_those_that_hang_now_are_shown(eventful: Rig) -> None:
+    function = "nvmlDeviceGetTotalEnergyConsumption"
+    assert values(eventful.agent.view, "gpuledger_agent_hung_calls_total") == {(function,): 1}
+    assert values(eventful.agent.view, "gpuledger_agent_stuck_calls") == {(): 0}
+    hang(eventful, 0, function)
+    eventful.tick()
+    assert values(eventful.agent.view, "gpuledger_agent_stuck_calls") == {(): 1}
+    assert values(eventful.agent.view, "gpuledger_agent_hung_gpus") == {(): 1}
+    come_back(eventful, 0, function)

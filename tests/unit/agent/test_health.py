@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_any_other_xid_is_only_counted(rig: Rig, xid: int) -> None:
     rig.gpu.xids.append((xid, None))
     rig.tick()
     assert state(rig) is State.FREE
+
+
+def test_a_fatal_xid_is_said_each_time_it_opens_down_and_any_other_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            rig.gpu.xids += [(48, None), (48, None), (31, 2), (31, None)]
+            rig.tick(25)
+    said = [(record.levelname, vars(record)["xid"], vars(record)["meaning"]) for record in caplog.records]
+    fatal, application = ("ERROR", 48, "double-bit ECC error"), ("WARNING", 31, "GPU memory page fault")
+    assert said == [fatal, application, fatal, fatal]
 
 
 def test_a_health_read_of_the_very_tick_of_a_fatal_xid_does_not_clear_it(rig: Rig) -> None:
@@ -123,6 +136,15 @@ def test_a_fault_that_the_driver_reports_comes_before_the_xid_that_told_of_it(ri
     rig.gpu.recovery_action = 0
     rig.tick(11)
     assert seen(rig).health is Health.CLEAN
+
+
+def test_a_fatal_xid_stands_where_the_read_after_it_found_a_fault_and_then_none_could_be_made(rig: Rig) -> None:
+    rig.gpu.xids.append((48, None))
+    rig.gpu.recovery_action = 1
+    rig.tick(11)
+    rig.gpu.fails = {FIELDS: UNKNOWN, ROWS: UNKNOWN}
+    rig.tick(60)
+    assert (seen(rig).health, state(rig)) == (Health.FATAL_XID, State.DOWN)
 
 
 # ---------------------------------------------------------------------------------------------- the batch

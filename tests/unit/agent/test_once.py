@@ -268,7 +268,10 @@ def test_the_idle_power_that_the_service_has_learnt_is_shown_beside_the_power(tm
     [
         (GpuSnapshot(), "?"),
         (GpuSnapshot(health=Health.CLEAN), "clean"),
-        (GpuSnapshot(health=Health.FATAL_XID, xids=((48, None), (48, None), (31, 2))), "fatal xid, Xid 31, Xid 48"),
+        (
+            GpuSnapshot(health=Health.FATAL_XID, xids=((48, None), (48, None), (31, 2), (999, None))),
+            "fatal xid, Xid 31 (GPU memory page fault), Xid 48 (double-bit ECC error), Xid 999",
+        ),
         (
             GpuSnapshot(health=Health.RECOVERY_ACTION, health_facts=HealthFacts(recovery_action=1)),
             "reset gpu",

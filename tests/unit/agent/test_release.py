@@ -137,6 +137,18 @@ def test_a_link_in_the_way_is_not_followed(state_dir: Path, tmp_path: Path) -> N
     assert not (state_dir / "release").is_symlink()
 
 
+def test_a_link_under_the_name_of_what_is_to_be_written_is_not_followed(
+    state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    precious = tmp_path / "precious"
+    precious.write_text("kept", encoding="ascii")
+    (state_dir / "release.guessed.new").symlink_to(precious)
+    with pytest.raises(StorageError, match="cannot write the request: File exists"):
+        ask_release(state_dir, FakeClock(), 900)
+    assert precious.read_text(encoding="ascii") == "kept"
+
+
 def test_only_a_change_is_told(tmp_path: Path) -> None:
     desk = ReleaseDesk(tmp_path, FakeClock(), 1_000)
     desk.tell("attached")

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from gpuledger_agent.nvml_errors import Abandoned, CallFailed
 from gpuledger_agent.watchdog import GIVEN_UP_MAX, SILENT_MAX, Hung, NvmlThread
+from tests.fakes.hangs import until
 
 HOUR_NS = 3_600_000_000_000
 PATIENCE_S = 60
@@ -60,16 +61,6 @@ def hang(calls: Calls, subject: str | None, *, before: int = 1) -> Hung:
     with pytest.raises(Hung) as caught:
         calls.thread.call(job)
     return caught.value
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
-    turn = threading.Event()
-    for _ in range(6_000):
-        if is_so():
-            return
-        turn.wait(0.01)
-    raise AssertionError("waited in vain")
 
 
 def test_jobs_run_in_one_thread_that_is_not_ours_and_their_results_and_errors_come_back(calls: Calls) -> None:
