@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from gpuledger.cells import share_by_weight
 from gpuledger.states import LINKS, Uncovered
 from gpuledger_agent.counters import bytes_since, share_of
-from gpuledger_agent.snapshot import Count, GpuSnapshot, Health
+from gpuledger_agent.snapshot import Count, GpuSnapshot
 from gpuledger_agent.tally import Part
-
-_GONE = frozenset({Health.LOST, Health.RESET_REQUIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Bridge:
 
     def cross(self, seen: GpuSnapshot, part: Part, gap_ms: int, age_ms_max: int) -> tuple[list[Amount], list[Amount]]:
         """Take in one tick of `gap_ms`; return what to add for engines, beside their means, and for links."""
-        if isinstance(part.result, Uncovered) or seen.health in _GONE:
+        if isinstance(part.result, Uncovered) or not seen.is_looked_at:
             # What was not covered, or was before a loss, is no time to say anything of.
             self._bases = {name: (count, 0) for name, count in seen.counts.items()}
             return [], []

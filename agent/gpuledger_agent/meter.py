@@ -241,7 +241,7 @@ class Meter:
             tally.set_rest_apart()
         _add(tally, outcome, time_ms, outcome.energy_mj, None, True)
         _integrate(tally, outcome.engines, outcome.links)
-        if tally.rest is not None and outcome.seen.instances is not None:
+        if tally.rest is not None and outcome.seen.is_looked_at and outcome.seen.instances is not None:
             tally.keep_instances({part.instance for part in outcome.parts})
 
 

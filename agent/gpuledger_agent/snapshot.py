@@ -107,6 +107,11 @@ class GpuSnapshot:
     is_divided: bool = False
     instances: tuple[InstanceSnapshot, ...] | None = ()
 
+    @property
+    def is_looked_at(self) -> bool:
+        """Return whether the GPU answered at all: one that did not says nothing of its instances either."""
+        return self.uncovered is None and self.health is not Health.LOST and self.health is not Health.RESET_REQUIRED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceIdentity:

@@ -15,8 +15,9 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent, GpuView
 from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.scenarios import SCENARIOS
 from gpuledger_agent.sealer import Sealer
-from gpuledger_agent.simulate import GPUS, SCENARIOS, SimulatedNvml, SimulatedProcesses
+from gpuledger_agent.simulate import GPUS, SimulatedNvml, SimulatedProcesses
 from tests.fakes.agents import BIG, sealed
 from tests.fakes.clock import FakeClock
 
