@@ -57,3 +57,8 @@ class PollFigures:
     pushed_pages: int | None = None
     """Pages that agents pushed; None where pushing is not enabled."""
     push_failures: Mapping[str, int] = field(default_factory=dict)
+    lists_up: Mapping[str, bool] = field(default_factory=dict)
+    """By list of targets, whether the last look at it worked; `list_failures` by (list, reason)."""
+    list_failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    targets_refused: int | None = None
+    """Targets of lists that cannot be polled; None where there are no lists."""

@@ -114,6 +114,7 @@ def _node(node: NodeView) -> dict[str, object]:
         "site": node.site,
         "cluster": node.cluster,
         "pool": node.pool,
+        "rack": node.rack,
         "agent": node.target,
         "trouble": node.trouble,
         "answered_ms": node.answered_ms,

@@ -115,6 +115,12 @@ SOURCES: Mapping[str, Source] = {
     ),
     "gpuledger_collector_info": lambda exposed: [((__version__, str(exposed.simulated).lower()), 1)],
     "gpuledger_collector_target_up": lambda exposed: (((url,), int(up)) for url, up in sorted(exposed.poll.up.items())),
+    "gpuledger_collector_targets": lambda exposed: [((), exposed.poll.targets)],
+    "gpuledger_collector_target_list_up": lambda exposed: (
+        ((name,), int(up)) for name, up in sorted(exposed.poll.lists_up.items())
+    ),
+    "gpuledger_collector_target_list_failures_total": lambda exposed: sorted(exposed.poll.list_failures.items()),
+    "gpuledger_collector_targets_refused": lambda exposed: _optional(exposed.poll.targets_refused, 1),
     "gpuledger_collector_poll_failures_total": lambda exposed: _by_reason(exposed.poll.failures),
     "gpuledger_collector_pushed_pages_total": lambda exposed: _optional(exposed.poll.pushed_pages, 1),
     "gpuledger_collector_push_failures_total": lambda exposed: _by_reason(exposed.poll.push_failures),

@@ -21,7 +21,8 @@ from gpuledger.access import Access, Verdict
 from gpuledger.errors import ConfigurationError
 from gpuledger.tls import TlsContexts
 from gpuledger_collector.connections import Connections
-from gpuledger_collector.receive import RETRY_S, PushFailure, Receipt, Receiver
+from gpuledger_collector.push_door import PUSH_PATH, SECURITY_HEADERS, PushDoor
+from gpuledger_collector.receive import Receiver
 
 CONNECTIONS_MAX = 512
 IDLE_S = 30.0
@@ -29,12 +30,6 @@ HEADER_BYTES_MAX = 8 << 10
 LINGER_S = 2.0
 """How long what is left of a refused body is dropped, so that the client gets to see why."""
 BACKLOG = 128
-PUSH_PATH = "/v1/readings"
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -145,9 +140,13 @@ class Server:
     ) -> None:
         self._shelf, self._listener, self._check = shelf, listener, check
         self._port = Port() if port is None else port
-        self._receiver = receiver
+        self._door = PushDoor(
+            receiver,
+            bytes_max=self._port.push_bytes_max,
+            at_once=self._port.pushes_at_once,
+            timeout_s=self._port.request_s,
+        )
         self._connections = Connections(CONNECTIONS_MAX, self._port.request_s)
-        self._pushes = 0
         # A thread apart: testing a password takes its time, and nothing else must wait behind it.
         self._logins = ThreadPoolExecutor(max_workers=1, thread_name_prefix="logins")
         app = web.Application(client_max_size=1024, middlewares=[self._guard])
@@ -155,7 +154,7 @@ class Server:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/api/v1/fleet", self._fleet)
-        app.router.add_post(PUSH_PATH, self._push)
+        app.router.add_post(PUSH_PATH, self._door.answer)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -223,51 +222,12 @@ class Server:
             return await handler(request)
         if verdict is Verdict.LATER:
             return _refusal(429, "a wrong password came just now; try again", {"Retry-After": "1"})
-        text = "this service wants to know who asks"
-        if is_push and self._receiver is not None:
-            self._receiver.fail(PushFailure.DENIED, 401, "somebody pushed without a login that allows it")
-        answer = _refusal(401, text)
+        if is_push:
+            self._door.note_denial()
+        answer = _refusal(401, "this service wants to know who asks")
         for challenge in access.challenges:
             answer.headers.add("WWW-Authenticate", challenge)
         return answer
-
-    # ------------------------------------------------------------------------------------------ the door for pushes
-
-    async def _push(self, request: web.Request) -> web.Response:
-        receiver = self._receiver
-        if receiver is None:
-            return _receipt(Receipt(status=403, body="this collector takes no pushed readings (push.enabled)"))
-        if self._pushes >= self._port.pushes_at_once:
-            text = f"{self._port.pushes_at_once} pages are being received already"
-            return _receipt(receiver.fail(PushFailure.BUSY, 503, text))
-        self._pushes += 1
-        try:
-            return _receipt(await self._receive(request, receiver))
-        finally:
-            self._pushes -= 1
-
-    async def _receive(self, request: web.Request, receiver: Receiver) -> Receipt:
-        encoding, after = request.headers.get("Content-Encoding", "identity"), request.query.get("after")
-        if encoding not in {"gzip", "identity"}:
-            return receiver.fail(PushFailure.NOT_JSON, 415, "the body is neither gzip nor plain")
-        if after is not None and not (after.isascii() and after.isdecimal() and len(after) <= 19):
-            return receiver.fail(PushFailure.REJECTED, 400, "after is not an integer from 0 to 2^63 - 1")
-        most = self._port.push_bytes_max
-        too_large = f"the body is larger than {most} bytes"
-        if (request.content_length or 0) > most:
-            return receiver.fail(PushFailure.TOO_LARGE, 413, too_large)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._port.request_s):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > most:
-                        return receiver.fail(PushFailure.TOO_LARGE, 413, too_large)
-        except TimeoutError:
-            text = f"the page did not come within {self._port.request_s:g} s"
-            return receiver.fail(PushFailure.TIMEOUT, 408, text)
-        position = None if after is None else int(after)
-        return await receiver.receive(bytes(body), is_compressed=encoding == "gzip", after=position)
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -287,31 +247,19 @@ class Server:
         if wrong is None and self._shelf.prepared is None:
             wrong = "nothing is prepared yet"
         status, text = (200, "ok\n") if wrong is None else (503, f"{wrong}\n")
-        return web.Response(status=status, text=text, headers=_SECURITY_HEADERS)
+        return web.Response(status=status, text=text, headers=SECURITY_HEADERS)
 
     def _answer(self, request: web.Request, choose: Callable[[Prepared], Document]) -> web.Response:
         prepared = self._shelf.prepared
         if prepared is None:
-            headers = {**_SECURITY_HEADERS, "Retry-After": "2"}
+            headers = {**SECURITY_HEADERS, "Retry-After": "2"}
             return web.Response(status=503, text="nothing is prepared yet\n", headers=headers)
         document = choose(prepared)
-        headers = {**_SECURITY_HEADERS, **document.headers, "ETag": document.tag, "Vary": "Accept"}
+        headers = {**SECURITY_HEADERS, **document.headers, "ETag": document.tag, "Vary": "Accept"}
         if request.headers.get("If-None-Match") == document.tag:
             return web.Response(status=304, headers=headers)
         return web.Response(body=document.body, headers={**headers, "Content-Type": document.content_type})
 
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n", headers={**_SECURITY_HEADERS, **(headers or {})})
-
-
-def _receipt(receipt: Receipt) -> web.Response:
-    headers = dict(_SECURITY_HEADERS)
-    if receipt.status == 503:
-        headers["Retry-After"] = str(RETRY_S)
-    kind = "application/json" if receipt.is_json else "text/plain"
-    answer = web.Response(status=receipt.status, text=f"{receipt.body}\n", headers=headers, content_type=kind)
-    if receipt.status != 200:
-        # There may be more of the body, which nobody reads.
-        answer.force_close()
-    return answer
+    return web.Response(status=status, text=f"{text}\n", headers={**SECURITY_HEADERS, **(headers or {})})

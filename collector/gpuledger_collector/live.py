@@ -146,6 +146,11 @@ class LiveBoard:
             if not is_polled and (sender.url in self._nodes or len(self._nodes) < NODES_MAX):
                 self._nodes[sender.url] = follow(self._nodes.get(sender.url), current)
 
+    def forget(self, target: Target) -> None:
+        """Forget what a target said that is no longer asked."""
+        with self._lock:
+            self._nodes.pop(target.url, None)
+
     def nodes(self) -> list[LiveNode]:
         """Return the last answers, in order of target."""
         with self._lock:

@@ -137,6 +137,7 @@ class NodeView:
     sealed_ms: int | None
     target: str | None
     trouble: str | None
+    rack: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +266,7 @@ def _node(
         sealed_ms=sealed_ms,
         target=None if found is None else found.target.url,
         trouble=trouble,
+        rack=None if found is None else found.target.rack,
     )
 
 

@@ -12,12 +12,10 @@ import itertools
 import json
 import logging
 import random
-import ssl
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 
 import aiohttp
 
@@ -27,42 +25,18 @@ from gpuledger.credentials import Keyring
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
 from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
 from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.poll_failures import Failure, PollError, explain, shorten
 from gpuledger_collector.targets import Target
 
 PATH = "/v1/readings"
 PAGE_READINGS = 192
 """Readings asked for at once; an agent answers with fewer where they would be more than 4 MiB."""
 KEEP_ALIVE_TARGETS_MAX = 500
-"""With more targets, idle connections would use up the file descriptors of an ordinary service."""
+"""With more targets, or an unknown number, idle connections would use up an ordinary service's file descriptors."""
 WAKE_S = 1.0
-_ERROR_CHARACTERS_MAX = 200
 _DOUBLINGS_MAX = 16
 
 logger = logging.getLogger(__name__)
-
-
-class Failure(str, Enum):
-    """Why a poll failed; the value is the metric label."""
-
-    UNREACHABLE = "unreachable"
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    TLS = "tls"
-    CREDENTIALS = "credentials"
-    """A file of ours with a certificate, token or password cannot be used."""
-    DROPPED = "dropped"
-    """The connection ended, or what came over it was not HTTP."""
-    HTTP_STATUS = "http_status"
-    TOO_LARGE = "too_large"
-    NOT_JSON = "not_json"
-    REJECTED = "rejected"
-    """JSON, but as a whole not an answer that can be taken in."""
-    STUCK = "stuck"
-    """The agent says that more waits, and the next page leads no further."""
-    STORAGE = "storage"
-    """Our own disk: the agent is asked again, nothing is lost."""
-    INTERNAL = "internal"
-    """An error of ours that this answer brings out; it must not take the other targets down with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +51,6 @@ class PollLimits:
     pages_per_round_max: int = 50
 
 
-class _PollError(Exception):
-    def __init__(self, failure: Failure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
-
-
 @dataclass(slots=True)
 class _Watch:
     """One target and how it is doing."""
@@ -94,6 +62,8 @@ class _Watch:
     failures: int = 0
     failure: Failure | None = None
     trouble: str = ""
+    is_gone: bool = False
+    """No longer wanted: it is left alone as soon as nobody is at it."""
 
 
 class Poller:
@@ -108,8 +78,11 @@ class Poller:
         clock: Clock,
         limits: PollLimits,
         chance: random.Random,
+        is_list_fixed: bool = True,
     ) -> None:
+        self._is_list_fixed, self._is_running = is_list_fixed, False
         self._watches = [_Watch(target=target) for target in targets]
+        self._urls = {target.url for target in targets}
         self._intake, self._board, self._clock = intake, board, clock
         self._limits, self._chance = limits, chance
         self._keyring = Keyring()
@@ -150,17 +123,44 @@ class Poller:
             troubles={url: watch.trouble for url, watch in polled.items() if watch.failure is not None},
         )
 
+    def set_targets(self, targets: Sequence[Target]) -> None:
+        """Poll these from now on; who stays keeps what is known of it. Call it from the event loop."""
+        before = {watch.target.url: watch for watch in self._watches}
+        self._watches = []
+        for target in targets:
+            watch = before.pop(target.url, None)
+            if watch is None:
+                watch = _Watch(target=target)
+                if self._is_running:
+                    self._push(self._soon(), watch)
+            watch.target = target
+            self._watches.append(watch)
+        self._urls = {watch.target.url for watch in self._watches}
+        for watch in before.values():
+            watch.is_gone = True
+            self._forget(watch)
+
+    def _forget(self, watch: _Watch) -> None:
+        url = watch.target.url
+        if url not in self._urls:
+            self._polled.pop(url, None)
+            self._drained.discard(url)
+            self._board.forget(watch.target)
+
+    def _soon(self) -> float:
+        return asyncio.get_running_loop().time() + self._chance.uniform(0, self._limits.interval_s)
+
     # ------------------------------------------------------------------------------------------ schedule
 
     async def run(self) -> None:
         """Poll until cancelled. What is being taken in at that moment is finished before this returns."""
-        loop = asyncio.get_running_loop()
+        self._is_running = True
         for watch in self._watches:
-            self._push(loop.time() + self._chance.uniform(0, self._limits.interval_s), watch)
+            self._push(self._soon(), watch)
         ready: asyncio.Queue[_Watch] = asyncio.Queue(maxsize=1)
         try:
             async with self._session() as session, asyncio.TaskGroup() as tasks:
-                for _ in range(min(self._limits.concurrency, len(self._watches))):
+                for _ in range(self._limits.concurrency):
                     tasks.create_task(self._work(session, ready))
                 tasks.create_task(self._hand_out(ready))
         finally:
@@ -185,8 +185,11 @@ class Poller:
         loop = asyncio.get_running_loop()
         while True:
             watch = await ready.get()
-            delay_s = await self.poll(session, watch)
-            self._push(loop.time() + delay_s, watch)
+            delay_s = 0.0 if watch.is_gone else await self.poll(session, watch)
+            if watch.is_gone:
+                self._forget(watch)
+            else:
+                self._push(loop.time() + delay_s, watch)
 
     def _push(self, due_s: float, watch: _Watch) -> None:
         heapq.heappush(self._due, (due_s, next(self._order), watch))
@@ -197,7 +200,7 @@ class Poller:
 
     def _session(self) -> aiohttp.ClientSession:
         limits = self._limits
-        if len(self._watches) <= KEEP_ALIVE_TARGETS_MAX:
+        if self._is_list_fixed and len(self._watches) <= KEEP_ALIVE_TARGETS_MAX:
             idle_s = limits.interval_s + limits.timeout_s
             connector = aiohttp.TCPConnector(limit=limits.concurrency, keepalive_timeout=idle_s)
         else:
@@ -221,7 +224,7 @@ class Poller:
         """Drain one target's journal, bounded, and return after how many seconds to ask it again."""
         try:
             more = await self._drain(session, watch)
-        except _PollError as exc:
+        except PollError as exc:
             delay_s = self._delay_after(watch.failures + 1)
             self._note_failure(watch, exc, delay_s)
             self._drained.add(watch.target.url)
@@ -254,7 +257,7 @@ class Poller:
                 watch.cursor = outcome.cursor
                 return False
             if outcome.cursor == watch.cursor:
-                raise _PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
+                raise PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
             watch.cursor = outcome.cursor
         return True
 
@@ -262,27 +265,25 @@ class Poller:
         try:
             return self._intake.cursor(target)
         except StorageError as exc:
-            raise _PollError(Failure.STORAGE, str(exc)) from exc
+            raise PollError(Failure.STORAGE, str(exc)) from exc
 
     def _take(self, body: bytes, watch: _Watch) -> Outcome:
         """Runs in the intake's thread."""
         try:
             document = json.loads(body)
         except (ValueError, RecursionError) as exc:
-            raise _PollError(Failure.NOT_JSON, f"does not answer with JSON ({_shorten(exc)})") from exc
+            raise PollError(Failure.NOT_JSON, f"does not answer with JSON ({shorten(exc)})") from exc
         if not isinstance(document, dict):
-            raise _PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
+            raise PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
         now_ms = self._clock.wall_ns() // 1_000_000
         try:
             outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
         except StorageError as exc:
-            raise _PollError(Failure.STORAGE, str(exc)) from exc
+            raise PollError(Failure.STORAGE, str(exc)) from exc
         except GpuledgerError as exc:
-            raise _PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
+            raise PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
         except Exception as exc:
-            raise _PollError(
-                Failure.INTERNAL, f"gives an answer that this collector fails on: {_shorten(exc)}"
-            ) from exc
+            raise PollError(Failure.INTERNAL, f"gives an answer that this collector fails on: {shorten(exc)}") from exc
         self._board.note(document, watch.target, now_ms)
         return outcome
 
@@ -293,7 +294,7 @@ class Poller:
         try:
             proof = self._keyring.proof(watch.target.credentials)
         except ConfigurationError as exc:
-            raise _PollError(Failure.CREDENTIALS, f"is not asked: {exc}") from exc
+            raise PollError(Failure.CREDENTIALS, f"is not asked: {exc}") from exc
         try:
             async with session.get(
                 watch.target.url + PATH,
@@ -304,11 +305,11 @@ class Poller:
                 server_hostname=proof.server_name,
             ) as response:
                 if response.status != 200:
-                    raise _PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
+                    raise PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
                 return await self._read(response, watch)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            failure, text = _explain(exc, self._limits.timeout_s)
-            raise _PollError(failure, text) from exc
+            failure, text = explain(exc, self._limits.timeout_s)
+            raise PollError(failure, text) from exc
 
     async def _read(self, response: aiohttp.ClientResponse, watch: _Watch) -> bytes:
         most = self._limits.body_bytes_max
@@ -319,12 +320,12 @@ class Poller:
                 asked = watch.limit
                 # A smaller page may fit; a single reading that does not will be refused for ever, and counted.
                 watch.limit = max(1, watch.limit // 2)
-                raise _PollError(Failure.TOO_LARGE, f"sends more than {most} bytes for {asked} readings")
+                raise PollError(Failure.TOO_LARGE, f"sends more than {most} bytes for {asked} readings")
         return bytes(body)
 
     # ------------------------------------------------------------------------------------------ bookkeeping
 
-    def _note_failure(self, watch: _Watch, error: _PollError, delay_s: float) -> None:
+    def _note_failure(self, watch: _Watch, error: PollError, delay_s: float) -> None:
         self._beat()
         url, failure = watch.target.url, error.failure
         self._failures[failure.value] += 1
@@ -343,21 +344,3 @@ class Poller:
             logger.info("target_recovered", extra=facts)
         watch.failures, watch.failure, watch.trouble = 0, None, ""
         self._polled[watch.target.url] = watch
-
-
-def _shorten(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _ERROR_CHARACTERS_MAX else text[: _ERROR_CHARACTERS_MAX - 1] + "…"
-
-
-def _explain(error: Exception, timeout_s: float) -> tuple[Failure, str]:
-    """Return the reason for a failed request, and a sentence that goes on from the target's address."""
-    if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT, f"did not answer within {timeout_s:g} s"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return Failure.TLS, f"cannot be trusted or does not speak TLS: {_shorten(error)}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if isinstance(error.os_error, ConnectionRefusedError):
-            return Failure.REFUSED, "refuses the connection: no agent listens there"
-        return Failure.UNREACHABLE, f"cannot be reached: {_shorten(error.os_error)}"
-    return Failure.DROPPED, f"broke off or does not speak HTTP: {_shorten(error)}"

@@ -30,7 +30,8 @@ from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.schedule import Schedule
 from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
-from gpuledger_collector.targets import Target, load_targets
+from gpuledger_collector.target_sources import Discovery
+from gpuledger_collector.targets import Group, Target, UrlList, load_groups, static_targets
 
 PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
@@ -47,12 +48,14 @@ logger = logging.getLogger(__name__)
 
 def run(config: CollectorConfig, config_file: Path | None) -> int:
     """Run the collector until SIGTERM or SIGINT and return 0; raises GpuledgerError where it cannot start."""
-    targets = () if config_file is None else load_targets(config_file)
-    for credentials in {target.credentials for target in targets}:
+    groups = () if config_file is None else load_groups(config_file)
+    shown = {group.credentials for group in groups}
+    shown |= {found.credentials for group in groups for found in group.lists if isinstance(found, UrlList)}
+    for credentials in shown:
         Keyring().proof(credentials)  # What cannot be used is said before anything is begun.
     clock = SystemClock()
     with open_listener(config.listen) as listener, open_state(config, clock.wall_ns() // 1_000_000) as state:
-        asyncio.run(_Program(config, targets, state, clock).serve(listener))
+        asyncio.run(_Program(config, groups, state, clock).serve(listener))
     return 0
 
 
@@ -136,13 +139,14 @@ def open_port(config: CollectorConfig, listener: socket.socket) -> Port:
 class _Program:
     """One run of the collector."""
 
-    def __init__(self, config: CollectorConfig, targets: Sequence[Target], state: State, clock: Clock) -> None:
-        self._config, self._targets, self._clock = config, targets, clock
+    def __init__(self, config: CollectorConfig, groups: Sequence[Group], state: State, clock: Clock) -> None:
+        self._config, self._targets, self._clock = config, static_targets(groups), clock
+        has_lists = any(group.lists for group in groups)
         self._board, self._shelf = LiveBoard(), Shelf()
         self._intake = AgentIntake(state, clock, (config.push_site, config.push_cluster, config.push_pool))
         self._started_ns = clock.boottime_ns()
         self._poller = Poller(
-            targets,
+            self._targets,
             intake=self._intake,
             board=self._board,
             clock=clock,
@@ -153,7 +157,12 @@ class _Program:
                 body_bytes_max=config.answer_bytes,
             ),
             chance=random.Random(),  # noqa: S311 - spreads requests, guards nothing
+            is_list_fixed=not has_lists,
         )
+        self._discovery = None
+        if has_lists:
+            chance = random.Random()  # noqa: S311 - as above
+            self._discovery = Discovery(groups, self._poller.set_targets, chance)
         self._receiver = None
         if config.is_push_enabled:
             self._receiver = Receiver(
@@ -163,7 +172,7 @@ class _Program:
             keeper=state.keeper,
             counting=state.store,
             reader=state.files,
-            polling=Arrivals(self._poller, self._receiver),
+            polling=Arrivals(self._poller, self._receiver, self._discovery),
             board=self._board,
             clock=clock,
         )
@@ -185,7 +194,7 @@ class _Program:
         await server.start()
         facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}
         logger.info("collector_started", extra=facts | {"state_dir": str(self._config.state_dir)})
-        if not self._targets and self._receiver is None:
+        if not self._targets and self._receiver is None and self._discovery is None:
             text = "no [[group]] of the configuration file names an agent to poll, and none may push"
             logger.warning("no_targets", extra={"text": text})
         schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
@@ -196,6 +205,7 @@ class _Program:
             for name, work in (
                 ("first", self._begin()),
                 ("polling", self._poller.run()),
+                ("discovery", _wait(asyncio.Event()) if self._discovery is None else self._discovery.run()),
                 ("schedule", schedule.failure()),
                 ("stop", _wait(stop)),
             )

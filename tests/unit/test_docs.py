@@ -24,7 +24,7 @@ from gpuledger_agent.allocations import leases_of
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import lease_files, roster_files
 from gpuledger_collector.intake import Refusal
-from gpuledger_collector.poll import Failure
+from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.targets import load_targets
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -41,6 +41,9 @@ def everything() -> Exposed:
             failures={"timeout": 2},
             accepted=11,
             refused={"signature": 1},
+            lists_up={"targets.json": True, "https://inventory/targets": False},
+            list_failures={("https://inventory/targets", "timeout"): 2},
+            targets_refused=1,
             pushed_pages=4,
             push_failures={"denied": 1},
             troubles={"http://n2:9400": "http://n2:9400 did not answer within 10 s"},
@@ -88,7 +91,9 @@ def test_a_name_that_is_no_unicode_text_costs_nothing() -> None:
 def test_what_is_not_known_is_absent_and_never_0_or_nan() -> None:
     served = text(Exposed(fleet=Fleet(), poll=NOTHING, simulated=False))
     names = {family.name for family in text_string_to_metric_families(served)}
-    assert names == {"gpuledger_collector_info", "gpuledger_collector_readings_accepted"}
+    # Of what is known without anybody having reported, 0 is a count: no agent is polled, nothing came.
+    counted = {"gpuledger_collector_readings_accepted", "gpuledger_collector_targets"}
+    assert names == {"gpuledger_collector_info"} | counted
     assert 'simulated="false"' in served
 
 

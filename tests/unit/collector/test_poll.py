@@ -5,6 +5,7 @@ import asyncio
 import logging
 import random
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -184,6 +185,52 @@ async def test_many_agents_are_polled_with_bounded_concurrency_and_cancelling_en
         with pytest.raises(asyncio.CancelledError):
             await running
     assert all(intake.taken[target.url] == [1, 2, 3] for target in targets)
+
+
+async def test_targets_are_added_and_removed_while_polling_goes_on() -> None:
+    agents, intake, board = [FakeAgent(node=f"node-{n}") for n in range(3)], FakeIntake(), LiveBoard()
+    async with AsyncExitStack() as stack:
+        first, second, third = [await stack.enter_async_context(serving(agent)) for agent in agents]
+        limits = PollLimits(interval_s=0.01)
+        polling = Poller(
+            [first, second],
+            intake=intake,
+            board=board,
+            clock=StillClock(),
+            limits=limits,
+            chance=random.Random(7),
+            is_list_fixed=False,
+        )
+        running = asyncio.create_task(polling.run())
+        await agents[0].asked_twice.wait()
+        await agents[1].asked_twice.wait()
+        moved = replace(second, site="ber2")
+        polling.set_targets([moved, third])
+        agents[1].asked_twice.clear()
+        agents[1].requests.clear()
+        await agents[1].asked_twice.wait()
+        await agents[2].asked_twice.wait()
+        async with asyncio.timeout(60):
+            while polling.figures().up.keys() != {second.url, third.url}:  # noqa: ASYNC110 - a poll may be under way
+                await asyncio.sleep(0)
+        asked = len(agents[0].requests)
+        assert polling.figures().targets == 2
+        assert polling.has_asked_everyone
+        assert {node.target for node in board.nodes()} == {moved, third}
+        # Whoever is no longer wanted is not asked any more, and one that comes back goes on where it was.
+        agents[2].asked_twice.clear()
+        agents[2].requests.clear()
+        await agents[2].asked_twice.wait()
+        assert len(agents[0].requests) == asked
+        polling.set_targets([first, moved, third])
+        agents[0].asked_twice.clear()
+        agents[0].requests.clear()
+        await agents[0].asked_twice.wait()
+        assert agents[0].requests[0]["after"] == "3"
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert all(intake.taken[target.url] == [1, 2, 3] for target in (first, second, third))
 
 
 async def test_polling_without_a_sign_of_life_is_stalled() -> None:

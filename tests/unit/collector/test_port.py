@@ -21,9 +21,10 @@ from gpuledger.errors import ConfigurationError
 from gpuledger.tls import TlsContexts, TlsFiles
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.connections import Connection, Connections
-from gpuledger_collector.http import PUSH_PATH, Document, Port, Prepared, Server, Shelf, open_listener
+from gpuledger_collector.http import Document, Port, Prepared, Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.program import open_port
+from gpuledger_collector.push_door import PUSH_PATH
 from gpuledger_collector.receive import Receiver
 from tests.fakes.certificates import Authority
 from tests.fakes.polling import StillClock
@@ -170,8 +171,8 @@ async def test_who_is_not_let_in_is_told_how_and_the_refusal_of_a_push_is_counte
     async with serving(Port(pushers=Access(tokens=pushers))) as server, aiohttp.ClientSession() as session:
         async with session.post(f"http://{server.address}{PUSH_PATH}", data=b"{}") as answer:
             assert answer.headers["WWW-Authenticate"] == 'Bearer realm="gpuledger"'
-        assert server._receiver is not None
-        assert server._receiver.figures().failures == {"denied": 1}
+        assert server._door._receiver is not None
+        assert server._door._receiver.figures().failures == {"denied": 1}
 
 
 # ---------------------------------------------------------------------------------------------- settings
