@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.abi import metered
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
 from tests.abi.script import Script
@@ -51,5 +52,15 @@ def meter(stage: Callable[..., Stage], tmp_path: Path) -> Meter:
 
     def run(script: Script, *times: int, **options: int) -> Sealed:
         return run_meter(stage, tmp_path / "state", script, *times, **options)
+
+    return run
+
+
+@pytest.fixture
+def meter_instances(stage: Callable[..., Stage], tmp_path: Path) -> metered.Meter:
+    """`meter_instances(script, end_ms)`: what the agent sealed of the first GPU, once the oracle agrees."""
+
+    def run(script: Script, end_ms: int = metered.END_MS) -> metered.Metered:
+        return metered.meter_first(stage, tmp_path / "state", script, end_ms)
 
     return run

@@ -1,36 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Divided GPUs (MIG) on the real agent, held against the oracle to the slice-millisecond; each trap by name."""
+"""Divided GPUs (MIG) on the real agent: a life of instances, and every trap of finding them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.abi.oracle import Run, expect
-from tests.abi.readings import account, sealed
+from tests.abi.metered import END_MS, PID, Meter, divided, run_both, working
+from tests.abi.readings import sealed
 from tests.abi.script import (
     BOARD,
     FULL,
-    GPU_IS_LOST,
     NO_PERMISSION,
-    NOT_FOUND,
     NOT_SUPPORTED,
-    UNINITIALIZED,
     UNKNOWN,
     Failure,
-    Gpu,
-    Instance,
     MigDevice,
     Script,
     Wave,
 )
 from tests.abi.stage import WALL_START_MS, Stage
-from tests.abi.truth import CELL_MS, CellTruth, InstanceTruth, Truth
+from tests.abi.truth import CELL_MS, Truth
 
 pytestmark = pytest.mark.abi
-PID = 4_200_001
 SLOT, MODE, COUNT = "nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetMigMode", "nvmlDeviceGetMaxMigDeviceCount"
 ATTRIBUTES, NAME, UUID, ID = (
     "nvmlDeviceGetAttributes_v2",
@@ -42,76 +34,21 @@ TAKE, METRICS, WHOLE = "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampl
 ALLOCATE, FREE = "nvmlGpmSampleAlloc", "nvmlGpmSampleFree"
 PROCESSES, MEMORY = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMemoryInfo_v2"
 ENERGY, UTILIZATION = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates"
-END_MS = 30_000
 
 
-@dataclass(slots=True, kw_only=True)
-class Metered:
-    """What the agent sealed of the first GPU, once the oracle agrees: seconds of a slice, and its instances."""
-
-    states: dict[str, Any]
-    instances: dict[str, dict[str, Any]]
-    cell: CellTruth
-    truths: dict[str, InstanceTruth]
-    calls: dict[str, int]
-    cores: list[dict[str, Any]] = field(default_factory=list)
-
-
-Meter = Callable[..., Metered]
+Both = Callable[..., tuple[Truth, Truth]]
 
 
 @pytest.fixture
-def both(stage: Callable[..., Stage], tmp_path: Path) -> Callable[..., tuple[Truth, Truth, Stage]]:
-    """What the agent sealed of a script, what the oracle says it should have, and the stage."""
+def both(stage: Callable[..., Stage], tmp_path: Path) -> Both:
+    """What the agent sealed of a script, and what the oracle says it should have."""
 
     def run(
         script: Script, end_ms: int, *, start_ms: int = WALL_START_MS, interval_ms: int = 1_000
-    ) -> tuple[Truth, Truth, Stage]:
-        put = stage(script, duration_ms=end_ms, wall_start_ms=start_ms)
-        put.run(["-m", "tests.abi.run_agent", str(tmp_path / "state"), "--interval", str(interval_ms / 1_000)])
-        runs = [Run(start_ms=0, end_ms=end_ms)]
-        truth = expect(script, runs, wall_start_ms=start_ms, interval_ms=interval_ms)
-        return account(tmp_path / "state"), truth, put
+    ) -> tuple[Truth, Truth]:
+        return run_both(stage, tmp_path / "state", script, end_ms, start_ms, interval_ms)[:2]
 
     return run
-
-
-@pytest.fixture
-def meter(both: Callable[..., tuple[Truth, Truth, Stage]], tmp_path: Path) -> Meter:
-    """`meter(script, end_ms)`: what the agent sealed of the first GPU, in one cell."""
-
-    def run(script: Script, end_ms: int = END_MS, **options: int) -> Metered:
-        found, truth, put = both(script, end_ms, **options)
-        assert found == truth
-        uuid = script.gpus[0].uuid
-        (cell,) = found[uuid].values()
-        names = {device.uuid: one for one in script.gpus[0].instances for device in one.devices}
-        return Metered(
-            states={name: 7 * ms / 1_000 for name, ms in (cell.states_ms + cell.uncovered_ms).items()},
-            instances={
-                names[name].profile: {
-                    state: amount / 1_000 for state, amount in (one.states_slice_ms + one.uncovered_slice_ms).items()
-                }
-                for name, one in cell.instances.items()
-            },
-            cell=cell,
-            truths={names[name].profile: one for name, one in cell.instances.items()},
-            calls=put.calls(),
-            cores=[gpu for core in sealed(tmp_path / "state") for gpu in core["gpus"] if gpu["uuid"] == uuid],
-        )
-
-    return run
-
-
-def divided() -> tuple[Script, Gpu]:
-    script = Script()
-    return script, script.add_gpu().act(0, power_w=200, memory_gib=0).divide()
-
-
-def working(gpu: Gpu, profile: str, *, pct: float = 60, pid: int = PID, **where: Any) -> Instance:
-    """Append an instance with a process and what GPM says of it."""
-    one = gpu.add_instance(profile, **where).act(0, memory_gib=3)
-    return one.set("graphics", round(pct * 10_000)).run(pid)
 
 
 # ---------------------------------------------------------------------------------------------- a life
@@ -146,9 +83,9 @@ def a_divided_life() -> Script:
     return script
 
 
-def test_a_life_of_instances_is_accounted_for_to_the_slice_millisecond(both: Any) -> None:
+def test_a_life_of_instances_is_accounted_for_to_the_slice_millisecond(both: Both) -> None:
     script = a_divided_life()
-    found, truth, _ = both(script, 640_000, start_ms=WALL_START_MS + CELL_MS - 111_000)
+    found, truth = both(script, 640_000, start_ms=WALL_START_MS + CELL_MS - 111_000)
     assert found == truth
     seen = {state for cells in truth.values() for cell in cells.values() for state in cell.slice_ms()}
     assert seen == {"free", "held", "busy", "down", "unmeasured"}
@@ -161,29 +98,29 @@ def test_a_life_of_instances_is_accounted_for_to_the_slice_millisecond(both: Any
 
 
 @pytest.mark.parametrize("interval_ms", [500, 3_000])
-def test_another_interval_meters_instances_alike(both: Any, interval_ms: int) -> None:
-    found, truth, _ = both(a_divided_life(), 450_000, interval_ms=interval_ms)
+def test_another_interval_meters_instances_alike(both: Both, interval_ms: int) -> None:
+    found, truth = both(a_divided_life(), 450_000, interval_ms=interval_ms)
     assert found == truth
 
 
 # ---------------------------------------------------------------------------------------------- finding
 
 
-def test_slots_with_holes_are_walked_to_their_end(meter: Meter) -> None:
+def test_slots_with_holes_are_walked_to_their_end(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "1g.10gb", slot=1)
     working(gpu, "2g.20gb", slot=4)
     working(gpu, "3g.40gb", slot=6)
-    found = meter(script)
+    found = meter_instances(script)
     assert found.states == {"busy": 6 * 29, "free": 29}
     assert set(found.instances) == {"1g.10gb", "2g.20gb", "3g.40gb"}
 
 
-def test_a_divided_gpu_asks_for_nothing_more_than_it_must(meter: Meter) -> None:
+def test_a_divided_gpu_asks_for_nothing_more_than_it_must(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "3g.40gb", slot=0)
     working(gpu, "3g.40gb", slot=2)
-    found = meter(script)
+    found = meter_instances(script)
     ticks = 30
     calls = {name: found.calls.get(name, 0) for name in (MODE, COUNT, SLOT, ID, ATTRIBUTES, TAKE, METRICS, ENERGY)}
     assert calls == {
@@ -196,21 +133,21 @@ def test_a_divided_gpu_asks_for_nothing_more_than_it_must(meter: Meter) -> None:
     assert found.calls[PROCESSES] == 2  # its size, and then the list, for all instances at once
 
 
-def test_a_gpu_that_is_not_divided_costs_a_look_at_its_mode_every_ten_seconds(meter: Meter) -> None:
+def test_a_gpu_that_is_not_divided_costs_a_look_at_its_mode_every_ten_seconds(meter_instances: Meter) -> None:
     script = Script()
     script.add_gpu().act(0, utilization_pct=40, memory_gib=3).run(PID)
     script.add_gpu(mig_supported=False).act(0, utilization_pct=40, memory_gib=3).run(PID + 1)
-    found = meter(script)
+    found = meter_instances(script)
     assert found.calls[MODE] == 2 * 3
     assert not {COUNT, SLOT, ID, ATTRIBUTES, TAKE} & found.calls.keys()
 
 
-def test_an_id_that_is_used_again_at_once_never_meets_the_old_sample(meter: Meter) -> None:
+def test_an_id_that_is_used_again_at_once_never_meets_the_old_sample(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "1g.10gb", instance_id=9, slot=2, to_ms=10_500, pct=100)
     second = working(gpu, "2g.20gb", from_ms=10_500, instance_id=9, slot=2, pid=PID + 1, pct=1)
     second.set("graphics", 900_000, 20_000)
-    found = meter(script)
+    found = meter_instances(script)
     # Between 10 and 11 s the old instance's counter would be subtracted from the new one's.
     assert found.instances == {
         "1g.10gb": {"busy": 10},
@@ -236,64 +173,64 @@ def test_a_uuid_that_comes_again_for_another_size_is_another_instance(
     assert gpu_time["states"] == {"busy": 1 * 8_000 + 2 * 20_000, "unmeasured": 2 * 1_000, "free": 29_000 * 7 - 50_000}
 
 
-def test_what_a_destroyed_devices_slot_hands_out_is_no_instance(meter: Meter) -> None:
+def test_what_a_destroyed_devices_slot_hands_out_is_no_instance(meter_instances: Meter) -> None:
     script, gpu = divided()
     one = working(gpu, "3g.40gb", to_ms=10_500)
     one.devices[0] = MigDevice(uuid=one.devices[0].uuid, slot=0, to_ms=10_500, ghost=True)
-    found = meter(script)
+    found = meter_instances(script)
     assert found.states == {"busy": 3 * 10, "free": 4 * 10 + 7 * 19}
 
 
-def test_a_gpu_instance_without_a_compute_instance_is_nobodys_and_free(meter: Meter) -> None:
+def test_a_gpu_instance_without_a_compute_instance_is_nobodys_and_free(meter_instances: Meter) -> None:
     script, gpu = divided()
     gpu.add_instance("3g.40gb", devices=[])
-    assert meter(script).states == {"free": 7 * 29}
+    assert meter_instances(script).states == {"free": 7 * 29}
 
 
-def test_several_compute_instances_of_one_gpu_instance_are_pooled(meter: Meter) -> None:
+def test_several_compute_instances_of_one_gpu_instance_are_pooled(meter_instances: Meter) -> None:
     script, gpu = divided()
     one = working(gpu, "4g.40gb", slot=0)
     one.devices.append(MigDevice(uuid="MIG-second", slot=3, compute=1))
     one.run(PID + 1, compute=1)
-    found = meter(script)
+    found = meter_instances(script)
     assert found.instances == {"4g.40gb": {"busy": 4 * 29}}
     assert found.calls[TAKE] == 30
 
 
-def test_instances_come_and_go_between_two_ticks(meter: Meter) -> None:
+def test_instances_come_and_go_between_two_ticks(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "2g.20gb", from_ms=5_300, to_ms=5_700, slot=0)
     working(gpu, "3g.40gb", from_ms=6_300, to_ms=8_700, slot=0, instance_id=2)
-    found = meter(script)
+    found = meter_instances(script)
     # Never seen, and seen at 7 and 8 s.
     assert found.states == {"unmeasured": 3, "busy": 3, "free": 7 * 29 - 6}
 
 
-def test_the_mode_switched_on_is_noticed_within_ten_seconds_and_at_once_by_a_process(meter: Meter) -> None:
+def test_the_mode_switched_on_is_noticed_within_ten_seconds_and_at_once_by_a_process(meter_instances: Meter) -> None:
     script = Script()
     gpu = script.add_gpu().act(0, utilization_pct=0, memory_gib=0).divide(0, on=False).divide(12_500)
     working(gpu, "3g.40gb", from_ms=12_600, pct=90)
-    found = meter(script)
+    found = meter_instances(script)
     # At 13 s the process tells; the whole GPU is not taken to work meanwhile. At 14 s GPM is seeded.
     assert found.states == {"free": 7 * 12 + 4 * 16, "unmeasured": 7 + 3, "busy": 3 * 15}
 
 
-def test_a_whole_gpu_that_answers_gpm_while_divided_is_not_asked(meter: Meter) -> None:
+def test_a_whole_gpu_that_answers_gpm_while_divided_is_not_asked(meter_instances: Meter) -> None:
     script, gpu = divided()
     script.mig_parent_gpm = True
     gpu.set("graphics", FULL)
     gpu.add_instance("1g.10gb").set("graphics", 0).run(PID)
-    found = meter(script)
+    found = meter_instances(script)
     assert found.states == {"held": 29, "free": 6 * 29}
     assert WHOLE not in found.calls
 
 
-def test_the_mode_switched_off_gives_the_whole_gpu_back(meter: Meter) -> None:
+def test_the_mode_switched_off_gives_the_whole_gpu_back(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "7g.80gb", to_ms=9_500)
     gpu.divide(10_500, on=False).act(0, utilization_pct=30).act(10_500, memory_gib=5).run(PID + 5, 10_500)
     script.rule("nvmlGpmSampleGet", error=NOT_SUPPORTED)
-    found = meter(script)
+    found = meter_instances(script)
     # Divided into nothing at 10 s; at 11 s it is whole, and utilisation and samples are asked anew.
     assert found.states == {"busy": 7 * 9 + 7 * 19, "free": 7}
     assert found.cell.energy_mj == {"mig": 2_000_000, "busy": 3_800_000}
@@ -302,168 +239,22 @@ def test_the_mode_switched_off_gives_the_whole_gpu_back(meter: Meter) -> None:
 @pytest.mark.parametrize("code", [UNKNOWN, NO_PERMISSION])
 @pytest.mark.parametrize("function", [SLOT, ID, UUID, ATTRIBUTES, COUNT])
 def test_a_division_that_cannot_be_told_leaves_the_gpu_unmeasured_and_is_not_asked_for_at_every_tick(
-    meter: Meter, function: str, code: int
+    meter_instances: Meter, function: str, code: int
 ) -> None:
     script, gpu = divided()
     working(gpu, "3g.40gb")
     place = BOARD if function in (SLOT, COUNT) else 0
     script.rule(function, gpu=0, instance=place, from_ms=10_500, to_ms=18_000, error=code)
-    found = meter(script)
+    found = meter_instances(script)
     # Tried at 11, 12, 13 and, since that is in vain, only again at 23 s, where GPM is seeded.
     assert found.states["unmeasured"] == 7 * 12 + 3
     assert found.states["busy"] == 3 * (10 + 6)
     assert found.calls[function] < 30 * 7
 
 
-def test_slices_that_are_more_than_a_gpu_are_not_believed(meter: Meter) -> None:
+def test_slices_that_are_more_than_a_gpu_are_not_believed(meter_instances: Meter) -> None:
     script, gpu = divided()
     working(gpu, "4g.40gb", slot=0)
     working(gpu, "4g.40gb", slot=1, from_ms=10_500, pid=PID + 1)
-    found = meter(script, 14_000)
+    found = meter_instances(script, 14_000)
     assert found.states == {"busy": 4 * 10, "free": 3 * 10, "unmeasured": 7 * 3}
-
-
-# ---------------------------------------------------------------------------------------------- GPM
-
-
-@pytest.mark.parametrize("code", [NO_PERMISSION, NOT_SUPPORTED, UNKNOWN])
-def test_gpm_refused_for_one_instance_leaves_that_one_unmeasured(meter: Meter, code: int) -> None:
-    script, gpu = divided()
-    working(gpu, "3g.40gb")
-    working(gpu, "2g.20gb", pid=PID + 1)
-    gpu.add_instance("1g.10gb").act(0, memory_gib=0)
-    script.rule(TAKE, gpu=0, instance=1, error=code).rule(TAKE, gpu=0, instance=2, error=code)
-    found = meter(script)
-    assert found.instances == {
-        "3g.40gb": {"busy": 3 * 29},
-        "2g.20gb": {"unmeasured": 2 * 29},
-        "1g.10gb": {"free": 29},
-    }
-    # Three times each, and then at every tenth tick.
-    assert found.calls[TAKE] == 30 + 2 * (3 + 3)
-
-
-def test_gpm_that_the_board_has_not_is_asked_for_once_an_instance(meter: Meter) -> None:
-    script, gpu = divided()
-    gpu.gpm = False
-    working(gpu, "3g.40gb")
-    found = meter(script)
-    assert found.states == {"unmeasured": 3 * 29, "free": 4 * 29}
-    assert TAKE not in found.calls
-    assert found.calls["nvmlGpmQueryDeviceSupport"] == 1
-
-
-def test_gpm_nan_of_an_instance_is_no_value(meter: Meter) -> None:
-    script, gpu = divided()
-    one = working(gpu, "3g.40gb")
-    one.set("graphics", Failure(), 10_200).set("graphics", 600_000, 10_300)
-    assert meter(script).states == {"busy": 3 * 28, "unmeasured": 3, "free": 4 * 29}
-
-
-def test_gpm_of_an_instance_is_the_mean_over_our_own_interval_relative_to_the_instance(meter: Meter) -> None:
-    script, gpu = divided()
-    one = gpu.add_instance("2g.20gb").act(0, memory_gib=3).run(PID)
-    one.set("graphics", Wave(period_ms=1_000, on_ms=60)).set("sm", 123_456).set("tensor", 0)
-    found = meter(script)
-    assert found.states == {"busy": 2 * 29, "free": 5 * 29}
-    assert found.truths["2g.20gb"].active_ns == 29 * 60_000_000
-    assert found.cell.active_ns == 2 * 29 * 60_000_000 // 7
-    assert found.cell.active_known_ms == -(-2 * 29_000 // 7)
-    assert found.cell.engines_ns == {"sm": 2 * 29 * 123_456_000 // 7}
-    assert found.cell.engines_known_ms == {"sm": -(-2 * 29_000 // 7), "tensor": -(-2 * 29_000 // 7)}
-
-
-def test_samples_of_instances_are_two_each_and_freed_with_them(meter: Meter) -> None:
-    script, gpu = divided()
-    working(gpu, "1g.10gb", to_ms=5_500)
-    working(gpu, "1g.10gb", from_ms=7_500, to_ms=9_500, slot=2, instance_id=8, pid=PID + 1)
-    working(gpu, "3g.40gb", slot=5, pid=PID + 2)
-    gpu.lose(15_500, 17_500)
-    found = meter(script.rule("*", from_ms=20_500, to_ms=21_500, error=UNINITIALIZED))
-    assert found.calls[ALLOCATE] == found.calls[FREE] == 2 * (1 + 1 + 1) + 2
-
-
-def test_gpm_metric_of_an_instance_that_says_the_gpu_is_lost_makes_the_board_down(meter: Meter) -> None:
-    script, gpu = divided()
-    one = working(gpu, "3g.40gb")
-    one.set("graphics", Failure(GPU_IS_LOST), 10_500).set("graphics", 600_000, 11_500)
-    found = meter(script)
-    # Down at 11 s; at 12 s everything is seeded again.
-    assert found.states == {"busy": 3 * 27, "down": 7, "unmeasured": 3, "free": 4 * 28}
-
-
-# ---------------------------------------------------------------------------------------------- processes, memory
-
-
-def test_who_holds_an_instance_comes_from_one_list_of_the_board(meter: Meter) -> None:
-    script, gpu = divided()
-    for _ in range(7):
-        gpu.add_instance("1g.10gb").set("graphics", 0).act(0, memory_gib=0)
-    gpu.instances[3].act(10_500, memory_gib=2).run(PID, 10_500)
-    found = meter(script)
-    assert found.states == {"free": 7 * 10 + 6 * 19, "held": 19}
-    # At 0 and 11 s, the latter with an entry to be fetched.
-    assert found.calls[PROCESSES] == 1 + 2
-
-
-@pytest.mark.parametrize("code", [NO_PERMISSION, NOT_SUPPORTED])
-def test_without_the_privilege_to_list_the_boards_processes_each_instance_lists_its_own(
-    meter: Meter, code: int
-) -> None:
-    script, gpu = divided()
-    one = working(gpu, "3g.40gb")
-    one.processes.clear()
-    one.devices.append(MigDevice(uuid="MIG-second", slot=5, compute=1))
-    one.run(PID, compute=1)
-    gpu.add_instance("2g.20gb").set("graphics", 0).act(0, memory_gib=0)
-    script.rule(PROCESSES, gpu=0, instance=BOARD, error=code)
-    found = meter(script)
-    assert found.instances == {"3g.40gb": {"busy": 3 * 29}, "2g.20gb": {"free": 2 * 29}}
-    # Who is where no instance is, only the board could tell.
-    assert found.states["unmeasured"] == 2 * 29
-
-
-def test_one_instances_list_that_fails_is_unknown_for_that_one_alone(meter: Meter) -> None:
-    script, gpu = divided()
-    working(gpu, "3g.40gb")
-    working(gpu, "2g.20gb", pid=PID + 1)
-    script.rule(PROCESSES, gpu=0, instance=BOARD, error=NO_PERMISSION)
-    script.rule(PROCESSES, gpu=0, instance=1, error=UNKNOWN)
-    assert meter(script).instances == {"3g.40gb": {"busy": 3 * 29}, "2g.20gb": {"unmeasured": 2 * 29}}
-
-
-def test_a_process_that_is_on_no_instance_keeps_the_rest_from_being_called_free(meter: Meter) -> None:
-    script, gpu = divided()
-    working(gpu, "3g.40gb")
-    gpu.run(PID + 1)
-    assert meter(script).states["unmeasured"] == 4 * 29
-
-
-def test_memory_and_energy_are_read_where_they_are_and_the_boards_power_once(meter: Meter) -> None:
-    script, gpu = divided()
-    one = working(gpu, "3g.40gb")
-    one.act(20_000, memory_gib=11)
-    found = meter(script)
-    (core,) = found.cores
-    (instance,) = core["instances"]
-    assert (instance["memory_used_bytes_max"], instance["memory_total_bytes"]) == (11 << 30, 40 << 30)
-    assert core["memory_used_bytes_max"] == 11 << 30
-    assert core["energy_mj"] == {"mig": 29 * 200_000}
-
-
-def test_power_at_the_floor_makes_no_instance_hung(meter: Meter) -> None:
-    script = Script()
-    gpu = script.add_gpu().act(0, utilization_pct=0, power_w=115, memory_gib=20).run(PID, 0, 70_000)
-    gpu.divide(0, on=False).divide(70_000).act(70_000, memory_gib=0)
-    one = gpu.add_instance("3g.40gb", 70_000).act(0, memory_gib=4).set("graphics", FULL).set("sm", 0)
-    one.run(PID + 1, 70_000)
-    found = meter(script, 100_000)
-    assert found.instances["3g.40gb"]["busy"] > 0
-    assert all("hang_suspicion_ms" not in core for core in found.cores)
-
-
-def test_a_missing_count_of_slots_is_counted_as_a_failure_of_the_source(meter: Meter) -> None:
-    script, gpu = divided()
-    working(gpu, "3g.40gb")
-    found = meter(script.rule(COUNT, error=NOT_FOUND))
-    assert found.states == {"unmeasured": 7 * 29}
