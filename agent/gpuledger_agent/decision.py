@@ -92,7 +92,11 @@ def _state(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) ->
 def _is_hang(seen: GpuSnapshot, power_mw: float | None, floor_mw: float | None) -> bool:
     if seen.activity_ppm is None or seen.activity_ppm <= HANG_ACTIVITY_PPM or not _is_still(seen):
         return False
-    return power_mw is not None and floor_mw is not None and power_mw <= floor_mw * HANG_POWER_MARGIN
+    return power_mw is not None and _is_at_floor(power_mw, floor_mw)
+
+
+def _is_at_floor(power_mw: float, floor_mw: float | None) -> bool:
+    return floor_mw is not None and power_mw <= floor_mw * HANG_POWER_MARGIN
 
 
 def _is_still(seen: GpuSnapshot) -> bool:
@@ -108,7 +112,7 @@ def _is_contradicted(seen: GpuSnapshot) -> bool:
 
 def _is_low(seen: GpuSnapshot, power_mw: float, floor_mw: float | None) -> bool:
     """Return whether power is what a GPU draws that does nothing."""
-    if floor_mw is not None and power_mw <= floor_mw * HANG_POWER_MARGIN:
+    if _is_at_floor(power_mw, floor_mw):
         return True
     return seen.power_limit_mw is not None and power_mw * LOW_POWER_SHARE < seen.power_limit_mw
 

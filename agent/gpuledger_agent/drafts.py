@@ -20,7 +20,7 @@ from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Span, Tally, WorkloadKey
 
-PART_ENTRIES_MAX = 32
+PART_ENTRIES_MAX = 24
 """GPUs and their instances in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 128
 """Entries of one workloads blob, likewise."""

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.abi import metered
 from tests.abi.asking import Ask
 from tests.abi.build import BuildError, build
-from tests.abi.metered import END_MS, Metered, meter_first
-from tests.abi.metered import Meter as InstanceMeter
 from tests.abi.script import Script
 from tests.abi.sealed import Meter, Sealed, run_meter
 from tests.abi.stage import Stage, set_up
@@ -58,10 +57,10 @@ def meter(stage: Callable[..., Stage], tmp_path: Path) -> Meter:
 
 
 @pytest.fixture
-def meter_instances(stage: Callable[..., Stage], tmp_path: Path) -> InstanceMeter:
+def meter_instances(stage: Callable[..., Stage], tmp_path: Path) -> metered.Meter:
     """`meter_instances(script, end_ms)`: what the agent sealed of the first GPU, once the oracle agrees."""
 
-    def run(script: Script, end_ms: int = END_MS) -> Metered:
-        return meter_first(stage, tmp_path / "state", script, end_ms)
+    def run(script: Script, end_ms: int = metered.END_MS) -> metered.Metered:
+        return metered.meter_first(stage, tmp_path / "state", script, end_ms)
 
     return run

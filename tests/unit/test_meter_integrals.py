@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
 from gpuledger.reading import GENESIS, Reading, decode, encode
-from gpuledger.states import LINKS, State
+from gpuledger.states import LINKS, State, Uncovered
 from gpuledger_agent.decision import Floors
 from gpuledger_agent.drafts import gpu_time
 from gpuledger_agent.meter import Meter
@@ -224,6 +224,15 @@ def test_an_energy_counter_that_has_not_moved_since_a_moment_ago_is_no_power_of_
     late = totals[UUID].state_slice_ms
     assert late.get(State.BUSY, 0) + late.get(State.UNMEASURED, 0) == 7000
     assert late.get(State.UNMEASURED, 0) == (0 if state is State.BUSY else 7 * (1000 - late_ms))
+
+
+def test_time_that_is_not_covered_is_not_bridged() -> None:
+    base, late, now = (quiet(counts={"sm": Count(n * 500, n * 1000), "pcie_tx": Count(n)}) for n in (0, 2, 3))
+    unseen = GpuSnapshot(uncovered=Uncovered.CALLS_FAILED)
+    ticks = [(EDGE_MS, base), (EDGE_MS + 1000, unseen), (EDGE_MS + 2000, late), (EDGE_MS + 3000, now)]
+    _, total = run(ticks)
+    assert total.uncovered_slice_ms == {Uncovered.CALLS_FAILED: 7000, Uncovered.FIRST_TICK: 7000}
+    assert (total.engine_known_slice_ms, total.link_known_ms) == ({"sm": 7000}, {"pcie_tx": 1000})
 
 
 def test_a_loss_forgets_where_counters_stood() -> None:

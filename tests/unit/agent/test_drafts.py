@@ -23,7 +23,7 @@ from gpuledger.reading import (
     sketch_workloads,
 )
 from gpuledger.sealing import NameSealer, SigningKey
-from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
+from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, LINKS, OBSERVED, State, Uncovered
 from gpuledger_agent.crash_file import SLOT_BYTES
 from gpuledger_agent.drafts import Draft, Origin, decode_draft, gpu_time, make_drafts, rank_workloads
 from gpuledger_agent.holders import Holders
@@ -102,6 +102,8 @@ def largest_tally(instances: int) -> Tally:
         energy_start_mj=INTEGER_MAX,
         energy_end_mj=INTEGER_MAX,
         energy_epochs=300,
+        link_bytes=dict.fromkeys(LINKS, 300 << 43),
+        link_known_ms=dict.fromkeys(LINKS, CELL_MS),
         hang_suspicion_ms=100_000,
         rejected_values=300,
     )
@@ -125,7 +127,7 @@ def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_a
         assert len(key.seal(PAYLOAD_TYPE, encode(reading))) <= LEAF_BYTES_MAX
     assert [gpu.uuid for draft in drafts for gpu in draft.reading.gpus] == uuids
     assert [draft.reading.part for draft in drafts] == [(k, len(drafts)) for k in range(1, len(drafts) + 1)]
-    assert len(drafts) == {64: 2, 8: 2, 9: 2, 1: 1}[gpus]
+    assert len(drafts) == {64: 3, 8: 3, 9: 2, 1: 1}[gpus]
 
 
 def test_a_node_of_eight_divided_gpus_fits_into_a_slot_of_the_crash_file() -> None:

@@ -171,7 +171,7 @@ def test_memory_that_only_falls_has_not_swung() -> None:
 
 
 def test_a_burst_is_a_rise_of_activity_above_theta() -> None:
-    levels = [0, 50_000, 50_001, 900_000, 10_000, 900_000, None, 900_000]
+    levels = [50_000, 50_001, 900_000, 10_000, 50_000, 900_000, None, 900_000]
     sums = watched(*({"activity_ppm": ppm} for ppm in levels))
     assert sums["bursts"] == 2
 
@@ -320,6 +320,13 @@ def test_features_keep_within_the_time_they_are_of(seed: int, offset_ms: int) ->
                 assert found.get("power_jumps_together", 0) <= found.get("power_jumps", 0)
                 for name in ("sm_ns", "tensor_ns", "dram_ns"):
                     assert found.get(name, 0) <= found.get("engines_known_ms", 0) * 1_000_000
+
+
+def test_a_tick_over_a_cells_edge_divides_its_amounts_by_time_and_gives_its_events_to_the_later_cell() -> None:
+    found = {"sole_ms": 1000, "energy_mj": 101} | dict.fromkeys(features.EVENTS, 3)
+    early, late = features.cut(found, [(0, 250), (250, 1000)])
+    assert early == {"sole_ms": 250, "energy_mj": 25}
+    assert late == {"sole_ms": 750, "energy_mj": 76} | dict.fromkeys(features.EVENTS, 3)
 
 
 def test_every_feature_can_be_found() -> None:
