@@ -55,6 +55,12 @@ drift: $(VENV)/.dev ## Generated documents are what the code says
 lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the collector's packages
 	@$(BIN)/python tools/lean.py
 
+.PHONY: soak
+soak: $(VENV)/.test ## The agent for an hour, before the compiled library: nothing grows, nothing is lost (SOAK_MINUTES=10)
+	@$(BIN)/python tools/parts.py cc
+	@SOAK_MINUTES=$(or $(SOAK_MINUTES),60) SOAK_VIRTUAL_HOURS=$(or $(SOAK_VIRTUAL_HOURS),24) \
+		$(BIN)/python -m pytest -m soak -s $(ARGS) tests/soak
+
 .PHONY: gpu-test
 gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -61,9 +61,10 @@ usage or configuration, unless a command says more. Errors are one sentence on s
 """
 
 _GROUPS = """
-The same file names the agents to poll, in `[[group]]` tables: `site`, `cluster` and `pool` say where the GPUs of the
-group stand (each is `unknown` if not given), `targets` is a list of addresses of the form `"http://HOST:PORT"` or
-`"https://HOST:PORT"`, without a path. An address stands once in all groups.
+The same file names the agents to poll, in `[[group]]` tables: `site`, `cluster`, `pool` and `rack` say where the GPUs
+of the group stand, `targets` is a list of addresses of the form `"http://HOST:PORT"` or `"https://HOST:PORT"`, without
+a path. An address stands once in all groups. `file_sd_configs`, `http_sd_configs` and `relabel_configs` are described
+in [targets.md](targets.md).
 
 A group of https addresses may have what its agents ask for, under the names that Prometheus uses: `tls_config` with
 `ca_file` (who signs the agents' certificates; the machine's authorities if not given), `cert_file` and `key_file` (the

@@ -41,7 +41,7 @@ def strace(tmp_path: Path) -> Path:
 
 
 def configure(folder: Path, authority: Authority, digest: str) -> Path:
-    """Write a configuration that uses all there is: TLS, a login, a journal."""
+    """Write a configuration that uses all there is: TLS, a login, a journal, a collector to push to."""
     pair = authority.issue("node")
     tokens = folder / "tokens"
     tokens.write_text(digest + "\n")
@@ -50,6 +50,8 @@ def configure(folder: Path, authority: Authority, digest: str) -> Path:
     file.write_text(
         f'listen = "127.0.0.1:0"\nstate_dir = "{folder / "state"}"\nbearer_tokens_file = "{tokens}"\n'
         f'[tls_server_config]\ncert_file = "{pair.cert}"\nkey_file = "{pair.key}"\n'
+        # Nobody listens there: it is tried again and again.
+        f'[push]\nurl = "https://127.0.0.1:1"\ninterval_seconds = 5\ntls_config = {{ ca_file = "{authority.ca}" }}\n'
     )
     return file
 

@@ -21,11 +21,13 @@ from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import WorkloadTime
 from gpuledger_agent import config as agent_config
 from gpuledger_agent.allocations import leases_of
+from gpuledger_agent.upload import Failure as UploadFailure
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import lease_files, roster_files
 from gpuledger_collector.intake import Refusal
 from gpuledger_collector.poll_failures import Failure
-from gpuledger_collector.targets import load_targets
+from gpuledger_collector.receive import PushFailure
+from gpuledger_collector.targets import load_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -151,7 +153,7 @@ def load_agent(file: Path) -> None:
 
 def load_collector(file: Path) -> None:
     collector_config.load(file, {}, {})
-    assert len(load_targets(file)) > 0
+    assert len(load_groups(file)) > 0
 
 
 def load_roster(file: Path) -> None:
@@ -259,7 +261,9 @@ def test_the_runbook_has_every_event_that_is_logged_as_a_warning_or_an_error() -
 def test_the_runbook_has_every_kind_of_finding_and_every_reason_of_a_failed_poll_or_a_refusal() -> None:
     kinds = set(re.findall(r"(?:kind=|_find\(batch, )\"([a-z_]+)\"", programs()))
     assert {"unrostered", "sequence_gap", "late_declaration"} <= kinds
-    reasons = {reason.value for reason in (*Failure, *Refusal)}
+    reasons = {reason.value for reason in (*Failure, *Refusal, *PushFailure, *UploadFailure)}
+    reasons |= set(re.findall(r"_(?:Push|List)Error\(\s*\"([a-z_]+)\"", programs()))
+    assert {"stuck", "unreadable"} <= reasons
     assert sorted((kinds | reasons | {"overlap", "equivocation"}) - words_of("docs/runbook.md")) == []
 
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's restless life as a script: processes come and go, GPUs are lost, the driver is reloaded, calls fail."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from random import Random
+
+from tests.abi.script import GPU_IS_LOST, RESET_REQUIRED, UNINITIALIZED, UNKNOWN, Outage, Script
+
+GPUS = 3
+
+
+def restless(duration_ms: int, pids: Sequence[int], chance: Random) -> Script:
+    """Return so much of life: each of the pids holds some GPU once, for a while, some of them together."""
+    script = Script()
+    gpus = [script.add_gpu(gpm=number != 1) for number in range(GPUS)]
+    for gpu in gpus:
+        gpu.act(0, utilization_pct=0, power_w=70, memory_gib=0)
+    step_ms = max(1, duration_ms // (len(pids) + 1))
+    for number, pid in enumerate(pids):
+        begin_ms = number * step_ms + chance.randrange(step_ms)
+        gpu = gpus[number % GPUS]
+        gpu.run(pid, begin_ms, begin_ms + chance.randrange(1, 6 * step_ms))
+    for gpu in gpus:
+        at_ms = 0
+        while (at_ms := at_ms + chance.randrange(5_000, 60_000)) < duration_ms:
+            busy_pct = chance.choice([0, 0, 3, 40, 97])
+            gpu.act(at_ms, utilization_pct=busy_pct, power_w=70 + 6 * busy_pct, memory_gib=chance.randrange(70))
+    _trouble(script, duration_ms, chance)
+    _divide(script)
+    return script
+
+
+def _trouble(script: Script, duration_ms: int, chance: Random) -> None:
+    """Every tenth of the time something happens that needs a way back: none of it may leave anything behind."""
+    tenth_ms = duration_ms // 10
+    for number in range(1, 10):
+        begin_ms = number * tenth_ms + chance.randrange(tenth_ms // 4)
+        end_ms = begin_ms + chance.randrange(tenth_ms // 20, tenth_ms // 4)
+        gpu = script.gpus[number % GPUS]
+        match number % 5:
+            case 0:
+                gpu.outages.append(Outage(from_ms=begin_ms, to_ms=end_ms, code=GPU_IS_LOST, handle_fails=True))
+            case 1:
+                # The driver is unloaded and loaded again: everything is let go of and attached anew.
+                script.rule("*", from_ms=begin_ms, to_ms=end_ms, error=UNINITIALIZED)
+            case 2:
+                gpu.outages.append(Outage(from_ms=begin_ms, to_ms=end_ms, code=RESET_REQUIRED))
+            case 3:
+                script.rule("nvmlDeviceGetComputeRunningProcesses_v3", from_ms=begin_ms, to_ms=end_ms, error=UNKNOWN)
+            case _:
+                gpu.xids.append((begin_ms, 79))
+                script.rule("nvmlDeviceGetTotalEnergyConsumption", from_ms=begin_ms, to_ms=end_ms, error=UNKNOWN)
+
+
+def _divide(script: Script) -> None:
+    """Add a GPU whose instances are made and destroyed, once the agent meters GPU instances."""
+    if importlib.util.find_spec("gpuledger_agent.mig") is None:
+        return
+    # What it needs lands with the agent's own support: see tests/abi/divided.py there.
