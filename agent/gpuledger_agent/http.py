@@ -2,7 +2,8 @@
 """What the agent serves: /metrics, /v1/readings, /healthz. Requests only read; nothing here touches hardware.
 
 `GET /v1/readings?after=N&journal=ID&limit=K` returns the sealed readings after sequence N, oldest first, in one JSON
-document, and the open cell apart as `live`. With another journal's ID the answer starts from the oldest reading.
+document, and the open cell apart as `live`. With another journal's ID the answer starts from the oldest reading. With
+`checkpoint` and `log_key` the asking collector shows the newest checkpoint of its log, to be sealed into what comes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gpuledger_agent.access import Access, Verdict
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import View
 from gpuledger_agent.server import Application
+from gpuledger_agent.witness import Witness
 
 READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
@@ -47,6 +49,7 @@ class Service:
         interval_ms: int,
         clock: Clock,
         registry: CollectorRegistry,
+        witness: Witness | None = None,
     ) -> None:
         self._view = view
         self._journal = journal
@@ -55,6 +58,7 @@ class Service:
         self._is_simulated = is_simulated
         self._interval_ms = interval_ms
         self._clock = clock
+        self._witness = Witness() if witness is None else witness
         self._metrics = make_wsgi_app(registry)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -89,6 +93,8 @@ class Service:
             return _answer(start_response, "400 Bad Request", str(exc))
         if query.get("journal", [self._journal.id])[0] != self._journal.id:
             after = 0
+        if "checkpoint" in query and "log_key" in query:
+            self._witness.show(query["checkpoint"][0], query["log_key"][0])
         records = self._journal.read(after, limit, READINGS_BYTES_MAX)
         head = {
             "node_id": self._key.node_id,
@@ -98,6 +104,7 @@ class Service:
             "first_sequence": self._journal.first_sequence,
             "last_sequence": self._journal.last.sequence,
             "simulated": self._is_simulated,
+            "checkpoints": self._witness.lines(),
             "live": live_document(self._view(), self._interval_ms),
         }
         # Records are spliced in as the bytes that are on disk: nothing is decoded to be encoded again.

@@ -32,6 +32,7 @@ from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
 from gpuledger_agent.tls import TlsContexts
+from gpuledger_agent.witness import Witness, last_sealed
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def run(config: AgentConfig, parts: Parts) -> None:
         holders = Holders(
             parts.processes, sealer_of_names, os.getpid(), config.operator_users, config.operator_executables
         )
-        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"))
+        witness = Witness(last_sealed(journal))
+        sealer = Sealer(key, journal, CrashFile(config.state_dir / "open"), witness)
         agent = Agent(
             config=config,
             node_name=node_name,
@@ -86,6 +88,7 @@ def run(config: AgentConfig, parts: Parts) -> None:
             interval_ms=config.interval_ms,
             clock=parts.clock,
             registry=registry_of(collector),
+            witness=witness,
         )
         server = open_port(config, service)
         listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"

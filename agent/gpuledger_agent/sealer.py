@@ -38,6 +38,7 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Span, Tally
 from gpuledger_agent.nvml import Identity
+from gpuledger_agent.witness import Witness
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +78,11 @@ class Draft:
 class Sealer:
     """Signs and stores; keeps the crash file."""
 
-    def __init__(self, key: SigningKey, journal: Journal, crash_file: CrashFile) -> None:
+    def __init__(
+        self, key: SigningKey, journal: Journal, crash_file: CrashFile, witness: Witness | None = None
+    ) -> None:
         self._key = key
+        self._witness = Witness() if witness is None else witness
         self._journal = journal
         self._crash_file = crash_file
         self._pending: deque[tuple[Draft, ...]] = deque()
@@ -166,7 +170,7 @@ class Sealer:
     def _seal(self, drafts: Sequence[Draft]) -> None:
         """Sign spans, all parts of each, and store them with one fsync."""
         last = self._journal.last
-        sequence, previous = last.sequence, last.hash
+        sequence, previous, checkpoint = last.sequence, last.hash, self._witness.newest
         records: list[dict[str, object]] = []
         for draft in drafts:
             sequence += 1
@@ -175,6 +179,7 @@ class Sealer:
                 draft.reading,
                 sequence=sequence,
                 previous=previous,
+                checkpoint=checkpoint,
                 workloads_digest=None if blob is None else digest(blob),
             )
             envelope = self._key.seal(PAYLOAD_TYPE, encode(reading))

@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only HTTP server: hands out what was prepared. A request reads bytes that lie ready and starts no work."""
+"""The only HTTP server: hands out what was prepared. A request reads bytes that lie ready and starts no work.
+
+Files of the log are read in a few threads of their own, so that a mirror costs the others nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aiohttp import web
 
-from gpuledger.errors import ConfigurationError
+from gpuledger.errors import ConfigurationError, StorageError
 
 CONNECTIONS_MAX = 512
 IDLE_S = 30.0
 HEADER_BYTES_MAX = 8 << 10
 BACKLOG = 128
+LOG_THREADS = 2
+LOG_REQUESTS_MAX = 16
+"""Files of the log wanted at once, of at most 16 MiB each; more get 503."""
+COMPRESSED_BYTES_MIN = 1 << 14
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -47,6 +57,14 @@ class Prepared:
     fleet: Document
     metrics: Document
     openmetrics: Document
+
+
+class Published(Protocol):
+    """Knows the files of the log."""
+
+    def find(self, path: str) -> Document | None:
+        """Return what is published at a path below /log/, or None; called from threads. Raises StorageError."""
+        ...
 
 
 class Shelf:
@@ -100,15 +118,20 @@ def _why(error: OSError) -> str:
 
 
 class Server:
-    """Serves a shelf on a socket. `check` returns what is wrong right now, or None while all is well."""
+    """Serves a shelf on a socket, and a log. `check` returns what is wrong right now, or None while all is well."""
 
-    def __init__(self, shelf: Shelf, listener: socket.socket, check: Callable[[], str | None]) -> None:
-        self._shelf, self._listener, self._check = shelf, listener, check
+    def __init__(
+        self, shelf: Shelf, listener: socket.socket, check: Callable[[], str | None], log: Published | None = None
+    ) -> None:
+        self._shelf, self._listener, self._check, self._published = shelf, listener, check, log
+        self._threads = ThreadPoolExecutor(max_workers=LOG_THREADS, thread_name_prefix="log")
+        self._log_requests = 0
         app = web.Application(client_max_size=1024)
         app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/api/v1/fleet", self._fleet)
+        app.router.add_get("/log/{path:.+}", self._log)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -139,6 +162,7 @@ class Server:
         if self._serving is not None:
             self._serving.close()
         await self._runner.cleanup()
+        self._threads.shutdown(wait=True)
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -160,6 +184,22 @@ class Server:
         status, text = (200, "ok\n") if wrong is None else (503, f"{wrong}\n")
         return web.Response(status=status, text=text, headers=_SECURITY_HEADERS)
 
+    async def _log(self, request: web.Request) -> web.Response:
+        if self._published is None:
+            return web.Response(status=404, text="there is no log here\n", headers=_SECURITY_HEADERS)
+        if self._log_requests >= LOG_REQUESTS_MAX:
+            headers = {**_SECURITY_HEADERS, "Retry-After": "2"}
+            return web.Response(status=503, text="too many files of the log are wanted at once\n", headers=headers)
+        may_compress = "gzip" in request.headers.get("Accept-Encoding", "")
+        self._log_requests += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._threads, _log_answer, self._published, request.match_info["path"], may_compress
+            )
+        finally:
+            self._log_requests -= 1
+
     def _answer(self, request: web.Request, choose: Callable[[Prepared], Document]) -> web.Response:
         prepared = self._shelf.prepared
         if prepared is None:
@@ -170,6 +210,25 @@ class Server:
         if request.headers.get("If-None-Match") == document.tag:
             return web.Response(status=304, headers=headers)
         return web.Response(body=document.body, headers={**headers, "Content-Type": document.content_type})
+
+
+def _log_answer(published: Published, path: str, may_compress: bool) -> web.Response:
+    """Runs in a thread."""
+    try:
+        document = published.find(path)
+    except StorageError as exc:
+        return web.Response(status=500, text=f"{exc}\n", headers=_SECURITY_HEADERS)
+    if document is None:
+        text = "the log has checkpoint, tile/<L>/<N>[.p/<W>], tile/entries/<N>[.p/<W>] and workloads/<N>[.p/<W>]\n"
+        return web.Response(status=404, text=text, headers=_SECURITY_HEADERS)
+    headers = {**_SECURITY_HEADERS, **document.headers, "Content-Type": document.content_type}
+    body = document.body
+    if len(body) >= COMPRESSED_BYTES_MIN:
+        headers["Vary"] = "Accept-Encoding"
+        if may_compress:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, headers=headers)
 
 
 class _Refused(asyncio.Protocol):

@@ -7,25 +7,25 @@ Each target is on its own: what it does wrong costs only itself, is counted by r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
-import json
 import logging
 import random
-import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 
 import aiohttp
 
 from gpuledger import __version__
 from gpuledger.clock import Clock
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
+from gpuledger.reading import INTEGER_MAX
 from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
 from gpuledger_collector.credentials import Keyring
+from gpuledger_collector.failures import Failure, PollError, document_of, explain, shorten
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.targets import Target
 
@@ -35,34 +35,13 @@ PAGE_READINGS = 192
 KEEP_ALIVE_TARGETS_MAX = 500
 """With more targets, idle connections would use up the file descriptors of an ordinary service."""
 WAKE_S = 1.0
-_ERROR_CHARACTERS_MAX = 200
+WITNESSES_S_MAX = 30.0
+"""For asking all agents at the start what they were shown of the log."""
+_NOTHING = {"after": str(INTEGER_MAX), "limit": "1"}
+"""Asks for no readings, only for what stands around them."""
 _DOUBLINGS_MAX = 16
 
 logger = logging.getLogger(__name__)
-
-
-class Failure(str, Enum):
-    """Why a poll failed; the value is the metric label."""
-
-    UNREACHABLE = "unreachable"
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    TLS = "tls"
-    CREDENTIALS = "credentials"
-    """A file of ours with a certificate, token or password cannot be used."""
-    DROPPED = "dropped"
-    """The connection ended, or what came over it was not HTTP."""
-    HTTP_STATUS = "http_status"
-    TOO_LARGE = "too_large"
-    NOT_JSON = "not_json"
-    REJECTED = "rejected"
-    """JSON, but as a whole not an answer that can be taken in."""
-    STUCK = "stuck"
-    """The agent says that more waits, and the next page leads no further."""
-    STORAGE = "storage"
-    """Our own disk: the agent is asked again, nothing is lost."""
-    INTERNAL = "internal"
-    """An error of ours that this answer brings out; it must not take the other targets down with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +54,6 @@ class PollLimits:
     backoff_s_max: float = 300.0
     body_bytes_max: int = 8 << 20
     pages_per_round_max: int = 50
-
-
-class _PollError(Exception):
-    def __init__(self, failure: Failure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -159,12 +132,47 @@ class Poller:
             self._push(loop.time() + self._chance.uniform(0, self._limits.interval_s), watch)
         ready: asyncio.Queue[_Watch] = asyncio.Queue(maxsize=1)
         try:
-            async with self._session() as session, asyncio.TaskGroup() as tasks:
-                for _ in range(min(self._limits.concurrency, len(self._watches))):
-                    tasks.create_task(self._work(session, ready))
-                tasks.create_task(self._hand_out(ready))
+            async with self._session() as session:
+                await self._ask_witnesses(session)
+                await self._poll_for_ever(session, ready)
         finally:
             self._thread.shutdown(wait=True)
+
+    async def _poll_for_ever(self, session: aiohttp.ClientSession, ready: asyncio.Queue[_Watch]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(self._limits.concurrency, len(self._watches))):
+                tasks.create_task(self._work(session, ready))
+            tasks.create_task(self._hand_out(ready))
+
+    async def _ask_witnesses(self, session: aiohttp.ClientSession) -> None:
+        """Ask everyone, before anything is logged, whether he was shown more of the log than there is now.
+
+        Who does not answer in time is heard when he is polled.
+        """
+        if not self._intake.is_continued():
+            return
+        places = asyncio.Semaphore(self._limits.concurrency)
+
+        async def ask(watch: _Watch) -> None:
+            async with places:
+                try:
+                    body = await self._fetch(session, watch, _NOTHING)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._examine, body)
+                except PollError as exc:
+                    logger.debug("witness_not_heard", extra={"target": watch.target.url, "why": str(exc)})
+
+        try:
+            async with asyncio.timeout(WITNESSES_S_MAX), asyncio.TaskGroup() as tasks:
+                for watch in self._watches:
+                    tasks.create_task(ask(watch))
+        except TimeoutError:
+            logger.warning("witnesses_not_heard", extra={"within_s": WITNESSES_S_MAX})
+
+    def _examine(self, body: bytes) -> None:
+        """Runs in the intake's thread."""
+        with contextlib.suppress(GpuledgerError):
+            # What is refused for good is refused again, and said, when a reading is to be logged.
+            self._intake.examine(document_of(body))
 
     async def _hand_out(self, ready: asyncio.Queue[_Watch]) -> None:
         loop = asyncio.get_running_loop()
@@ -221,7 +229,7 @@ class Poller:
         """Drain one target's journal, bounded, and return after how many seconds to ask it again."""
         try:
             more = await self._drain(session, watch)
-        except _PollError as exc:
+        except PollError as exc:
             delay_s = self._delay_after(watch.failures + 1)
             self._note_failure(watch, exc, delay_s)
             self._drained.add(watch.target.url)
@@ -245,7 +253,7 @@ class Poller:
             watch.cursor = await loop.run_in_executor(self._thread, self._begin, watch.target)
             watch.is_begun = True
         for _ in range(self._limits.pages_per_round_max):
-            body = await self._fetch(session, watch)
+            body = await self._fetch(session, watch, self._query(watch))
             outcome = await loop.run_in_executor(self._thread, self._take, body, watch)
             self._beat()
             self._accepted += outcome.accepted
@@ -254,7 +262,7 @@ class Poller:
                 watch.cursor = outcome.cursor
                 return False
             if outcome.cursor == watch.cursor:
-                raise _PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
+                raise PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
             watch.cursor = outcome.cursor
         return True
 
@@ -262,38 +270,34 @@ class Poller:
         try:
             return self._intake.cursor(target)
         except StorageError as exc:
-            raise _PollError(Failure.STORAGE, str(exc)) from exc
+            raise PollError(Failure.STORAGE, str(exc)) from exc
 
     def _take(self, body: bytes, watch: _Watch) -> Outcome:
         """Runs in the intake's thread."""
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as exc:
-            raise _PollError(Failure.NOT_JSON, f"does not answer with JSON ({_shorten(exc)})") from exc
-        if not isinstance(document, dict):
-            raise _PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
+        document = document_of(body)
         now_ms = self._clock.wall_ns() // 1_000_000
         try:
             outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
         except StorageError as exc:
-            raise _PollError(Failure.STORAGE, str(exc)) from exc
+            raise PollError(Failure.STORAGE, str(exc)) from exc
         except GpuledgerError as exc:
-            raise _PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
+            raise PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
         except Exception as exc:
-            raise _PollError(
-                Failure.INTERNAL, f"gives an answer that this collector fails on: {_shorten(exc)}"
-            ) from exc
+            raise PollError(Failure.INTERNAL, f"gives an answer that this collector fails on: {shorten(exc)}") from exc
         self._board.note(document, watch.target, now_ms)
         return outcome
 
-    async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch) -> bytes:
-        query = {"after": "0", "limit": str(watch.limit)}
+    def _query(self, watch: _Watch) -> dict[str, str]:
+        query = {"after": "0", "limit": str(watch.limit), **self._intake.checkpoint()}
         if watch.cursor is not None:
             query |= {"journal": watch.cursor.journal, "after": str(watch.cursor.sequence)}
+        return query
+
+    async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch, query: Mapping[str, str]) -> bytes:
         try:
             proof = self._keyring.proof(watch.target.credentials)
         except ConfigurationError as exc:
-            raise _PollError(Failure.CREDENTIALS, f"is not asked: {exc}") from exc
+            raise PollError(Failure.CREDENTIALS, f"is not asked: {exc}") from exc
         try:
             async with session.get(
                 watch.target.url + PATH,
@@ -304,11 +308,11 @@ class Poller:
                 server_hostname=proof.server_name,
             ) as response:
                 if response.status != 200:
-                    raise _PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
+                    raise PollError(Failure.HTTP_STATUS, f"answers with HTTP status {response.status}")
                 return await self._read(response, watch)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            failure, text = _explain(exc, self._limits.timeout_s)
-            raise _PollError(failure, text) from exc
+            failure, text = explain(exc, self._limits.timeout_s)
+            raise PollError(failure, text) from exc
 
     async def _read(self, response: aiohttp.ClientResponse, watch: _Watch) -> bytes:
         most = self._limits.body_bytes_max
@@ -319,12 +323,12 @@ class Poller:
                 asked = watch.limit
                 # A smaller page may fit; a single reading that does not will be refused for ever, and counted.
                 watch.limit = max(1, watch.limit // 2)
-                raise _PollError(Failure.TOO_LARGE, f"sends more than {most} bytes for {asked} readings")
+                raise PollError(Failure.TOO_LARGE, f"sends more than {most} bytes for {asked} readings")
         return bytes(body)
 
     # ------------------------------------------------------------------------------------------ bookkeeping
 
-    def _note_failure(self, watch: _Watch, error: _PollError, delay_s: float) -> None:
+    def _note_failure(self, watch: _Watch, error: PollError, delay_s: float) -> None:
         self._beat()
         url, failure = watch.target.url, error.failure
         self._failures[failure.value] += 1
@@ -343,21 +347,3 @@ class Poller:
             logger.info("target_recovered", extra=facts)
         watch.failures, watch.failure, watch.trouble = 0, None, ""
         self._polled[watch.target.url] = watch
-
-
-def _shorten(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _ERROR_CHARACTERS_MAX else text[: _ERROR_CHARACTERS_MAX - 1] + "…"
-
-
-def _explain(error: Exception, timeout_s: float) -> tuple[Failure, str]:
-    """Return the reason for a failed request, and a sentence that goes on from the target's address."""
-    if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT, f"did not answer within {timeout_s:g} s"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return Failure.TLS, f"cannot be trusted or does not speak TLS: {_shorten(error)}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if isinstance(error.os_error, ConnectionRefusedError):
-            return Failure.REFUSED, "refuses the connection: no agent listens there"
-        return Failure.UNREACHABLE, f"cannot be reached: {_shorten(error.os_error)}"
-    return Failure.DROPPED, f"broke off or does not speak HTTP: {_shorten(error)}"

@@ -9,16 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from gpuledger.errors import ConfigurationError
-from gpuledger.reading import TEXT_CHARACTERS_MAX
 from gpuledger.settings import read_toml
+from gpuledger_collector.records import Record, line_of, tables
 from gpuledger_collector.roster import UNKNOWN_PLACE, Entry, WindowKind
 
 GPU_KEYS = ("uuid", "serial", "node", "site", "cluster", "pool", "model", "from", "to")
@@ -26,9 +23,6 @@ WINDOW_KEYS = ("kind", "node", "gpu", "from", "to")
 CSV_BYTES_MAX = 64 << 20
 SERIAL_PREFIX = "serial:"
 """Identity of a GPU whose UUID nobody gave: this and the board serial."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST, _LATEST = datetime(2010, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,65 +45,11 @@ class Declared:
     files: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Record:
-    """One GPU or window as written, and where each of its fields stands."""
-
-    path: Path
-    line: int | None
-    values: Mapping[str, Any]
-    lines: Mapping[str, int]
-
-    def fail(self, field: str, what: str) -> ConfigurationError:
-        line = self.lines.get(field, self.line)
-        return ConfigurationError(f"{self.path}:{'' if line is None else f'{line}:'} {field}: {what}")
-
-    def text(self, field: str) -> str | None:
-        value = self.values.get(field)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value.strip() or len(value) > TEXT_CHARACTERS_MAX:
-            raise self.fail(field, f"{value!r} is not a text of 1 to {TEXT_CHARACTERS_MAX} characters")
-        return value.strip()
-
-    def required(self, field: str) -> str:
-        value = self.text(field)
-        if value is None:
-            raise self.fail(field, "is missing")
-        return value
-
-    def time_ms(self, field: str) -> int | None:
-        """Return a date (its first moment) or a date and time as POSIX ms; UTC where it has no offset."""
-        value = self.values.get(field)
-        if value is None:
-            return None
-        found = value
-        if isinstance(value, str):
-            try:
-                found = datetime.fromisoformat(value.strip())
-            except ValueError as exc:
-                raise self.fail(field, f"{value!r} is not a date or time like 2026-11-02 or 2026-11-02T08:00Z") from exc
-        if isinstance(found, date) and not isinstance(found, datetime):
-            found = datetime(found.year, found.month, found.day, tzinfo=UTC)
-        if not isinstance(found, datetime):
-            raise self.fail(field, f"{value!r} is not a date or time like 2026-11-02 or 2026-11-02T08:00Z")
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=UTC)
-        if not _EARLIEST <= found <= _LATEST:
-            raise self.fail(field, f"{value} is not between 2010 and 2100")
-        return (found - _EPOCH) // timedelta(milliseconds=1)
-
-    def check_keys(self, legal: Sequence[str]) -> None:
-        for name in self.values:
-            if name not in legal:
-                raise self.fail(name, f"unknown key; legal keys: {', '.join(legal)}")
-
-
 def load_roster(path: Path) -> Declared:
     """Return what the roster file says: CSV if it is named so, else TOML (which may name a CSV file of GPUs)."""
     if path.suffix.lower() == ".csv":
         records = _read_csv(path)
-        windows: list[_Record] = []
+        windows: list[Record] = []
         files = [path]
         if not records:
             raise ConfigurationError(f"{path}: lists no GPU")
@@ -122,7 +62,7 @@ def load_roster(path: Path) -> Declared:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _read_csv(path: Path) -> list[_Record]:
+def _read_csv(path: Path) -> list[Record]:
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -149,7 +89,7 @@ def _read_csv(path: Path) -> list[_Record]:
                 )
             else:
                 values = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
-                records.append(_Record(path=path, line=reader.line_num, values=values, lines={}))
+                records.append(Record(path=path, line=reader.line_num, values=values, lines={}))
     except csv.Error as exc:
         raise ConfigurationError(f"{path}:{reader.line_num}: not valid CSV: {exc}") from exc
     return records
@@ -164,61 +104,34 @@ def _check_header(names: list[str], path: Path, line: int) -> list[str]:
     return names
 
 
-def _read_toml_roster(path: Path) -> tuple[list[_Record], list[_Record], list[Path]]:
+def _read_toml_roster(path: Path) -> tuple[list[Record], list[Record], list[Path]]:
     document = read_toml(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     files = [path]
-    gpus: list[_Record] = []
-    windows: list[_Record] = []
+    gpus: list[Record] = []
+    windows: list[Record] = []
     for key, value in document.items():
         if key == "gpus_csv":
             if not isinstance(value, str):
-                raise ConfigurationError(f"{path}:{_line_of(lines, key)}: gpus_csv: {value!r} is not a path")
+                raise ConfigurationError(f"{path}:{line_of(lines, key)}: gpus_csv: {value!r} is not a path")
             files.append(path.parent / value)
             gpus += _read_csv(files[-1])
         elif key == "gpu":
-            gpus += _tables(path, lines, key, value)
+            gpus += tables(path, lines, key, value)
         elif key == "window":
-            windows = _tables(path, lines, key, value)
+            windows = tables(path, lines, key, value)
         else:
-            where = _line_of(lines, key)
+            where = line_of(lines, key)
             raise ConfigurationError(f"{path}:{where}: {key}: unknown key; legal keys: gpu, gpus_csv, window")
     if not gpus and not windows:
         raise ConfigurationError(f"{path}: lists no GPU and no window")
     return gpus, windows, files
 
 
-def _line_of(lines: Sequence[str], key: str) -> int:
-    """Return the line where a key of the top level or the first table of that name stands."""
-    pattern = re.compile(rf'\s*(\[+\s*"?{re.escape(key)}"?|"?{re.escape(key)}"?\s*[=.])')
-    return next((number for number, line in enumerate(lines, start=1) if pattern.match(line)), 1)
-
-
-def _tables(path: Path, lines: Sequence[str], name: str, value: Any) -> list[_Record]:
-    """Return the tables [[name]]; tomllib keeps no positions, so the lines are looked for in the text."""
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ConfigurationError(f"{path}:{_line_of(lines, name)}: {name}: write each as a table [[{name}]]")
-    header = re.compile(rf'\s*\[\[\s*"?{re.escape(name)}"?\s*\]\]')
-    key = re.compile(r'\s*"?([A-Za-z0-9_-]+)"?\s*=')
-    starts = [number for number, line in enumerate(lines, start=1) if header.match(line)]
-    records = []
-    for index, item in enumerate(value):
-        start = starts[index] if len(starts) == len(value) else None
-        found: dict[str, int] = {}
-        for number in range(start, len(lines)) if start is not None else ():
-            if lines[number].lstrip().startswith("["):
-                break
-            match = key.match(lines[number])
-            if match is not None:
-                found.setdefault(match[1], number + 1)
-        records.append(_Record(path=path, line=start, values=item, lines=found))
-    return records
-
-
 # ---------------------------------------------------------------------------------------------- meaning
 
 
-def _entries(records: Sequence[_Record]) -> tuple[Entry, ...]:
+def _entries(records: Sequence[Record]) -> tuple[Entry, ...]:
     uuid_of = _pair_serials(records)
     found = [(_entry(record, uuid_of), record) for record in records]
     found.sort(key=lambda pair: (pair[0].gpu, pair[0].from_ms))
@@ -229,7 +142,7 @@ def _entries(records: Sequence[_Record]) -> tuple[Entry, ...]:
     return tuple(entry for entry, _ in found)
 
 
-def _pair_serials(records: Sequence[_Record]) -> dict[str, str]:
+def _pair_serials(records: Sequence[Record]) -> dict[str, str]:
     """Return serial -> UUID, where a record has both; each must belong to one other only."""
     uuid_of: dict[str, str] = {}
     serial_of: dict[str, str] = {}
@@ -246,7 +159,7 @@ def _pair_serials(records: Sequence[_Record]) -> dict[str, str]:
     return uuid_of
 
 
-def _entry(record: _Record, uuid_of: Mapping[str, str]) -> Entry:
+def _entry(record: Record, uuid_of: Mapping[str, str]) -> Entry:
     uuid, serial = record.text("uuid"), record.text("serial")
     if uuid is None and serial is not None:
         uuid = uuid_of.get(serial, SERIAL_PREFIX + serial)
@@ -268,7 +181,7 @@ def _entry(record: _Record, uuid_of: Mapping[str, str]) -> Entry:
     )
 
 
-def _windows(records: Sequence[_Record], entries: Sequence[Entry]) -> tuple[DeclaredWindow, ...]:
+def _windows(records: Sequence[Record], entries: Sequence[Entry]) -> tuple[DeclaredWindow, ...]:
     nodes = {entry.node for entry in entries}
     gpu_of = {entry.gpu: entry.gpu for entry in entries}
     gpu_of |= {entry.serial: entry.gpu for entry in entries if entry.serial is not None}

@@ -17,6 +17,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.sealer import Sealer
+from gpuledger_agent.witness import Witness, last_sealed
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.fakes.processes import FakeProcessTable
@@ -37,6 +38,7 @@ class Rig:
         self.agent: Agent
         self.journal: Journal
         self.sealer: Sealer
+        self.witness: Witness
         self.start()
 
     @property
@@ -46,7 +48,8 @@ class Rig:
     def start(self) -> None:
         self.nvml.attached = 0
         self.journal = Journal(self.directory / "journal", BIG, BIG)
-        self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"))
+        self.witness = Witness(last_sealed(self.journal))
+        self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"), self.witness)
         holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
         self.agent = Agent(
             config=self.config,

@@ -20,9 +20,9 @@ from gpuledger.states import State, Uncovered
 from gpuledger_agent import config as agent_config
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import roster_files
-from gpuledger_collector.intake import Refusal
-from gpuledger_collector.poll import Failure
+from gpuledger_collector.failures import Failure
 from gpuledger_collector.targets import load_targets
+from gpuledger_collector.verification import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpuledger.cells import CELL_MS
+from gpuledger.checkpoint import Checkpoint, line_of, sign_checkpoint
 from gpuledger.errors import StorageError
 from gpuledger.reading import (
     INTEGER_MAX,
@@ -29,6 +30,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.meter import Span, Tally
 from gpuledger_agent.nvml import GpuProcess, Identity
 from gpuledger_agent.sealer import PENDING_MAX, Draft, Origin, Sealer, rank_workloads
+from gpuledger_agent.witness import Witness
 from tests.fakes.agents import records, sealed, spans
 from tests.fakes.processes import FakeProcessTable
 
@@ -171,6 +173,9 @@ def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_a
         is_simulated=True,
         wall_offset_ms=1_000,
     )
+    # The longest checkpoint that there can be.
+    checkpoint = sign_checkpoint(Checkpoint(origin="o" * 64, size=10**18, root=bytes(32)), desk.key)
+    desk.sealer = Sealer(desk.key, desk.journal, CrashFile(desk.directory / "open"), Witness(line_of(checkpoint)))
     span = Span(start_ms=START_MS, end_ms=START_MS + CELL_MS, tallies=tallies)
     desk.sealer.add(desk.sealer.draft(span, long, identities, desk.holders))
     desk.sealer.seal_pending()
@@ -179,7 +184,8 @@ def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_a
     assert max(sizes) <= LEAF_BYTES_MAX
     for record in records(desk.directory):
         open_envelope(record["envelope"].encode("ascii"))
-    assert len(sealed(desk.directory, desk.key.public_bytes)) == len(sizes)
+    readings = sealed(desk.directory, desk.key.public_bytes)
+    assert [reading.checkpoint for reading in readings] == [line_of(checkpoint)] * len(sizes)
 
 
 # ---------------------------------------------------------------------------------------------- workloads
