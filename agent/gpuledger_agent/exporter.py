@@ -24,6 +24,7 @@ from gpuledger_agent.loop import GpuView, View
 _log = logging.getLogger(__name__)
 
 SLICE_MS_PER_SECOND = 7_000
+SLICE_NS_PER_SECOND = 7_000_000_000
 Samples = list[tuple[tuple[str, ...], float]]
 
 
@@ -84,13 +85,14 @@ def _source_failures(view: View) -> Samples:
 
 
 def _active_seconds(gpu: GpuView) -> float | None:
-    return None if gpu.total.active_ns is None else gpu.total.active_ns / 1e9
+    return _scaled(gpu.total.active_slice_ns, SLICE_NS_PER_SECOND)
 
 
 def _engine_seconds(engine: str) -> Callable[[View], Samples]:
     def seconds(gpu: GpuView) -> float | None:
         total = gpu.total
-        return total.engine_ns.get(engine, 0) / 1e9 if total.engine_known_ms.get(engine, 0) > 0 else None
+        is_known = total.engine_known_slice_ms.get(engine, 0) > 0
+        return total.engine_slice_ns.get(engine, 0) / SLICE_NS_PER_SECOND if is_known else None
 
     return _per_gpu(seconds)
 
@@ -206,7 +208,7 @@ def _activity_histogram(family: Family, view: View) -> Metric | None:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     for gpu in view.gpus:
         total = gpu.total
-        if total.active_ns is None:
+        if total.active_slice_ns is None:
             continue
         buckets: list[tuple[str, float]] = []
         seconds = 0.0
@@ -216,7 +218,7 @@ def _activity_histogram(family: Family, view: View) -> Metric | None:
             seconds = cumulative / SLICE_MS_PER_SECOND
             buckets.append((repr(edge_ppm / 1_000_000), seconds))
         buckets.append(("+Inf", seconds))
-        metric.add_metric((gpu.identity.uuid,), buckets, sum_value=total.binned_active_ns / 1e9)
+        metric.add_metric((gpu.identity.uuid,), buckets, sum_value=total.binned_active_slice_ns / SLICE_NS_PER_SECOND)
     return metric if metric.samples else None
 
 

@@ -19,12 +19,13 @@ from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Device, Inventory
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
-from gpuledger_agent.meter import Meter, Tally
+from gpuledger_agent.meter import Meter
 from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.sealer import Origin, Sealer
 from gpuledger_agent.snapshot import GpuSnapshot
 from gpuledger_agent.sources import SourceReport
+from gpuledger_agent.tally import Tally
 
 _log = logging.getLogger(__name__)
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuledger import __version__
+from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.errors import ReadingError, StorageError
+from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import (
     PAYLOAD_TYPE,
-    REST,
     WORKLOADS_MAX,
-    GpuTime,
     Reading,
-    WorkloadTime,
     decode,
     digest,
     encode,
@@ -33,11 +32,12 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import SigningKey
 from gpuledger.states import State
+from gpuledger.workload_time import REST, WorkloadTime
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
-from gpuledger_agent.meter import Span, Tally
 from gpuledger_agent.nvml import Identity
+from gpuledger_agent.tally import Span, Tally, WorkloadKey
 from gpuledger_agent.witness import Witness
 
 _log = logging.getLogger(__name__)
@@ -250,11 +250,11 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         state_slice_ms=tally.state_slice_ms,
         uncovered_slice_ms=tally.uncovered_slice_ms,
         bin_slice_ms=tuple(tally.bin_slice_ms),
-        active_ns=tally.active_ns,
-        active_known_ms=tally.active_known_ms,
+        active_ns=None if tally.active_slice_ns is None else tally.active_slice_ns // SLICES_PER_GPU,
+        active_known_ms=_whole_up(tally.active_known_slice_ms),
         activity_source=tally.activity_source,
-        engine_ns=tally.engine_ns,
-        engine_known_ms=tally.engine_known_ms,
+        engine_ns={engine: amount // SLICES_PER_GPU for engine, amount in tally.engine_slice_ns.items()},
+        engine_known_ms={engine: _whole_up(amount) for engine, amount in tally.engine_known_slice_ms.items()},
         energy_mj=tally.energy_mj,
         energy_start_mj=tally.energy_start_mj,
         energy_end_mj=tally.energy_end_mj,
@@ -265,16 +265,21 @@ def _gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
     )
 
 
+def _whole_up(slice_ms: int) -> int:
+    """Return slice-ms in ms of the whole GPU, rounded up: integrals are rounded down, and stay within what is known."""
+    return -(-slice_ms // SLICES_PER_GPU)
+
+
 def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
     """Return the workloads of some GPUs by GPU, those with the most time by name and the others pooled as `rest`."""
-    totals: dict[tuple[str, str | None], int] = {}
-    counts: dict[tuple[str, str | None], int] = {}
+    totals: dict[WorkloadKey, int] = {}
+    counts: dict[WorkloadKey, int] = {}
     for tally in tallies.values():
         for key, times in tally.workload_slice_ms.items():
             totals[key] = totals.get(key, 0) + sum(times.values())
             counts[key] = counts.get(key, 0) + 1
     room = WORKLOAD_PARTS_MAX - len(tallies)
-    top: set[tuple[str, str | None]] = set()
+    top: set[WorkloadKey] = set()
     for key in sorted(totals, key=lambda key: (-totals[key], key[0], key[1] or ""))[:WORKLOADS_MAX]:
         room -= counts[key]
         if room < 0:

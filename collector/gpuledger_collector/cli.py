@@ -1,57 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger collector run|config`, `ledger rebuild|digest`, `log check|show|keys|new-origin`, `roster check|show`."""
+"""`gpuledger collector run|config`, `ledger rebuild|digest`, `log check|show|keys|new-origin`."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpuledger import logs
-from gpuledger.clock import SystemClock
 from gpuledger.errors import ConfigurationError, GpuledgerError, SealError
 from gpuledger.settings import describe
 from gpuledger_collector import config as collector_config
-from gpuledger_collector.config import CollectorConfig
-from gpuledger_collector.roster import Entry
-from gpuledger_collector.roster_files import GPU_KEYS, SERIAL_PREFIX, load_roster
+from gpuledger_collector.options import (
+    config_option,
+    iso,
+    now_ms,
+    require_directory,
+    settings_of,
+    state_dir_option,
+    time_ms,
+)
 
 _Command = Callable[..., Any]
-_config_option = click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the collector's settings."
-)
-_state_dir_option = click.option("--state-dir", type=click.Path(path_type=Path), help="Log, index and ledger.")
 
 
 def _run_options(command: _Command) -> _Command:
     options = (
         click.option("--listen", metavar="HOST:PORT", help="Where to serve page, API and metrics."),
-        _state_dir_option,
+        state_dir_option,
         click.option("--roster", type=click.Path(path_type=Path), help="Declared roster, TOML or CSV."),
         click.option("--accept-simulated", is_flag=True, default=None, help="Take in SIMULATED readings too."),
     )
-    for option in reversed((_config_option, *options)):
+    for option in reversed((config_option, *options)):
         command = option(command)
     return command
-
-
-def _settings(config_file: Path | None, **flags: Any) -> CollectorConfig:
-    return collector_config.load(config_file, os.environ, flags).value
-
-
-def _now_ms() -> int:
-    return SystemClock().wall_ns() // 1_000_000
-
-
-def _iso(time_ms: int) -> str:
-    found = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return found.isoformat(timespec="milliseconds" if time_ms % 1000 else "seconds").replace("+00:00", "Z")
 
 
 # ---------------------------------------------------------------------------------------------- collector
@@ -69,7 +54,7 @@ def run(config_file: Path | None, **flags: Any) -> None:
 
     Exit codes: 0 stopped, 1 the state directory or the port cannot be used, 2 usage or configuration.
     """
-    config = _settings(config_file, **flags)
+    config = settings_of(config_file, **flags)
     logs.configure(config.log_level)
     # Here and not above: every other command does without the web server.
     from gpuledger_collector import program
@@ -98,8 +83,8 @@ def ledger() -> None:
 
 
 @ledger.command()
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 def rebuild(config_file: Path | None, **flags: Any) -> None:
     """Forget index and ledger and make them again from the log. The collector must not be running.
 
@@ -107,10 +92,10 @@ def rebuild(config_file: Path | None, **flags: Any) -> None:
     """
     from gpuledger_collector.state import open_state
 
-    config = _settings(config_file, **flags)
+    config = settings_of(config_file, **flags)
     logs.configure(config.log_level)
-    _require_directory(config.state_dir)
-    with open_state(config, _now_ms()) as state:
+    require_directory(config.state_dir)
+    with open_state(config, now_ms()) as state:
         before = state.files.extent()
         old = _digest_or_none(state.files.digest, before)
         done = state.keeper.rebuild()
@@ -119,7 +104,7 @@ def rebuild(config_file: Path | None, **flags: Any) -> None:
             return
         extent = state.files.extent()
         new = _digest_or_none(state.files.digest, extent)
-    click.echo(f"Rebuilt {done.hours} hours from {done.readings} readings, up to {_iso(done.horizon_ms)}.")
+    click.echo(f"Rebuilt {done.hours} hours from {done.readings} readings, up to {iso(done.horizon_ms)}.")
     same = "the same as before" if old == new and before == extent else f"before: {'none' if old is None else old}"
     click.echo(f"Digest: {new} ({same})")
 
@@ -135,8 +120,8 @@ def _digest_or_none(digest: Callable[[int, int], str], extent: tuple[int, int] |
 
 
 @ledger.command("digest")
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 @click.option("--from", "start", metavar="TIME", help="Start, like 2026-11-02 or 2026-11-02T08:00Z; default: all.")
 @click.option("--to", "end", metavar="TIME", help="End (not included); default: all.")
 def show_digest(config_file: Path | None, start: str | None, end: str | None, **flags: Any) -> None:
@@ -146,28 +131,15 @@ def show_digest(config_file: Path | None, start: str | None, end: str | None, **
     """
     from gpuledger_collector.ledger_files import open_reader
 
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
     reader = open_reader(config.state_dir)
     extent = reader.extent()
     if extent is None:
         raise GpuledgerError(f"{config.state_dir}: the ledger is empty")
-    start_ms = extent[0] if start is None else _time_ms(start, "--from")
-    end_ms = extent[1] if end is None else _time_ms(end, "--to")
-    click.echo(f"{reader.digest(start_ms, end_ms)}  {_iso(start_ms)} to {_iso(end_ms)}")
-
-
-def _time_ms(text: str, flag: str) -> int:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise ConfigurationError(f"{flag}: {text!r} is not a time like 2026-11-02 or 2026-11-02T08:00Z") from exc
-    return round((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _require_directory(state_dir: Path) -> None:
-    if not state_dir.is_dir():
-        raise ConfigurationError(f"state_dir: {state_dir} is not a directory")
+    start_ms = extent[0] if start is None else time_ms(start, "--from")
+    end_ms = extent[1] if end is None else time_ms(end, "--to")
+    click.echo(f"{reader.digest(start_ms, end_ms)}  {iso(start_ms)} to {iso(end_ms)}")
 
 
 # ---------------------------------------------------------------------------------------------- log
@@ -179,8 +151,8 @@ def log() -> None:
 
 
 @log.command("check")
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 @click.option(
     "--checkpoint", "kept", type=click.Path(path_type=Path), help="One that somebody kept: the log must continue it."
 )
@@ -193,8 +165,8 @@ def check(config_file: Path | None, kept: Path | None, **flags: Any) -> None:
     from gpuledger_collector.check import check_log
     from gpuledger_collector.state import open_log
 
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
     note = None if kept is None else _read_note(kept)
     with open_log(config.state_dir) as opened:
         checked = check_log(opened, note)
@@ -229,8 +201,8 @@ def _read_note(path: Path) -> bytes:
 
 
 @log.command("show")
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 def show_log(config_file: Path | None, **flags: Any) -> None:
     """Print the log's newest checkpoint: keep it elsewhere, and the log can be held to it.
 
@@ -238,8 +210,8 @@ def show_log(config_file: Path | None, **flags: Any) -> None:
     """
     from gpuledger_collector.state import open_log
 
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
     with open_log(config.state_dir) as opened:
         note = opened.note()
     if note is None:
@@ -248,8 +220,8 @@ def show_log(config_file: Path | None, **flags: Any) -> None:
 
 
 @log.command("keys")
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 def show_keys(config_file: Path | None, **flags: Any) -> None:
     """Print the node keys that count as TOML, which can be used as the file of enrolled keys.
 
@@ -258,16 +230,16 @@ def show_keys(config_file: Path | None, **flags: Any) -> None:
     from gpuledger_collector.enrolment_files import show_enrolment
     from gpuledger_collector.store import Store
 
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
     with Store(config.state_dir, read_only=True) as store:
         enrolled = store.enrolments()
     click.echo(show_enrolment(enrolled), nl=False)
 
 
 @log.command("new-origin")
-@_config_option
-@_state_dir_option
+@config_option
+@state_dir_option
 @click.option("--log-origin", metavar="NAME", help="Its name, like example.com/gpuledger; default: of its key.")
 def new_origin(config_file: Path | None, **flags: Any) -> None:
     """Continue the log under a new origin and key, where it may not go on under the old one.
@@ -277,58 +249,8 @@ def new_origin(config_file: Path | None, **flags: Any) -> None:
     """
     from gpuledger_collector.succession import begin_new_origin
 
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
-    done = begin_new_origin(config, _now_ms())
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    done = begin_new_origin(config, now_ms())
     click.echo(f"{done.previous} ends with {done.size} entries, and {done.origin} continues it.")
     click.echo(f"Its key, for those who verify: {done.verifier_key}")
-
-
-# ---------------------------------------------------------------------------------------------- roster
-
-
-@click.group()
-def roster() -> None:
-    """Check or show the roster."""
-
-
-@roster.command("check")
-@click.argument("file", type=click.Path(path_type=Path))
-def check_roster(file: Path) -> None:
-    """Say what a roster file declares, or what is wrong with it and where.
-
-    Exit codes: 0 it is right, 2 it is wrong.
-    """
-    declared = load_roster(file)
-    gpus = len({entry.gpu for entry in declared.entries})
-    nodes = len({entry.node for entry in declared.entries})
-    entries, windows = len(declared.entries), len(declared.windows)
-    click.echo(f"{file}: {gpus} GPUs at {nodes} nodes in {entries} entries, {windows} windows")
-
-
-@roster.command("show")
-@_config_option
-@_state_dir_option
-def show_roster(config_file: Path | None, **flags: Any) -> None:
-    """Print the roster in force as CSV, which can be used as a roster file.
-
-    Exit codes: 0 printed, 1 the state directory cannot be used, 2 usage or configuration.
-    """
-    from gpuledger_collector.store import Store
-
-    config = _settings(config_file, **flags)
-    _require_directory(config.state_dir)
-    with Store(config.state_dir, read_only=True) as store:
-        entries = store.roster().entries
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(GPU_KEYS)
-    writer.writerows(_roster_line(entry) for entry in entries)
-    click.echo(text.getvalue(), nl=False)
-
-
-def _roster_line(entry: Entry) -> tuple[str, ...]:
-    uuid = "" if entry.gpu.startswith(SERIAL_PREFIX) else entry.gpu
-    to = "" if entry.to_ms is None else _iso(entry.to_ms)
-    places = (entry.node, entry.site, entry.cluster, entry.pool)
-    return (uuid, entry.serial or "", *places, entry.model or "", _iso(entry.from_ms), to)

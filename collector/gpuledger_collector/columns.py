@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from gpuledger.accounting import Account
-from gpuledger.reading import UNCOVERED_ENERGY
+from gpuledger.gpu_time import UNCOVERED_ENERGY
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
 

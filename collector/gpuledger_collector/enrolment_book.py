@@ -12,10 +12,10 @@ from pathlib import Path
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector.catalog import Catalog
+from gpuledger_collector.declared_files import signature_of
 from gpuledger_collector.enrolment_files import DeclaredKey, load_enrolment
 from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import DECLARED, EnrolmentEntry, RevocationEntry
-from gpuledger_collector.records import signature_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from gpuledger.errors import ConfigurationError
 from gpuledger.sealing import node_id_of
 from gpuledger.settings import read_toml
+from gpuledger_collector.declared_files import Record, line_of, tables
 from gpuledger_collector.enrolments import Enrolled
-from gpuledger_collector.records import Record, line_of, tables
 
 KEYS = ("node", "public_key", "from", "to", "revoked")
 PUBLIC_KEY_BYTES = 32

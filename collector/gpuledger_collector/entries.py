@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from gpuledger import wire
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import PAYLOAD_TYPE, Reading, WorkloadTime, decode_known, decode_known_workloads, digest
+from gpuledger.reading import PAYLOAD_TYPE, Reading, decode_known, decode_known_workloads, digest
 from gpuledger.sealing import Envelope, SigningKey, open_envelope
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.closing import ClockEntry, decode_clock
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.roster import Entry, Window, WindowKind

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
-from gpuledger.reading import UNATTRIBUTED, GpuTime, Reading, WorkloadTime
+from gpuledger.gpu_time import GpuTime
+from gpuledger.reading import Reading
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
+from gpuledger.workload_time import UNATTRIBUTED, WorkloadTime
 from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector.catalog import Catalog
+from gpuledger_collector.declared_files import signature_of
 from gpuledger_collector.entries import DeclarationEntry, RosterEntry, pack_roster
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.records import signature_of
 from gpuledger_collector.roster import Entry, Roster, Window, complete, discover
 from gpuledger_collector.roster_files import Declared, DeclaredWindow, load_roster
 

@@ -6,8 +6,6 @@ Every error is a ConfigurationError that names file, line and field. The formats
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,11 @@ from pathlib import Path
 
 from gpuledger.errors import ConfigurationError
 from gpuledger.settings import read_toml
-from gpuledger_collector.records import Record, line_of, tables
+from gpuledger_collector.declared_files import Record, line_of, read_csv, tables
 from gpuledger_collector.roster import UNKNOWN_PLACE, Entry, WindowKind
 
 GPU_KEYS = ("uuid", "serial", "node", "site", "cluster", "pool", "model", "from", "to")
 WINDOW_KEYS = ("kind", "node", "gpu", "from", "to")
-CSV_BYTES_MAX = 64 << 20
 SERIAL_PREFIX = "serial:"
 """Identity of a GPU whose UUID nobody gave: this and the board serial."""
 
@@ -48,7 +45,7 @@ class Declared:
 def load_roster(path: Path) -> Declared:
     """Return what the roster file says: CSV if it is named so, else TOML (which may name a CSV file of GPUs)."""
     if path.suffix.lower() == ".csv":
-        records = _read_csv(path)
+        records = read_csv(path, GPU_KEYS)
         windows: list[Record] = []
         files = [path]
         if not records:
@@ -62,48 +59,6 @@ def load_roster(path: Path) -> Declared:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _read_csv(path: Path) -> list[Record]:
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot be read: {exc.strerror}") from exc
-    if len(data) > CSV_BYTES_MAX:
-        raise ConfigurationError(f"{path}: larger than {CSV_BYTES_MAX} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{path}: not UTF-8 text (byte {exc.start})") from exc
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    records = []
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if not any(cells) or cells[0].startswith("#"):
-                continue
-            if header is None:
-                header = _check_header(cells, path, reader.line_num)
-            elif len(cells) != len(header):
-                raise ConfigurationError(
-                    f"{path}:{reader.line_num}: {len(cells)} cells, and the header has {len(header)}"
-                )
-            else:
-                values = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
-                records.append(Record(path=path, line=reader.line_num, values=values, lines={}))
-    except csv.Error as exc:
-        raise ConfigurationError(f"{path}:{reader.line_num}: not valid CSV: {exc}") from exc
-    return records
-
-
-def _check_header(names: list[str], path: Path, line: int) -> list[str]:
-    for name in names:
-        if name not in GPU_KEYS:
-            raise ConfigurationError(f"{path}:{line}: {name}: unknown column; legal columns: {', '.join(GPU_KEYS)}")
-        if names.count(name) > 1:
-            raise ConfigurationError(f"{path}:{line}: {name}: stands twice in the header")
-    return names
-
-
 def _read_toml_roster(path: Path) -> tuple[list[Record], list[Record], list[Path]]:
     document = read_toml(path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -115,7 +70,7 @@ def _read_toml_roster(path: Path) -> tuple[list[Record], list[Record], list[Path
             if not isinstance(value, str):
                 raise ConfigurationError(f"{path}:{line_of(lines, key)}: gpus_csv: {value!r} is not a path")
             files.append(path.parent / value)
-            gpus += _read_csv(files[-1])
+            gpus += read_csv(files[-1], GPU_KEYS)
         elif key == "gpu":
             gpus += tables(path, lines, key, value)
         elif key == "window":

@@ -12,11 +12,11 @@ from gpuledger.reading import (
     PAYLOAD_TYPE,
     WORKLOADS_BYTES_MAX,
     Reading,
-    WorkloadTime,
     decode,
     decode_workloads,
 )
 from gpuledger.sealing import open_envelope, verify_envelope
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.ledger import Accepted
 from gpuledger_collector.served import Answer, Item
 

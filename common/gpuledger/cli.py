@@ -34,7 +34,7 @@ _COMMANDS = {
     "ledger": _Entry(_COLLECTOR_CLI, "ledger", "collector", "Rebuild or check the ledger."),
     "log": _Entry(_COLLECTOR_CLI, "log", "collector", "Check the log of sealed readings."),
     "report": _Entry("gpuledger_collector.report.command", "report", "collector", "Write reports from the ledger."),
-    "roster": _Entry(_COLLECTOR_CLI, "roster", "collector", "Check or show the roster."),
+    "roster": _Entry("gpuledger_collector.roster_cli", "roster", "collector", "Check, compare or import rosters."),
     "run": _Entry("gpuledger_collector.demo", "run", "agent,collector", "Run everything on this machine."),
 }
 

@@ -23,9 +23,6 @@ class State(str, Enum):
     # A state equals its text, so it must hash as its text; Enum would hash its name, in Python and ten times slower.
     __hash__ = str.__hash__
 
-    # States are keys of every dictionary here; Enum's own hash is a Python function, and str's is not.
-    __hash__ = str.__hash__
-
     def __str__(self) -> str:
         return self.value
 
@@ -66,10 +63,7 @@ class Uncovered(str, Enum):
     CALLS_FAILED = "calls_failed"
     """No call about this GPU answered, and none said that it is lost: nobody saw it healthy."""
 
-    __hash__ = str.__hash__
-
-    # States are keys of every dictionary here; Enum's own hash is a Python function, and str's is not.
-    __hash__ = str.__hash__
+    __hash__ = str.__hash__  # as for State
 
     def __str__(self) -> str:
         return self.value
@@ -95,6 +89,21 @@ THETAS_PPM: tuple[int, ...] = (0, 10_000, 50_000, 100_000)
 
 ENGINES = ("sm", "sm_occupancy", "tensor", "dram")
 """What is integrated beside activity, each over the time for which it was known itself (occupancy: share of warps)."""
+
+LINKS = ("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx")
+"""Links whose bytes are counted, seen from the GPU."""
+
+THROTTLES = ("sw_power_cap", "sw_thermal", "hw_thermal", "hw_power_brake")
+"""Why clocks were held down; each has a counter of time of its own, and they may overlap."""
+
+ECC_KINDS = ("corrected", "uncorrected")
+"""Memory errors by what the hardware could do about them."""
+
+WORKLOAD_SOURCES = ("slurm_job", "pod", "container", "unit", "process", "lease", "virtual_machine")
+"""What told a workload from others."""
+
+FEATURES: tuple[str, ...] = ()
+"""What is kept of a workload's behaviour for its classification, by name; integers, units come last."""
 
 
 def activity_bin(activity_ppm: int) -> int:

@@ -30,6 +30,16 @@ def quote(value: object) -> str:
     return text if len(text) <= _QUOTED_CHARACTERS_MAX else text[:_QUOTED_CHARACTERS_MAX] + "..."
 
 
+def present(pairs: Mapping[str, object | None]) -> dict[str, object]:
+    """Return the fields that are there: what is unknown has none."""
+    return {key: value for key, value in pairs.items() if value is not None}
+
+
+def amounts(counts: Mapping[Any, int]) -> dict[str, int] | None:
+    """Return counts by the text of their key, zeros left out; None where nothing is left."""
+    return {str(key): count for key, count in counts.items() if count != 0} or None
+
+
 def dump(value: object) -> bytes:
     """Return the one form of a JSON value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
@@ -121,6 +131,15 @@ class Fields:
                 fail(self._where, f"{name}.{key} is not a positive integer")
             amounts[legal[key]] = amount
         return amounts
+
+    def items(self, name: str, count_max: int) -> list[Any]:
+        """Take a list that is not empty and not too long; absent means empty."""
+        value = self._fields.pop(name, None)
+        if value is None:
+            return []
+        if type(value) is not list or not 0 < len(value) <= count_max:
+            fail(self._where, f"{name} is not a list of 1 to {count_max}")
+        return value
 
     def end(self) -> None:
         if self._fields:

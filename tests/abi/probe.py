@@ -2,7 +2,8 @@
 """Makes calls through the real pynvml and prints what it answered, as JSON: python -m tests.abi.probe < requests.
 
 A request is [script time in ms or null, name, argument...]: time is moved there first, then the function of that name
-(pynvml's, or one of EXTRAS) is called. The argument "gpu:N" stands for the handle of GPU N. An NVMLError answers
+(pynvml's, or one of EXTRAS) is called. The argument "gpu:N" stands for the handle of GPU N, "mig:N/S" for that of the
+MIG device in slot S of GPU N; a handle is looked up once, so that it can be out of date later. An NVMLError answers
 {"error": code}, anything else of pynvml's {"raised": class}.
 """
 
@@ -66,6 +67,14 @@ def gpm_sample(handle: Any) -> int:
 _samples: list[Any] = []
 
 
+def gpm_mig_sample(handle: Any, instance: int) -> int:
+    """Take a GPM sample of a GPU instance; answers its number."""
+    sample = pynvml.nvmlGpmSampleAlloc()
+    pynvml.nvmlGpmMigSampleGet(handle, instance, sample)
+    _samples.append(sample)
+    return len(_samples) - 1
+
+
 def gpm_metrics(first: int, second: int, ids: list[int]) -> Any:
     """Metrics between two samples, as [nvmlReturn, value or "nan"]."""
     request = pynvml.c_nvmlGpmMetricsGet_t()
@@ -107,9 +116,17 @@ def now_ms() -> float:
 
 
 EXTRAS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (fields, samples, gpm_sample, gpm_metrics, watch, wait, counted, now_ms)
+    function.__name__: function
+    for function in (fields, samples, gpm_sample, gpm_mig_sample, gpm_metrics, watch, wait, counted, now_ms)
 }
 _clock: SharedClock | None = None
+
+
+def look_up(name: str) -> Any:
+    """The handle that an argument stands for."""
+    board, _, slot = name[4:].partition("/")
+    handle = pynvml.nvmlDeviceGetHandleByIndex(int(board))
+    return pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, int(slot)) if slot else handle
 
 
 def answer(request: list[Any]) -> Any:
@@ -120,9 +137,9 @@ def answer(request: list[Any]) -> Any:
         _clock.advance_to(_start_ns + at_ms * MS_NS)
     try:
         for index, argument in enumerate(arguments):
-            if isinstance(argument, str) and argument.startswith("gpu:"):
+            if isinstance(argument, str) and argument.startswith(("gpu:", "mig:")):
                 if argument not in _handles:
-                    _handles[argument] = pynvml.nvmlDeviceGetHandleByIndex(int(argument[4:]))
+                    _handles[argument] = look_up(argument)
                 arguments[index] = _handles[argument]
         return plain((EXTRAS.get(name) or getattr(pynvml, name))(*arguments))
     except pynvml.NVMLError as error:

@@ -141,6 +141,12 @@ def test_without_a_shared_clock_the_library_keeps_real_time(stage: Callable[...,
         ("lost 0 0", "line 6: a field is missing"),
         ("lost 0 0 end handle more", "line 6: 'more' is left over"),
         ("rule * * 0 end latency soon", "line 6: 'soon' is not a whole number"),
+        ("instance 0/1 1 3 1 0 end 3g.40gb", "line 6: instances of a GPU are declared as GPU/0, GPU/1"),
+        ("device 0/0 0 0 MIG-x 0 end", "line 6: no such instance"),
+        ("device 0 0 0 MIG-x 0 end", "line 6: a MIG device is of an instance"),
+        ("track 0/2 sm 0 const 1", "line 6: no such instance"),
+        ("rule nvmlDeviceGetUUID 0/0 0 end error 3", "line 6: no such instance"),
+        ("mig 0 0", "line 6: a field is missing"),
     ],
 )
 def test_a_mistake_in_a_script_ends_the_program_with_one_sentence(

@@ -4,7 +4,8 @@
 from collections.abc import Mapping, Sequence
 
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, SLICES_PER_GPU
-from gpuledger.reading import GpuTime, Reading
+from gpuledger.gpu_time import GpuTime
+from gpuledger.reading import Reading
 from gpuledger.states import State
 from gpuledger_collector.ledger import Accepted, CellRow, cell_rows
 from gpuledger_collector.roster import Entry, Roster, Window

@@ -9,18 +9,10 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
-from gpuledger.reading import (
-    GENESIS,
-    GpuTime,
-    Reading,
-    WorkloadTime,
-    decode,
-    decode_workloads,
-    digest,
-    encode,
-    encode_workloads,
-)
+from gpuledger.gpu_time import GpuTime
+from gpuledger.reading import GENESIS, Reading, decode, decode_workloads, digest, encode, encode_workloads
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.ledger import Accepted
 
 HOUR_EDGE_MS = 1_795_446_000_000

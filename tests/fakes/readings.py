@@ -10,18 +10,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gpuledger.cells import CELL_MS, SLICES_PER_GPU
-from gpuledger.reading import (
-    GENESIS,
-    PAYLOAD_TYPE,
-    GpuTime,
-    Reading,
-    WorkloadTime,
-    digest,
-    encode,
-    encode_workloads,
-)
+from gpuledger.gpu_time import GpuTime
+from gpuledger.reading import GENESIS, PAYLOAD_TYPE, Reading, digest, encode, encode_workloads
 from gpuledger.sealing import NameSealer, SigningKey
 from gpuledger.states import ACTIVITY_EDGES_PPM, State
+from gpuledger.workload_time import WorkloadTime
 
 MONDAY_MS = 1_793_577_600_000
 """2026-11-02T00:00:00Z, a Monday."""

@@ -72,8 +72,8 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
     """Add a stretch of one state within one cell; `is_single` says that the stretch is a tick, not a gap."""
     put(cell["states"], state, 7 * length)
     if is_single and after.activity_ppm is not None:
-        cell["active"] = (0 if cell["active"] is None else cell["active"]) + after.activity_ppm * length
-        cell["known"] += length
+        cell["active"] = (0 if cell["active"] is None else cell["active"]) + 7 * after.activity_ppm * length
+        cell["known"] += 7 * length
         if state in {"busy", "held"}:
             put(cell["bins"], [after.activity_ppm <= edge for edge in EDGES].index(True), 7 * length)
     if is_single:
@@ -83,8 +83,8 @@ def paint(cell: dict[str, Any], state: str, length: int, after: Any, *, is_singl
             ("dram", after.dram_active_ppm),
         ):
             if share is not None:
-                put(cell["engines"], engine, share * length)
-                put(cell["engines_known"], engine, length)
+                put(cell["engines"], engine, 7 * share * length)
+                put(cell["engines_known"], engine, 7 * length)
     if state in {"busy", "held"}:
         names = sorted((process.workload, process.user) for process in after.holders)
         for position, name in enumerate(names):

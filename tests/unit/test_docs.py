@@ -13,13 +13,15 @@ import pytest
 
 import docs
 from gpuledger import metrics
+from gpuledger.gpu_time import GpuTime, InstanceTime
 from gpuledger.metrics import Family, Kind
-from gpuledger.reading import GpuTime, Reading, encode
+from gpuledger.reading import Reading, encode
 from gpuledger.settings import setting
 from gpuledger.states import State, Uncovered
+from gpuledger.workload_time import WorkloadTime
 from gpuledger_agent import config as agent_config
 from gpuledger_collector import config as collector_config
-from gpuledger_collector import roster_files
+from gpuledger_collector import lease_files, roster_files
 from gpuledger_collector.failures import Failure
 from gpuledger_collector.targets import load_targets
 from gpuledger_collector.verification import Refusal
@@ -155,9 +157,14 @@ def load_roster(file: Path) -> None:
     assert len(roster_files.load_roster(file).entries) > 0
 
 
+def load_leases(file: Path) -> None:
+    assert len(lease_files.load_leases(file).book.leases) > 0
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
+    "leases.toml": load_leases,
     "roster.toml": load_roster,
 }
 
@@ -175,13 +182,15 @@ def test_every_toml_example_is_accepted_by_the_program_it_is_for(tmp_path: Path)
     assert seen == set(LOADERS)
 
 
-def test_every_csv_example_is_accepted_as_a_roster(tmp_path: Path) -> None:
-    texts = [text for page in PAGES for text in blocks(page, "csv")]
-    assert texts
-    for text in texts:
-        file = tmp_path / "gpus.csv"
+def test_every_csv_example_is_accepted_as_a_roster_or_a_lease_book(tmp_path: Path) -> None:
+    seen = set()
+    for text in [text for page in PAGES for text in blocks(page, "csv")]:
+        file = tmp_path / "example.csv"
         file.write_text(text, encoding="utf-8")
-        load_roster(file)
+        load = load_leases if text.startswith("id,") else load_roster
+        load(file)
+        seen.add(load)
+    assert seen == {load_leases, load_roster}
 
 
 def shown_commands(page: Path) -> Iterator[str]:
@@ -253,6 +262,21 @@ def test_the_page_on_accounting_has_every_state_and_every_reason_of_uncovered_ti
     assert sorted(names - words_of("docs/accounting.md")) == []
 
 
+FULL_INSTANCE = InstanceTime(
+    uuid="MIG-1",
+    instance=1,
+    profile="1g.10gb",
+    slices=1,
+    state_slice_ms={State.BUSY: 1},
+    uncovered_slice_ms={Uncovered.GAP: 1},
+    bin_slice_ms=(0, 0, 1, 0, 0, 0, 0, 0),
+    active_ns=1,
+    active_known_ms=1,
+    engine_ns={"sm": 1},
+    engine_known_ms={"sm": 1},
+    memory_total_bytes=1,
+    memory_used_bytes_max=1,
+)
 FULL_GPU = GpuTime(
     uuid="GPU-1",
     serial="1",
@@ -276,6 +300,12 @@ FULL_GPU = GpuTime(
     memory_used_bytes_max=1,
     hang_suspicion_ms=1,
     rejected_values=1,
+    link_bytes={"pcie_tx": 1},
+    link_known_ms={"pcie_tx": 1},
+    xids={79: 1},
+    ecc_errors={"corrected": 1},
+    throttle_ms={"hw_thermal": 1},
+    instances=(FULL_INSTANCE,),
 )
 FULL_READING = Reading(
     node_id="1",
@@ -305,7 +335,10 @@ def test_the_page_on_readings_has_every_field_of_a_reading() -> None:
     gpu = core["gpus"][0]
     assert len(core) == len(dataclasses.fields(Reading)) + 1  # the schema's number is no field
     assert len(gpu) == len(dataclasses.fields(GpuTime))
-    assert sorted((core.keys() | gpu.keys()) - words_of("docs/readings.md")) == []
+    instance = gpu["instances"][0]
+    assert len(instance) == len(dataclasses.fields(InstanceTime))
+    workload = {field.name for field in dataclasses.fields(WorkloadTime)} - {"state_slice_ms"}
+    assert sorted((core.keys() | gpu.keys() | instance.keys() | workload) - words_of("docs/readings.md")) == []
 
 
 def words_of(page: str) -> set[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, DAY_MS, HOUR_MS, SLICES_PER_GPU, split_at
-from gpuledger.reading import GpuTime
+from gpuledger.gpu_time import GpuTime
 from gpuledger.states import ACTIVITY_EDGES_PPM, IDLE, OUT, THETA_PPM, UNKNOWN, State
 from gpuledger_collector.ledger import Accepted, CellRow, Ledger, build, cell_rows
 from gpuledger_collector.roster import Entry, Roster, installed_cells

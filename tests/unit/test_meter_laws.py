@@ -14,9 +14,10 @@ from gpuledger.cells import CELL_MS, SLICES_PER_GPU, floor_to
 from gpuledger.reading import GENESIS, Reading, decode, decode_workloads, digest, encode, encode_workloads
 from gpuledger.states import ACTIVITY_EDGES_PPM, THETA_PPM, State, Uncovered
 from gpuledger_agent.decision import Floors, decide
-from gpuledger_agent.meter import Meter, Span, Tally
+from gpuledger_agent.meter import Meter
 from gpuledger_agent.sealer import _gpu_time, rank_workloads
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder
+from gpuledger_agent.tally import Span, Tally
 from tests.fakes import reference_meter
 from tests.fakes.streams import EDGE_MS, HOLDERS, Stream, streams
 from tests.profiles import examples
@@ -102,9 +103,9 @@ def test_bins_divide_busy_and_held_at_theta_and_their_activity_was_known(stream:
     for tally in [*(tally for span in spans for tally in span.tallies.values()), *totals.values()]:
         assert sum(tally.bin_slice_ms[above:]) == tally.state_slice_ms.get(State.BUSY, 0)
         assert sum(tally.bin_slice_ms[:above]) == tally.state_slice_ms.get(State.HELD, 0)
-        assert tally.active_known_ms * SLICES_PER_GPU >= sum(tally.bin_slice_ms)
-        assert (tally.active_ns is None) == (tally.active_known_ms == 0)
-        assert 0 <= tally.binned_active_ns <= (0 if tally.active_ns is None else tally.active_ns)
+        assert tally.active_known_slice_ms >= sum(tally.bin_slice_ms)
+        assert (tally.active_slice_ns is None) == (tally.active_known_slice_ms == 0)
+        assert 0 <= tally.binned_active_slice_ns <= (0 if tally.active_slice_ns is None else tally.active_slice_ns)
 
 
 @examples(2)
@@ -114,10 +115,10 @@ def test_an_engine_is_never_active_for_longer_than_it_was_known_nor_known_for_lo
 ) -> None:
     spans, totals = run(stream)
     for tally in [*(tally for span in spans for tally in span.tallies.values()), *totals.values()]:
-        for engine, active_ns in tally.engine_ns.items():
-            assert 0 <= active_ns <= tally.engine_known_ms[engine] * 1_000_000
-        for known_ms in tally.engine_known_ms.values():
-            assert known_ms * SLICES_PER_GPU <= sum(tally.state_slice_ms.values())
+        for engine, active_slice_ns in tally.engine_slice_ns.items():
+            assert 0 <= active_slice_ns <= tally.engine_known_slice_ms[engine] * 1_000_000
+        for known_slice_ms in tally.engine_known_slice_ms.values():
+            assert known_slice_ms <= sum(tally.state_slice_ms.values())
 
 
 def test_the_weakest_source_of_a_span_is_the_one_it_names() -> None:
@@ -140,7 +141,7 @@ def test_totals_since_the_start_are_the_sums_of_the_spans(stream: Stream) -> Non
         states: dict[State, int] = {}
         energy: dict[str, int] = {}
         bins = [0] * len(ACTIVITY_EDGES_PPM)
-        active_ns = known_ms = hang_ms = 0
+        active_slice_ns = known_slice_ms = hang_ms = 0
         for span in spans:
             tally = span.tallies.get(uuid, Tally())
             for state, amount in tally.state_slice_ms.items():
@@ -148,13 +149,13 @@ def test_totals_since_the_start_are_the_sums_of_the_spans(stream: Stream) -> Non
             for key, amount in tally.energy_mj.items():
                 put(energy, key, amount)
             bins = [one + other for one, other in zip(bins, tally.bin_slice_ms, strict=True)]
-            active_ns += 0 if tally.active_ns is None else tally.active_ns
-            known_ms += tally.active_known_ms
+            active_slice_ns += 0 if tally.active_slice_ns is None else tally.active_slice_ns
+            known_slice_ms += tally.active_known_slice_ms
             hang_ms += tally.hang_suspicion_ms
         assert total.state_slice_ms == states
         assert total.bin_slice_ms == bins
-        assert (0 if total.active_ns is None else total.active_ns) == active_ns
-        assert (total.active_known_ms, total.hang_suspicion_ms) == (known_ms, hang_ms)
+        assert (0 if total.active_slice_ns is None else total.active_slice_ns) == active_slice_ns
+        assert (total.active_known_slice_ms, total.hang_suspicion_ms) == (known_slice_ms, hang_ms)
         # What ticks around a long gap or at the very end add to a span of no length is in no reading.
         assert {key for key, amount in total.energy_mj.items() if amount < energy.get(key, 0)} == set()
         if is_gapless and spans[-1].end_ms % CELL_MS != 0:
@@ -225,13 +226,13 @@ def test_the_meter_agrees_with_the_plain_reference_in_every_cell(stream: Stream)
                 put(row["states"], state.value, amount)
             for index, amount in enumerate(tally.bin_slice_ms):
                 put(row["bins"], index, amount)
-            if tally.active_ns is not None:
-                row["active"] = tally.active_ns + (0 if row["active"] is None else row["active"])
-            row["known"] += tally.active_known_ms
-            for engine, active_ns in tally.engine_ns.items():
-                put(row["engines"], engine, active_ns)
-            for engine, known_ms in tally.engine_known_ms.items():
-                put(row["engines_known"], engine, known_ms)
+            if tally.active_slice_ns is not None:
+                row["active"] = tally.active_slice_ns + (0 if row["active"] is None else row["active"])
+            row["known"] += tally.active_known_slice_ms
+            for engine, active_slice_ns in tally.engine_slice_ns.items():
+                put(row["engines"], engine, active_slice_ns)
+            for engine, known_slice_ms in tally.engine_known_slice_ms.items():
+                put(row["engines_known"], engine, known_slice_ms)
             for holder, times in tally.workload_slice_ms.items():
                 for state, amount in times.items():
                     put(row["holders"], (*holder, state.value), amount)
@@ -314,7 +315,7 @@ def test_a_hang_is_suspected_only_at_the_learnt_parked_floor(
     is_hung = expected is State.UNMEASURED
     assert total.hang_suspicion_ms == (1000 if is_hung else 0)
     # What a hung GPU calls activity is none: it reaches no integral.
-    assert total.active_ns == (0 if is_hung else 1_000_000_000)
+    assert total.active_slice_ns == (0 if is_hung else 7_000_000_000)
 
 
 def test_a_floor_is_learnt_from_60_consecutive_quiet_ticks_only() -> None:

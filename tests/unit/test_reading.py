@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS
 from gpuledger.errors import ReadingError
+from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import (
     GPUS_MAX,
     INTEGER_MAX,
     LEAF_BYTES_MAX,
     TEXT_CHARACTERS_MAX,
     WORKLOADS_BYTES_MAX,
-    GpuTime,
     Reading,
-    WorkloadTime,
     decode,
     decode_workloads,
     digest,
@@ -30,6 +29,7 @@ from gpuledger.reading import (
     encode_workloads,
 )
 from gpuledger.states import State, Uncovered
+from gpuledger.workload_time import WorkloadTime
 from tests.fakes.fleets import Fleet, fleets
 from tests.profiles import examples
 

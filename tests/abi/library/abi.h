@@ -25,6 +25,8 @@ uint64_t gpuledger_abi_calls(const char *function);
 #define FOREVER_NS INT64_MAX
 #define ANY (-1)
 #define MAX_GPUS 64
+#define MAX_SLOTS 7 /* MIG devices of one GPU at a time */
+#define BOARD (-2)  /* in a rule: the board itself, none of its instances */
 #define NO_INSTANCE 0xFFFFFFFFu
 
 typedef __int128 wide_t;
@@ -47,6 +49,9 @@ typedef __int128 wide_t;
     X(nvmlDeviceGetTemperature) X(nvmlDeviceGetClockInfo) X(nvmlDeviceGetCurrentClocksEventReasons) \
     X(nvmlDeviceGetPerformanceState) X(nvmlDeviceGetRemappedRows) X(nvmlDeviceGetTotalEccErrors) \
     X(nvmlDeviceGetMigMode) X(nvmlDeviceGetMaxMigDeviceCount) X(nvmlDeviceGetMigDeviceHandleByIndex) \
+    X(nvmlDeviceIsMigDeviceHandle) X(nvmlDeviceGetDeviceHandleFromMigDeviceHandle) \
+    X(nvmlDeviceGetGpuInstanceId) X(nvmlDeviceGetComputeInstanceId) X(nvmlDeviceGetAttributes_v2) \
+    X(nvmlGpmMigSampleGet) \
     X(nvmlGpmQueryDeviceSupport) X(nvmlGpmSampleAlloc) X(nvmlGpmSampleFree) X(nvmlGpmSampleGet) \
     X(nvmlGpmMetricsGet) \
     X(nvmlEventSetCreate) X(nvmlEventSetFree) X(nvmlDeviceRegisterEvents) X(nvmlEventSetWait_v2) \
@@ -106,6 +111,7 @@ struct process {
     enum function list; /* which of the three process lists shows it */
     int64_t from_ns, to_ns;
     unsigned long long memory_bytes; /* all ones: not available */
+    unsigned int compute_instance;   /* of a process on a GPU instance */
 };
 
 struct outage {
@@ -130,11 +136,31 @@ struct xid {
         size_t count, capacity; \
     }
 
+struct mig_mode {
+    int64_t from_ns;
+    unsigned int current, pending;
+};
+
+/* A compute instance: what NVML calls a MIG device. */
+struct mig_device {
+    unsigned int slot, compute_instance;
+    char uuid[96];
+    int64_t from_ns, to_ns;
+    bool ghost; /* once destroyed its slot still hands out the handle */
+};
+
+/* What the handle of a MIG device points at: whatever lives in the slot when it is used, or nothing. */
+struct slot {
+    struct gpu *board;
+    unsigned int index;
+};
+
+/* A board, or one of its GPU instances: those have a board, and tracks and processes of their own. */
 struct gpu {
     unsigned int index, minor, pci_device;
     char uuid[96], serial[32], name[96], part[80], pci[32];
     unsigned long long memory_total_bytes, memory_reserved_bytes;
-    unsigned int power_limit_mw, architecture, gpm, mig;
+    unsigned int power_limit_mw, architecture, gpm, mig_supported;
     int capability_major, capability_minor;
     int64_t energy_base_mj;
     struct track tracks[TRACK_COUNT];
@@ -142,13 +168,23 @@ struct gpu {
     LIST(struct outage) outages;
     LIST(struct energy_reset) resets;
     LIST(struct xid) xids;
+
+    LIST(struct mig_mode) mig_modes; /* the first from 0 on */
+    LIST(struct gpu *) instances;
+    struct slot slots[MAX_SLOTS];
+
+    struct gpu *board; /* NULL: this is one */
+    unsigned int ordinal, id, slices;
+    char profile[32];
+    int64_t from_ns, to_ns;
+    LIST(struct mig_device) devices;
 };
 
 enum rule_kind { RULE_ERROR, RULE_LATENCY, RULE_FAIL, RULE_FIELD, RULE_KILL };
 
 struct rule {
     enum rule_kind kind;
-    int function, gpu; /* ANY: all */
+    int function, gpu, instance; /* ANY: all; an instance may be BOARD: none */
     int64_t from_ns, to_ns;
     nvmlReturn_t code;
     int64_t latency_ns;
@@ -162,6 +198,7 @@ struct script {
     unsigned int gpu_count;
     LIST(struct rule) rules;
     int64_t utilization_period_ns, gpm_refresh_ns;
+    unsigned int mig_parent_gpm;
     unsigned int samples_hz, samples_ring;
     char driver[80], nvml[80];
     int cuda;
@@ -169,9 +206,10 @@ struct script {
 
 extern struct script script;
 
-/* One call in flight: its GPU (NULL where none) and the script time its answer holds for. */
+/* One call in flight: its GPU or GPU instance (NULL where none) and the script time its answer holds for. */
 struct call {
     struct gpu *gpu;
+    const struct mig_device *device; /* NULL: the call is not about a MIG device */
     int64_t now_ns;
 };
 
@@ -204,11 +242,19 @@ nvmlReturn_t track_value(const struct gpu *gpu, enum track_id id, int64_t at_ns,
 nvmlReturn_t track_mean(const struct gpu *gpu, enum track_id id, int64_t at_ns, int64_t window_ns,
                         int64_t unit, int64_t *value);
 wide_t track_integral(const struct gpu *gpu, enum track_id id, int64_t at_ns);
+/* mig.c */
+bool mig_enabled(const struct gpu *board, int64_t at_ns);
+struct gpu *instance_by_id(const struct gpu *board, unsigned int id, int64_t at_ns);
+const struct mig_device *device_in_slot(const struct slot *slot, int64_t at_ns, struct gpu **instance);
+nvmlReturn_t memory_used(const struct gpu *gpu, int64_t at_ns, int64_t *used);
+
 nvmlReturn_t energy_mj(const struct gpu *gpu, int64_t at_ns, unsigned long long *energy);
 
 /* call.c */
 nvmlReturn_t enter(enum function function, struct call *call);
 nvmlReturn_t enter_device(enum function function, nvmlDevice_t device, struct call *call);
+nvmlReturn_t enter_any(enum function function, nvmlDevice_t device, struct call *call);
+nvmlReturn_t enter_instance(enum function function, nvmlDevice_t device, unsigned int id, struct call *call);
 nvmlReturn_t enter_index(enum function function, unsigned int index, struct call *call);
 nvmlReturn_t field_rule(const struct gpu *gpu, unsigned int field, int64_t at_ns);
 nvmlReturn_t copy_text(const char *text, char *out, unsigned int length);
@@ -224,6 +270,15 @@ extern const char *const function_names[FUNCTION_COUNT];
     struct call call; \
     nvmlReturn_t entry = enter_device(CALL_##name, device, &call); \
     if (entry != NVML_SUCCESS) return entry
+/* The same where the handle of a MIG device is as good as a GPU's. */
+#define BEGIN_ANY(name, device) \
+    struct call call; \
+    nvmlReturn_t entry = enter_any(CALL_##name, device, &call); \
+    if (entry != NVML_SUCCESS) return entry
+/* The same for what the driver does not offer while the GPU is divided. */
+#define BEGIN_WHOLE(name, device) \
+    BEGIN_DEVICE(name, device); \
+    if (mig_enabled(call.gpu, call.now_ns)) return NVML_ERROR_NOT_SUPPORTED
 #define REQUIRE(condition) \
     if (!(condition)) return NVML_ERROR_INVALID_ARGUMENT
 

@@ -43,6 +43,8 @@ static bool matches(const struct rule *rule, enum function function, const struc
 {
     if (rule->function == ANY ? always_works(function) : rule->function != (int)function) return false;
     if (rule->gpu != ANY && (gpu == NULL || gpu->index != (unsigned int)rule->gpu)) return false;
+    if (rule->instance == BOARD && gpu->board != NULL) return false;
+    if (rule->instance >= 0 && (gpu->board == NULL || gpu->ordinal != (unsigned int)rule->instance)) return false;
     return rule->from_ns <= at_ns && at_ns < rule->to_ns;
 }
 
@@ -90,8 +92,10 @@ static nvmlReturn_t enter_gpu(enum function function, struct gpu *gpu, bool vali
     else
         result = apply_rules(function, gpu, begin_ns);
     call->gpu = gpu;
+    call->device = NULL;
     call->now_ns = clock_now_ns();
-    if (result == NVML_SUCCESS && gpu != NULL) result = outage(function, gpu, call->now_ns);
+    if (result == NVML_SUCCESS && gpu != NULL)
+        result = outage(function, gpu->board == NULL ? gpu : gpu->board, call->now_ns);
     if (trace != NULL)
         fprintf(trace, "%" PRId64 " %" PRId64 " %s %d %d\n", begin_ns, call->now_ns, function_names[function],
                 gpu == NULL ? -1 : (int)gpu->index, (int)result);
@@ -103,12 +107,47 @@ nvmlReturn_t enter(enum function function, struct call *call)
     return enter_gpu(function, NULL, true, call);
 }
 
-nvmlReturn_t enter_device(enum function function, nvmlDevice_t device, struct call *call)
+/* A handle outlives what it was given for: it then means nothing, or whatever has its slot now. */
+static nvmlReturn_t enter_slot(enum function function, struct slot *slot, struct call *call)
+{
+    struct gpu *instance;
+    bool is_there = device_in_slot(slot, clock_now_ns(), &instance) != NULL;
+    nvmlReturn_t result = enter_gpu(function, is_there ? instance : slot->board, true, call);
+    if (result != NVML_SUCCESS) return result;
+    call->device = device_in_slot(slot, call->now_ns, &call->gpu);
+    return call->device == NULL ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
+}
+
+nvmlReturn_t enter_any(enum function function, nvmlDevice_t device, struct call *call)
 {
     /* Handles point at our own table: anything else is a caller's mistake, not a crash. */
     for (unsigned int i = 0; i < script.gpu_count; i++)
         if ((void *)device == (void *)&script.gpus[i])
             return enter_gpu(function, &script.gpus[i], true, call);
+    for (unsigned int i = 0; i < script.gpu_count; i++)
+        for (unsigned int s = 0; s < MAX_SLOTS; s++)
+            if ((void *)device == (void *)&script.gpus[i].slots[s])
+                return enter_slot(function, &script.gpus[i].slots[s], call);
+    return enter_gpu(function, NULL, false, call);
+}
+
+nvmlReturn_t enter_device(enum function function, nvmlDevice_t device, struct call *call)
+{
+    nvmlReturn_t result = enter_any(function, device, call);
+    return result == NVML_SUCCESS && call->gpu->board != NULL ? NVML_ERROR_NOT_SUPPORTED : result;
+}
+
+nvmlReturn_t enter_instance(enum function function, nvmlDevice_t device, unsigned int id, struct call *call)
+{
+    for (unsigned int i = 0; i < script.gpu_count; i++) {
+        struct gpu *board = &script.gpus[i];
+        if ((void *)device != (void *)board) continue;
+        struct gpu *instance = instance_by_id(board, id, clock_now_ns());
+        nvmlReturn_t result = enter_gpu(function, instance == NULL ? board : instance, true, call);
+        if (result != NVML_SUCCESS) return result;
+        call->gpu = instance_by_id(board, id, call->now_ns);
+        return call->gpu == NULL ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
+    }
     return enter_gpu(function, NULL, false, call);
 }
 

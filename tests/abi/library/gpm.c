@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * GPU performance monitoring: a sample holds every integral, two samples give exact means.
+ * GPU performance monitoring: a sample holds every integral, two samples give exact means. Of a GPU instance it knows
+ * the id only: two of different instances with one id are subtracted like any others, and what comes out is nonsense.
  */
 #include "abi.h"
 
@@ -35,10 +36,10 @@ struct nvmlGpmSample_st {
 
 nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support)
 {
-    BEGIN_DEVICE(nvmlGpmQueryDeviceSupport, device);
+    BEGIN_ANY(nvmlGpmQueryDeviceSupport, device);
     REQUIRE(support != NULL);
     if (support->version != NVML_GPM_SUPPORT_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    support->isSupportedDevice = call.gpu->gpm;
+    support->isSupportedDevice = (call.gpu->board == NULL ? call.gpu : call.gpu->board)->gpm;
     return NVML_SUCCESS;
 }
 
@@ -58,14 +59,33 @@ nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
     return NVML_SUCCESS;
 }
 
+static nvmlReturn_t take(const struct call *call, nvmlGpmSample_t sample)
+{
+    REQUIRE(sample != NULL);
+    if ((call->gpu->board == NULL ? call->gpu : call->gpu->board)->gpm == 0) return NVML_ERROR_NOT_SUPPORTED;
+    sample->gpu = call->gpu;
+    sample->at_ns = call->now_ns;
+    return NVML_SUCCESS;
+}
+
 nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
 {
-    BEGIN_DEVICE(nvmlGpmSampleGet, device);
-    REQUIRE(sample != NULL);
-    if (call.gpu->gpm == 0) return NVML_ERROR_NOT_SUPPORTED;
-    sample->gpu = call.gpu;
-    sample->at_ns = call.now_ns;
-    return NVML_SUCCESS;
+    BEGIN_ANY(nvmlGpmSampleGet, device);
+    bool divided = call.gpu->board == NULL && mig_enabled(call.gpu, call.now_ns);
+    if (divided && script.mig_parent_gpm == 0) return NVML_ERROR_NOT_SUPPORTED;
+    return take(&call, sample);
+}
+
+nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int id, nvmlGpmSample_t sample)
+{
+    struct call call;
+    nvmlReturn_t entry = enter_instance(CALL_nvmlGpmMigSampleGet, device, id, &call);
+    return entry == NVML_SUCCESS ? take(&call, sample) : entry;
+}
+
+static bool same_place(const struct gpu *one, const struct gpu *other)
+{
+    return one == other || (one->board != NULL && one->board == other->board && one->id == other->id);
 }
 
 /* Unscripted graphics activity follows utilisation; any other unscripted metric is not there. */
@@ -85,7 +105,7 @@ static nvmlReturn_t mean(const struct metric *metric, const struct nvmlGpmSample
         *value = NAN;
         return NVML_SUCCESS;
     }
-    wide_t sum = track_integral(gpu, id, second->at_ns) - track_integral(gpu, id, first->at_ns);
+    wide_t sum = track_integral(gpu, id, second->at_ns) - track_integral(first->gpu, id, first->at_ns);
     *value = (double)sum / (double)elapsed_ns * metric->scale;
     return NVML_SUCCESS;
 }
@@ -96,7 +116,8 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get)
     REQUIRE(get != NULL && get->sample1 != NULL && get->sample2 != NULL);
     REQUIRE(get->numMetrics > 0 && get->numMetrics <= NVML_GPM_METRIC_MAX);
     if (get->version != NVML_GPM_METRICS_GET_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    REQUIRE(get->sample1->gpu != NULL && get->sample1->gpu == get->sample2->gpu);
+    REQUIRE(get->sample1->gpu != NULL && get->sample2->gpu != NULL);
+    REQUIRE(same_place(get->sample1->gpu, get->sample2->gpu));
     for (unsigned int i = 0; i < get->numMetrics; i++) {
         nvmlGpmMetric_t *entry = &get->metrics[i];
         entry->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;

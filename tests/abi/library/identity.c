@@ -23,9 +23,22 @@
         return NVML_SUCCESS; \
     }
 
-TEXT_GETTER(nvmlDeviceGetUUID, uuid)
+nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned int length)
+{
+    BEGIN_ANY(nvmlDeviceGetUUID, device);
+    return copy_text(call.device == NULL ? call.gpu->uuid : call.device->uuid, out, length);
+}
+
+nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned int length)
+{
+    BEGIN_ANY(nvmlDeviceGetName, device);
+    if (call.device == NULL) return copy_text(call.gpu->name, out, length);
+    char name[sizeof call.gpu->name + sizeof call.gpu->profile + sizeof " MIG "];
+    snprintf(name, sizeof name, "%s MIG %s", call.gpu->board->name, call.gpu->profile);
+    return copy_text(name, out, length);
+}
+
 TEXT_GETTER(nvmlDeviceGetSerial, serial)
-TEXT_GETTER(nvmlDeviceGetName, name)
 TEXT_GETTER(nvmlDeviceGetBoardPartNumber, part)
 NUMBER_GETTER(nvmlDeviceGetIndex, index)
 NUMBER_GETTER(nvmlDeviceGetMinorNumber, minor)

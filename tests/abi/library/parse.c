@@ -75,14 +75,47 @@ static struct gpu *gpu_of(struct cursor *cursor)
     return &script.gpus[index];
 }
 
-static int gpu_or_any(struct cursor *cursor)
+/* GPU/INSTANCE; `after` is what stands behind the stroke, NULL where there is none. */
+static struct gpu *place(struct cursor *cursor, char **after)
+{
+    char *text = word(cursor), *end;
+    long index = strtol(text, &end, 10);
+    if (end == text || (*end != '\0' && *end != '/')) fail("%s: '%s' is no GPU", cursor->where, text);
+    if (index < 0 || index >= (long)script.gpu_count) fail("%s: no such GPU", cursor->where);
+    *after = *end == '/' ? end + 1 : NULL;
+    return &script.gpus[index];
+}
+
+static struct gpu *gpu_or_instance(struct cursor *cursor)
+{
+    char *after, *end;
+    struct gpu *gpu = place(cursor, &after);
+    if (after == NULL) return gpu;
+    unsigned long ordinal = strtoul(after, &end, 10);
+    if (end == after || *end != '\0' || ordinal >= gpu->instances.count) fail("%s: no such instance", cursor->where);
+    return gpu->instances.items[ordinal];
+}
+
+/* `*`: any; N: a GPU and all its instances; N/-: the board alone; N/I: one instance. */
+static void place_of_rule(struct cursor *cursor, struct rule *rule)
 {
     char *peek = cursor->rest + strspn(cursor->rest, " \t");
+    rule->gpu = rule->instance = ANY;
     if (*peek == '*') {
         word(cursor);
-        return ANY;
+        return;
     }
-    return (int)gpu_of(cursor)->index;
+    char *after, *end;
+    struct gpu *gpu = place(cursor, &after);
+    rule->gpu = (int)gpu->index;
+    if (after == NULL) return;
+    if (strcmp(after, "-") == 0) {
+        rule->instance = BOARD;
+        return;
+    }
+    rule->instance = (int)strtol(after, &end, 10);
+    if (end == after || *end != '\0' || rule->instance < 0 || rule->instance >= (int)gpu->instances.count)
+        fail("%s: no such instance", cursor->where);
 }
 
 static void parse_set(struct cursor *c)
@@ -91,6 +124,7 @@ static void parse_set(struct cursor *c)
     if (strcmp(key, "utilization_period_ms") == 0) script.utilization_period_ns = moment(c);
     else if (strcmp(key, "gpm_refresh_ms") == 0) script.gpm_refresh_ns = moment(c);
     else if (strcmp(key, "samples_hz") == 0) script.samples_hz = (unsigned int)number(c);
+    else if (strcmp(key, "mig_parent_gpm") == 0) script.mig_parent_gpm = (unsigned int)number(c);
     else if (strcmp(key, "samples_ring") == 0) script.samples_ring = (unsigned int)number(c);
     else if (strcmp(key, "cuda") == 0) script.cuda = (int)number(c);
     else if (strcmp(key, "driver") == 0) text(c, script.driver, sizeof script.driver);
@@ -105,7 +139,8 @@ static void parse_gpu(struct cursor *c)
         if (script.gpu_count == MAX_GPUS) fail("%s: too many GPUs", c->where);
         struct gpu *gpu = &script.gpus[script.gpu_count++];
         gpu->index = gpu->minor = (unsigned int)index;
-        gpu->gpm = 1;
+        gpu->gpm = gpu->mig_supported = 1;
+        for (unsigned int s = 0; s < MAX_SLOTS; s++) gpu->slots[s] = (struct slot){gpu, s};
         gpu->capability_major = 9;
         gpu->architecture = NVML_DEVICE_ARCH_HOPPER;
         gpu->pci_device = 0x233010DE;
@@ -129,16 +164,64 @@ static void parse_gpu(struct cursor *c)
     else if (strcmp(key, "energy_base_mj") == 0) gpu->energy_base_mj = number(c);
     else if (strcmp(key, "architecture") == 0) gpu->architecture = (unsigned int)number(c);
     else if (strcmp(key, "gpm") == 0) gpu->gpm = (unsigned int)number(c);
-    else if (strcmp(key, "mig") == 0) gpu->mig = (unsigned int)number(c);
+    else if (strcmp(key, "mig_supported") == 0) gpu->mig_supported = (unsigned int)number(c);
     else if (strcmp(key, "capability") == 0) {
         gpu->capability_major = (int)number(c);
         gpu->capability_minor = (int)number(c);
     } else fail("%s: unknown attribute '%s'", c->where, key);
 }
 
-static void parse_track(struct cursor *c)
+static void parse_mig(struct cursor *c)
 {
     struct gpu *gpu = gpu_of(c);
+    struct mig_mode *mode = LIST_ADD(gpu->mig_modes);
+    mode->from_ns = moment(c);
+    mode->current = (unsigned int)number(c);
+    mode->pending = more(c) ? (unsigned int)number(c) : mode->current;
+}
+
+static void parse_instance(struct cursor *c)
+{
+    char *after;
+    struct gpu *board = place(c, &after);
+    if (after == NULL || (size_t)atol(after) != board->instances.count)
+        fail("%s: instances of a GPU are declared as GPU/0, GPU/1, ...", c->where);
+    struct gpu *instance = calloc(1, sizeof *instance);
+    if (instance == NULL) fail("out of memory");
+    *LIST_ADD(board->instances) = instance;
+    instance->board = board;
+    instance->index = board->index;
+    instance->ordinal = (unsigned int)board->instances.count - 1;
+    instance->id = (unsigned int)number(c);
+    instance->slices = (unsigned int)number(c);
+    instance->memory_total_bytes = (unsigned long long)number(c);
+    instance->from_ns = moment(c);
+    instance->to_ns = moment_or_end(c);
+    text(c, instance->profile, sizeof instance->profile);
+}
+
+static void parse_device(struct cursor *c)
+{
+    struct gpu *instance = gpu_or_instance(c);
+    if (instance->board == NULL) fail("%s: a MIG device is of an instance", c->where);
+    struct mig_device *device = LIST_ADD(instance->devices);
+    device->slot = (unsigned int)number(c);
+    if (device->slot >= MAX_SLOTS) fail("%s: a GPU has %d slots", c->where, MAX_SLOTS);
+    device->compute_instance = (unsigned int)number(c);
+    const char *uuid = word(c);
+    if (strlen(uuid) >= sizeof device->uuid) fail("%s: the text is empty or too long", c->where);
+    strcpy(device->uuid, uuid);
+    device->from_ns = moment(c);
+    device->to_ns = moment_or_end(c);
+    if (more(c)) {
+        if (strcmp(word(c), "ghost") != 0) fail("%s: only 'ghost' may follow", c->where);
+        device->ghost = true;
+    }
+}
+
+static void parse_track(struct cursor *c)
+{
+    struct gpu *gpu = gpu_or_instance(c);
     const char *name = word(c);
     int id = 0;
     while (id < TRACK_COUNT && strcmp(name, track_names[id]) != 0) id++;
@@ -173,7 +256,7 @@ static void parse_track(struct cursor *c)
 
 static void parse_process(struct cursor *c)
 {
-    struct gpu *gpu = gpu_of(c);
+    struct gpu *gpu = gpu_or_instance(c);
     struct process *process = LIST_ADD(gpu->processes);
     process->pid = (unsigned int)number(c);
     const char *kind = word(c);
@@ -183,7 +266,10 @@ static void parse_process(struct cursor *c)
     else fail("%s: a process is compute, graphics or mps", c->where);
     process->from_ns = moment(c);
     process->to_ns = moment_or_end(c);
-    process->memory_bytes = more(c) ? (unsigned long long)number(c) : (unsigned long long)NVML_VALUE_NOT_AVAILABLE;
+    process->memory_bytes = (unsigned long long)NVML_VALUE_NOT_AVAILABLE;
+    if (more(c) && strncmp(c->rest + strspn(c->rest, " \t"), "-", 1) == 0) word(c);
+    else if (more(c)) process->memory_bytes = (unsigned long long)number(c);
+    process->compute_instance = more(c) ? (unsigned int)number(c) : 0;
 }
 
 static void parse_outage(struct cursor *c, nvmlReturn_t code)
@@ -205,7 +291,7 @@ static void parse_rule(struct cursor *c)
     const char *name = word(c);
     rule->function = function_by_name(name);
     if (rule->function == -2) fail("%s: no function '%s' in this library", c->where, name);
-    rule->gpu = gpu_or_any(c);
+    place_of_rule(c, rule);
     rule->from_ns = moment(c);
     rule->to_ns = moment_or_end(c);
     const char *kind = word(c);
@@ -239,6 +325,9 @@ void parse_line(char *line, const char *where)
     if (what == NULL) return;
     if (strcmp(what, "set") == 0) parse_set(&c);
     else if (strcmp(what, "gpu") == 0) parse_gpu(&c);
+    else if (strcmp(what, "mig") == 0) parse_mig(&c);
+    else if (strcmp(what, "instance") == 0) parse_instance(&c);
+    else if (strcmp(what, "device") == 0) parse_device(&c);
     else if (strcmp(what, "track") == 0) parse_track(&c);
     else if (strcmp(what, "process") == 0) parse_process(&c);
     else if (strcmp(what, "lost") == 0) parse_outage(&c, NVML_ERROR_GPU_IS_LOST);

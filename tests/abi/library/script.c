@@ -47,8 +47,12 @@ void *list_grow(void *items, size_t *count, size_t *capacity, size_t size)
 
 void script_finish(void)
 {
-    for (unsigned int g = 0; g < script.gpu_count; g++)
-        for (int t = 0; t < TRACK_COUNT; t++) track_finish(&script.gpus[g].tracks[t]);
+    for (unsigned int g = 0; g < script.gpu_count; g++) {
+        struct gpu *gpu = &script.gpus[g];
+        for (int t = 0; t < TRACK_COUNT; t++) track_finish(&gpu->tracks[t]);
+        for (size_t i = 0; i < gpu->instances.count; i++)
+            for (int t = 0; t < TRACK_COUNT; t++) track_finish(&gpu->instances.items[i]->tracks[t]);
+    }
 }
 
 void script_load(void)

@@ -91,38 +91,29 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *dev
     return NVML_SUCCESS;
 }
 
+static nvmlReturn_t mig_by_uuid(const char *uuid, nvmlDevice_t *device)
+{
+    int64_t now_ns = clock_now_ns();
+    for (unsigned int g = 0; g < script.gpu_count; g++)
+        for (unsigned int s = 0; s < MAX_SLOTS; s++) {
+            struct gpu *instance;
+            const struct mig_device *found = device_in_slot(&script.gpus[g].slots[s], now_ns, &instance);
+            if (found == NULL || strcmp(found->uuid, uuid) != 0) continue;
+            *device = (nvmlDevice_t)(void *)&script.gpus[g].slots[s];
+            return NVML_SUCCESS;
+        }
+    return NVML_ERROR_NOT_FOUND;
+}
+
 nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
 {
     struct call call;
     unsigned int index = 0;
     while (uuid != NULL && index < script.gpu_count && strcmp(uuid, script.gpus[index].uuid) != 0) index++;
     nvmlReturn_t result = enter_index(CALL_nvmlDeviceGetHandleByUUID, index, &call);
-    if (result == NVML_ERROR_INVALID_ARGUMENT && uuid != NULL) return NVML_ERROR_NOT_FOUND;
+    if (result == NVML_ERROR_INVALID_ARGUMENT && uuid != NULL) return device == NULL ? result : mig_by_uuid(uuid, device);
     if (result != NVML_SUCCESS) return result;
     REQUIRE(device != NULL);
     *device = (nvmlDevice_t)(void *)call.gpu;
     return NVML_SUCCESS;
-}
-
-nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
-{
-    BEGIN_DEVICE(nvmlDeviceGetMigMode, device);
-    REQUIRE(current != NULL && pending != NULL);
-    *current = *pending = call.gpu->mig;
-    return NVML_SUCCESS;
-}
-
-nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
-{
-    BEGIN_DEVICE(nvmlDeviceGetMaxMigDeviceCount, device);
-    REQUIRE(count != NULL);
-    *count = 7;
-    return NVML_SUCCESS;
-}
-
-nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index, nvmlDevice_t *instance)
-{
-    BEGIN_DEVICE(nvmlDeviceGetMigDeviceHandleByIndex, device);
-    REQUIRE(instance != NULL && index < 7);
-    return NVML_ERROR_NOT_FOUND; /* no instances are scripted yet: every slot is a hole */
 }

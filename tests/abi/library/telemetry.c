@@ -21,7 +21,7 @@ static nvmlReturn_t get(const struct call *call, enum track_id id, unsigned int 
 
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
 {
-    BEGIN_DEVICE(nvmlDeviceGetUtilizationRates, device);
+    BEGIN_WHOLE(nvmlDeviceGetUtilizationRates, device);
     REQUIRE(utilization != NULL);
     int64_t gpu, memory, window_ns = script.utilization_period_ns;
     nvmlReturn_t result = track_mean(call.gpu, TRACK_utilization, call.now_ns, window_ns, PERCENT, &gpu);
@@ -44,6 +44,7 @@ nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t type, 
     else if (type == NVML_GPU_UTILIZATION_SAMPLES) id = TRACK_utilization;
     else if (type == NVML_MEMORY_UTILIZATION_SAMPLES) id = TRACK_memory_utilization;
     else return NVML_ERROR_NOT_SUPPORTED;
+    if (id != TRACK_power_mw && mig_enabled(call.gpu, call.now_ns)) return NVML_ERROR_NOT_SUPPORTED;
     int64_t value, hz = script.samples_hz, unit = id == TRACK_power_mw ? 1 : PERCENT;
     nvmlReturn_t result = track_value(call.gpu, id, call.now_ns, &value);
     if (result != NVML_SUCCESS) return result;
@@ -77,10 +78,10 @@ nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t type, 
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
-    BEGIN_DEVICE(nvmlDeviceGetMemoryInfo, device);
+    BEGIN_ANY(nvmlDeviceGetMemoryInfo, device);
     REQUIRE(memory != NULL);
     int64_t used;
-    nvmlReturn_t result = track_value(call.gpu, TRACK_memory_used_bytes, call.now_ns, &used);
+    nvmlReturn_t result = memory_used(call.gpu, call.now_ns, &used);
     if (result != NVML_SUCCESS) return result;
     memory->total = call.gpu->memory_total_bytes;
     memory->used = (unsigned long long)used + call.gpu->memory_reserved_bytes;
@@ -90,11 +91,11 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory)
 {
-    BEGIN_DEVICE(nvmlDeviceGetMemoryInfo_v2, device);
+    BEGIN_ANY(nvmlDeviceGetMemoryInfo_v2, device);
     REQUIRE(memory != NULL);
     if (memory->version != nvmlMemory_v2) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     int64_t used;
-    nvmlReturn_t result = track_value(call.gpu, TRACK_memory_used_bytes, call.now_ns, &used);
+    nvmlReturn_t result = memory_used(call.gpu, call.now_ns, &used);
     if (result != NVML_SUCCESS) return result;
     memory->total = call.gpu->memory_total_bytes;
     memory->reserved = call.gpu->memory_reserved_bytes;
@@ -157,7 +158,7 @@ nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *s
 
 nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t *mode)
 {
-    BEGIN_DEVICE(nvmlDeviceGetAccountingMode, device);
+    BEGIN_WHOLE(nvmlDeviceGetAccountingMode, device);
     REQUIRE(mode != NULL);
     unsigned int value = 0;
     nvmlReturn_t result = get(&call, TRACK_accounting_mode, &value);
@@ -168,7 +169,7 @@ nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t 
 nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *corrected, unsigned int *uncorrected,
                                        unsigned int *pending, unsigned int *failure)
 {
-    BEGIN_DEVICE(nvmlDeviceGetRemappedRows, device);
+    BEGIN_WHOLE(nvmlDeviceGetRemappedRows, device);
     unsigned int *const out[4] = {corrected, uncorrected, pending, failure};
     const enum track_id ids[4] = {TRACK_remap_corrected, TRACK_remap_uncorrected, TRACK_remap_pending,
                                   TRACK_remap_failure};

@@ -15,7 +15,6 @@ from gpuledger.errors import StorageError
 from gpuledger.reading import (
     INTEGER_MAX,
     LEAF_BYTES_MAX,
-    REST,
     WORKLOADS_BYTES_MAX,
     WORKLOADS_MAX,
     decode,
@@ -24,12 +23,13 @@ from gpuledger.reading import (
 )
 from gpuledger.sealing import NameSealer, SigningKey, digest_name, open_envelope
 from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, OBSERVED, State, Uncovered
+from gpuledger.workload_time import REST
 from gpuledger_agent.crash_file import CrashFile
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
-from gpuledger_agent.meter import Span, Tally
 from gpuledger_agent.nvml import GpuProcess, Identity
 from gpuledger_agent.sealer import PENDING_MAX, Draft, Origin, Sealer, rank_workloads
+from gpuledger_agent.tally import Span, Tally
 from gpuledger_agent.witness import Witness
 from tests.fakes.agents import records, sealed, spans
 from tests.fakes.processes import FakeProcessTable
@@ -135,11 +135,11 @@ def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_a
         tally = Tally(
             state_slice_ms=dict.fromkeys(OBSERVED, 1),
             uncovered_slice_ms=dict.fromkeys(Uncovered, 1),
-            active_ns=CELL_MS * 1_000_000,
-            active_known_ms=CELL_MS,
+            active_slice_ns=SLICES * 1_000_000,
+            active_known_slice_ms=SLICES,
             activity_source="gpm" * 4,
-            engine_ns=dict.fromkeys(ENGINES, CELL_MS * 1_000_000),
-            engine_known_ms=dict.fromkeys(ENGINES, CELL_MS),
+            engine_slice_ns=dict.fromkeys(ENGINES, SLICES * 1_000_000),
+            engine_known_slice_ms=dict.fromkeys(ENGINES, SLICES),
             energy_mj=dict.fromkeys([*map(str, OBSERVED), "uncovered"], 10**12),
             energy_start_mj=INTEGER_MAX,
             energy_end_mj=INTEGER_MAX,

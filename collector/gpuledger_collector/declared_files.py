@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of a declared file: their fields, and where each stands, so that what is wrong is named by file and line."""
+"""Files that people keep: TOML tables and CSV rows, with the place of each field, so that an error can name it.
+
+Every error is a ConfigurationError that names file, line and field.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +18,15 @@ from typing import Any
 from gpuledger.errors import ConfigurationError
 from gpuledger.reading import TEXT_CHARACTERS_MAX
 
+CSV_BYTES_MAX = 64 << 20
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST, _LATEST = datetime(2010, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One table or line as written, and where each of its fields stands."""
+    """One table or row as written, and where each of its fields stands."""
 
     path: Path
     line: int | None
@@ -69,6 +76,49 @@ class Record:
         for name in self.values:
             if name not in legal:
                 raise self.fail(name, f"unknown key; legal keys: {', '.join(legal)}")
+
+
+def read_csv(path: Path, legal: Sequence[str]) -> list[Record]:
+    """Return the rows of a CSV file whose header has legal columns only; empty rows and those with # are left out."""
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if len(data) > CSV_BYTES_MAX:
+        raise ConfigurationError(f"{path}: larger than {CSV_BYTES_MAX} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: not UTF-8 text (byte {exc.start})") from exc
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    records = []
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            if header is None:
+                header = _check_header(cells, path, reader.line_num, legal)
+            elif len(cells) != len(header):
+                raise ConfigurationError(
+                    f"{path}:{reader.line_num}: {len(cells)} cells, and the header has {len(header)}"
+                )
+            else:
+                values = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
+                records.append(Record(path=path, line=reader.line_num, values=values, lines={}))
+    except csv.Error as exc:
+        raise ConfigurationError(f"{path}:{reader.line_num}: not valid CSV: {exc}") from exc
+    return records
+
+
+def _check_header(names: list[str], path: Path, line: int, legal: Sequence[str]) -> list[str]:
+    for name in names:
+        if name not in legal:
+            raise ConfigurationError(f"{path}:{line}: {name}: unknown column; legal columns: {', '.join(legal)}")
+        if names.count(name) > 1:
+            raise ConfigurationError(f"{path}:{line}: {name}: stands twice in the header")
+    return names
 
 
 def line_of(lines: Sequence[str], key: str) -> int:
