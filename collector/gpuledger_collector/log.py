@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log, written: an append-only Merkle log in the layout of C2SP tlog-tiles; what was published never changes.
 
-A batch is written and flushed, its entries first, then the tree's tiles, then the checkpoint; only then it counts. Its
+A batch is written, entries, tiles and checkpoint, and flushed; then the checkpoint takes its place, and it counts. Its
 last entry, the clock entry, carries the tree that it completes under the log's key. So a start after a crash knows a
 whole batch from a torn one: a whole one is published, which makes the same tree as it would have made, a torn one is
 cut. Nothing is ever signed that does not continue every checkpoint signed before.
@@ -13,7 +13,8 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from gpuledger_collector.series import Series
 from gpuledger_collector.tiles import CHECKPOINT, ENTRIES, OLD_FORM, RECORD_BYTES_MAX, WORKLOADS, LogReader
 
 LOCK = "lock"
+FLUSHES_MAX = 4
+"""Files flushed at once: entries, what lies beside them, tiles, checkpoint."""
 
 Record = tuple[bytes, bytes | None]
 """An entry, and what lies beside it."""
@@ -91,6 +94,7 @@ class LogWriter(LogReader):
         """Why nothing is appended any more; None while all is well."""
         self._tiles: dict[int, Series] = {}
         self._lock = self._lock_out_others()
+        self._threads = ThreadPoolExecutor(max_workers=FLUSHES_MAX, thread_name_prefix="flush")
         self._entries, self._workloads = (Series(directory / name, self._disk) for name in (ENTRIES, WORKLOADS))
         try:
             self._load()
@@ -103,6 +107,7 @@ class LogWriter(LogReader):
     def close(self) -> None:
         for series in (self._entries, self._workloads, *self._tiles.values()):
             series.close()
+        self._threads.shutdown(wait=True)
         os.close(self._lock)
 
     @property
@@ -175,36 +180,10 @@ class LogWriter(LogReader):
             raise
 
     def _publish(self, hashes: Sequence[bytes], frontier: Frontier, identity: Identity) -> None:
-        """Flush the entries that were written, bring the tree's tiles up to them, and sign the new checkpoint."""
-        self._entries.sync()
-        self._workloads.sync()
-        edges = self._write_tiles(hashes)
+        """Flush the entries that were written and the tiles brought up to them, and put the checkpoint in its place."""
+        edges, touched = self._write_tiles(hashes)
         checkpoint = Checkpoint(origin=identity.origin, size=frontier.size, root=frontier.root())
         note = sign_checkpoint(checkpoint, identity.key).encode("utf-8")
-        self._replace_checkpoint(note)
-        for series in (self._entries, self._workloads, *self._tiles.values()):
-            series.settle()
-        self._edges, self._frontier, self.identity = edges, frontier, identity
-        self._note, self._size = note, frontier.size
-
-    def _write_tiles(self, hashes: Sequence[bytes]) -> dict[int, bytes]:
-        """Write the hashes of new leaves, and of what they complete; return the tiles that are not full then."""
-        edges = dict(self._edges)
-        level = 0
-        new = list(hashes)
-        while new:
-            if level not in self._tiles:
-                self._tiles[level] = Series(self.path / f"tile/{level}", self._disk)
-            self._tiles[level].write(new)
-            data = edges.get(level, b"") + b"".join(new)
-            whole = len(data) // TILE_BYTES
-            edges[level] = data[whole * TILE_BYTES :]
-            new = [fold_hashes(data[tile * TILE_BYTES : (tile + 1) * TILE_BYTES]) for tile in range(whole)]
-            self._tiles[level].sync()
-            level += 1
-        return edges
-
-    def _replace_checkpoint(self, note: bytes) -> None:
         target = self.path / CHECKPOINT
         beside = target.with_suffix(".new")
         file = self._disk.open(beside)
@@ -212,11 +191,40 @@ class LogWriter(LogReader):
             self._disk.truncate(file, 0)
             if self._disk.write(file, note, 0) != len(note):
                 raise OSError(0, "the file system takes no more")
-            self._disk.sync(file)
+            written = (self._entries, self._workloads, *touched)
+            self._flush([*(series.sync for series in written), lambda: self._disk.sync(file)])
         finally:
             os.close(file)
         # The last step, and not flushed: if a power cut takes it back, the batch proves itself on the next start.
         self._disk.rename(beside, target)
+        for series in (self._entries, self._workloads, *self._tiles.values()):
+            series.settle()
+        self._edges, self._frontier, self.identity = edges, frontier, identity
+        self._note, self._size = note, frontier.size
+
+    def _write_tiles(self, hashes: Sequence[bytes]) -> tuple[dict[int, bytes], list[Series]]:
+        """Write the hashes of new leaves, and of what they complete; return the tiles not full then, and those written."""
+        edges, touched = dict(self._edges), []
+        level = 0
+        new = list(hashes)
+        while new:
+            if level not in self._tiles:
+                self._tiles[level] = Series(self.path / f"tile/{level}", self._disk)
+            self._tiles[level].write(new)
+            touched.append(self._tiles[level])
+            data = edges.get(level, b"") + b"".join(new)
+            whole = len(data) // TILE_BYTES
+            edges[level] = data[whole * TILE_BYTES :]
+            new = [fold_hashes(data[tile * TILE_BYTES : (tile + 1) * TILE_BYTES]) for tile in range(whole)]
+            level += 1
+        return edges, touched
+
+    def _flush(self, steps: Sequence[Callable[[], None]]) -> None:
+        """Do them at once, as a file system flushes several files in the time of one; raise what any of them raised."""
+        done = [self._threads.submit(step) for step in steps]
+        wait(done)
+        for one in done:
+            one.result()
 
     # ------------------------------------------------------------------------------------------ opening
 

@@ -4,6 +4,7 @@
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,10 +59,13 @@ class CountingDisk(Disk):
     def __init__(self, before: Callable[[int, str], float | None] = lambda number, what: None) -> None:
         self.steps: list[str] = []
         self._before = before
+        self._mutex = threading.Lock()
 
     def _step(self, what: str) -> float | None:
-        self.steps.append(what)
-        return self._before(len(self.steps), what)
+        # Files are flushed at once, in threads.
+        with self._mutex:
+            self.steps.append(what)
+            return self._before(len(self.steps), what)
 
     def create_directory(self, path: Path) -> None:
         self._step("create_directory")

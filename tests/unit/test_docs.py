@@ -21,7 +21,7 @@ from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import WorkloadTime
 from gpuledger_agent import config as agent_config
 from gpuledger_collector import config as collector_config
-from gpuledger_collector import lease_files, roster_files
+from gpuledger_collector import enrolment_files, lease_files, roster_files
 from gpuledger_collector.failures import Failure
 from gpuledger_collector.targets import load_targets
 from gpuledger_collector.verification import Refusal
@@ -161,11 +161,16 @@ def load_leases(file: Path) -> None:
     assert len(lease_files.load_leases(file).book.leases) > 0
 
 
+def load_keys(file: Path) -> None:
+    assert len(enrolment_files.load_enrolment(file)) > 0
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
     "leases.toml": load_leases,
     "roster.toml": load_roster,
+    "keys.toml": load_keys,
 }
 
 

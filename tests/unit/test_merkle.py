@@ -186,6 +186,8 @@ def test_every_leaf_is_proven_and_nothing_else_verifies(data: st.DataObject, siz
     assert not verify_inclusion(index, size, leaf, [*proof, b""], root)
     assert not verify_inclusion(size, size, leaf, proof, root)
     assert not verify_inclusion(-1, size, leaf, proof, root)
+    assert not verify_inclusion(index, 2 * size, leaf, proof, root)
+    assert not verify_inclusion(index, size // 2, leaf, proof, root)
     other = data.draw(st.integers(0, size - 1))
     assert verify_inclusion(other, size, leaf, proof, root) == (other == index)
     if proof:
@@ -207,6 +209,7 @@ def test_every_prefix_is_proven_and_nothing_else_verifies(data: st.DataObject, s
     assert not verify_consistency(old_size, size, spoil(old_root, place), root, proof)
     assert not verify_consistency(old_size, size, old_root, root, [*proof, root])
     assert not verify_consistency(size, old_size, root, old_root, proof) or old_size == size
+    assert not verify_consistency(old_size, 2 * size, old_root, root, proof) or old_size == 0
     if old_size > 0:
         assert not verify_consistency(old_size, size, old_root, spoil(root, place), proof)
         assert not verify_consistency(old_size, size, old_root, root, [root, *proof])

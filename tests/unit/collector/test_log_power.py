@@ -3,6 +3,7 @@
 
 import contextlib
 import shutil
+import threading
 from pathlib import Path
 from random import Random
 
@@ -26,6 +27,7 @@ class VolatileDisk(Disk):
 
     def __init__(self, last: int) -> None:
         self._last = last
+        self._mutex = threading.Lock()
         self.steps = 0
         self._paths: dict[int, Path] = {}
         self._contents: dict[Path, bytes] = {}
@@ -42,9 +44,11 @@ class VolatileDisk(Disk):
                 self._names.add(path)
 
     def _step(self) -> None:
-        self.steps += 1
-        if self.steps == self._last:
-            raise PowerCut
+        # Files are flushed at once, in threads; after the cut nothing reaches the disk any more.
+        with self._mutex:
+            self.steps += 1
+            if self.steps >= self._last:
+                raise PowerCut
 
     def open(self, path: Path) -> int:
         self._step()
