@@ -16,6 +16,7 @@ from gpuledger_agent.loop import View
 from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.snapshot import GpuSnapshot, InstanceIdentity
 from gpuledger_agent.tally import Part
+from gpuledger_agent.witness import Witness
 
 
 class Feed:
@@ -31,6 +32,7 @@ class Feed:
         is_simulated: bool,
         interval_ms: int,
         privacy: Privacy | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._view = view
         self._journal = journal
@@ -39,6 +41,7 @@ class Feed:
         self._is_simulated = is_simulated
         self._interval_ms = interval_ms
         self._privacy = Privacy() if privacy is None else privacy
+        self._witness = Witness() if witness is None else witness
 
     @property
     def journal_id(self) -> str:
@@ -59,6 +62,7 @@ class Feed:
             "first_sequence": self._journal.first_sequence,
             "last_sequence": self._journal.last.sequence,
             "simulated": self._is_simulated,
+            "checkpoints": self._witness.lines(),
             "live": live_document(self._view(), self._interval_ms),
         }
         # Records are spliced in as the bytes that are on disk: nothing is decoded to be encoded again.

@@ -2,7 +2,8 @@
 """What the agent serves: /metrics, /v1/readings, /healthz. Requests only read; nothing here touches hardware.
 
 `GET /v1/readings?after=N&journal=ID&limit=K` returns the sealed readings after sequence N, oldest first, in one JSON
-document, and the open cell apart as `live`. With another journal's ID the answer starts from the oldest reading.
+document, and the open cell apart as `live`. With another journal's ID the answer starts from the oldest reading. With
+`checkpoint` and `log_key` the asking collector shows the newest checkpoint of its log, to be sealed into what comes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gpuledger.clock import Clock
 from gpuledger_agent.feed import Feed
 from gpuledger_agent.loop import View
 from gpuledger_agent.server import Application
+from gpuledger_agent.witness import Witness
 
 READINGS_DEFAULT = 100
 READINGS_MAX = 1_000
@@ -44,12 +46,14 @@ class Service:
         interval_ms: int,
         clock: Clock,
         registry: CollectorRegistry,
+        witness: Witness | None = None,
     ) -> None:
         self._view = view
         self._feed = feed
         self._interval_ms = interval_ms
         self._clock = clock
         self._registry = registry
+        self._witness = Witness() if witness is None else witness
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -91,6 +95,8 @@ class Service:
             return _answer(start_response, "400 Bad Request", str(exc))
         if query.get("journal", [self._feed.journal_id])[0] != self._feed.journal_id:
             after = 0
+        if "checkpoint" in query and "log_key" in query:
+            self._witness.show(query["checkpoint"][0], query["log_key"][0])
         body = self._feed.page(after, limit, READINGS_BYTES_MAX)
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]

@@ -40,6 +40,7 @@ from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.push import Pusher
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
+from gpuledger_agent.witness import Witness, last_sealed
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     journal = Journal(config.state_dir / "journal", round(config.journal_days * _DAY_MS), config.journal_bytes)
     node_name = socket.gethostname() if config.node_name is None else config.node_name
     boot_id = read_boot_id()
+    witness = Witness(last_sealed(journal))
     holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id)
     agent = Agent(
         config=config,
@@ -113,7 +115,7 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
         nvml=parts.nvml,
         holders=holders,
         journal=journal,
-        sealer=Sealer(key, journal, CrashFile(config.state_dir / "open"), config.privacy),
+        sealer=Sealer(key, journal, CrashFile(config.state_dir / "open"), config.privacy, witness),
         reservations=reservations,
         is_catching_up=parts.is_catching_up,
         floors_file=FloorsFile(config.state_dir / FLOORS_FILE),
@@ -127,6 +129,7 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
         is_simulated=parts.nvml.is_simulated,
         interval_ms=config.interval_ms,
         privacy=config.privacy,
+        witness=witness,
     )
     pusher = open_push(config, feed, parts.clock)
     collector = AgentCollector(
@@ -143,6 +146,7 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
         interval_ms=config.interval_ms,
         clock=parts.clock,
         registry=registry_of(collector),
+        witness=witness,
     )
     server = open_port(config, service)
     listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"

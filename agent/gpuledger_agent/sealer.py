@@ -24,6 +24,7 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.nvml import Identity
 from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.tally import Span
+from gpuledger_agent.witness import Witness
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +38,16 @@ class Sealer:
     """Signs and stores; keeps the crash file. Names that may not leave the node are written nowhere."""
 
     def __init__(
-        self, key: SigningKey, journal: Journal, crash_file: CrashFile, privacy: Privacy | None = None
+        self,
+        key: SigningKey,
+        journal: Journal,
+        crash_file: CrashFile,
+        privacy: Privacy | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._key = key
         self._privacy = Privacy() if privacy is None else privacy
+        self._witness = Witness() if witness is None else witness
         self._journal = journal
         self._crash_file = crash_file
         self._pending: deque[tuple[Draft, ...]] = deque()
@@ -102,7 +109,7 @@ class Sealer:
     def _seal(self, drafts: Sequence[Draft]) -> None:
         """Sign spans, all parts of each, and store them with one fsync."""
         last = self._journal.last
-        sequence, previous = last.sequence, last.hash
+        sequence, previous, checkpoint = last.sequence, last.hash, self._witness.newest
         records: list[dict[str, object]] = []
         for draft in drafts:
             sequence += 1
@@ -111,6 +118,7 @@ class Sealer:
                 draft.reading,
                 sequence=sequence,
                 previous=previous,
+                checkpoint=checkpoint,
                 workloads_digest=None if blob is None else digest(blob),
             )
             envelope = self._key.seal(PAYLOAD_TYPE, encode(reading))

@@ -35,6 +35,18 @@ class Intake(Protocol):
         """Return how far the target was taken in by earlier runs, or None where it never answered."""
         ...
 
+    def checkpoint(self) -> Mapping[str, str]:
+        """Return what a question says besides, to show the agent the log's newest checkpoint; nothing before it."""
+        ...
+
+    def is_continued(self) -> bool:
+        """Return whether an earlier run has published the log, so that agents may know more of it than this one."""
+        ...
+
+    def examine(self, document: Mapping[str, Any]) -> None:
+        """Compare the checkpoints that an agent says it was shown with the log; raises as `accept` does."""
+        ...
+
     def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
         """Verify and log the readings of one answer, a JSON object; `asked` is the cursor that was sent, if any.
 

@@ -11,11 +11,23 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 
+from gpuledger.errors import StorageError
 from gpuledger_collector.beside import Beside
-from gpuledger_collector.entries import ClockEntry, LogEntry, accepted_of, decode_entry, encode
+from gpuledger_collector.closing import ClockEntry
+from gpuledger_collector.entries import (
+    LogEntry,
+    OriginEntry,
+    OwnEntry,
+    ReadingEntry,
+    accepted_of,
+    decode_entry,
+    encode,
+    pack_findings,
+)
 from gpuledger_collector.ledger import Accepted, Finding
-from gpuledger_collector.log import Kind, LogReader, LogWriter
+from gpuledger_collector.log import Identity, Known, LogWriter
 from gpuledger_collector.store import Indexed, Store
+from gpuledger_collector.tiles import LogReader
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +65,7 @@ def read_accepted(log: LogReader, indexed: Sequence[Indexed], recent: Recent) ->
     """Yield the readings that lie at the given places of the log, decoded; their seals were checked at intake."""
     for item in indexed:
         known = recent.get(item.digest)
-        yield accepted_of(log.read(item.offset), item.digest) if known is None else known
+        yield accepted_of(log.read(item.index), item.digest) if known is None else known
 
 
 class Catalog:
@@ -64,30 +76,36 @@ class Catalog:
         self.store = store
         self.recent = Recent()
         self._mutex = threading.Lock()
-        self._close_open_batch(now_ms)
         self._catch_up()
+        if log.size == 0:
+            self.commit([origin_entry(log.identity, now_ms)], now_ms=now_ms)
+        if (named := store.origin()) != log.identity.origin:
+            raise StorageError(f"{log.path}: the log names itself {named}, and its checkpoint {log.identity.origin}")
 
     def commit(
         self,
-        entries: Sequence[LogEntry],
+        entries: Sequence[ReadingEntry | OwnEntry],
         *,
         now_ms: int,
         findings: Sequence[Finding] = (),
         beside: Beside | None = None,
         decoded: Sequence[Accepted] = (),
+        successor: Identity | None = None,
     ) -> None:
-        """Log the entries, closed by a clock entry, then index them and store what stands beside them.
+        """Log the entries and findings, closed by a clock entry, then index them and store what stands beside them.
 
-        `decoded` are the readings among them, ready for the ledger. When it returns, the entries are on disk.
-        Raises StorageError; where the log refused, nothing was stored, and where only the index failed, the next
-        commit or start catches up.
+        `decoded` are the readings among them, ready for the ledger; with a `successor` it signs the log from here on.
+        When it returns, the entries are on disk. Raises StorageError; where the log refused, nothing was stored, and
+        where only the index failed, the next commit or start catches up.
         """
-        closing = ClockEntry(at_ms=now_ms, findings=tuple(findings))
-        batch = [*entries, closing]
+        batch: list[ReadingEntry | OwnEntry] = [*entries, *pack_findings(findings)]
         with self._mutex:
             self._catch_up()
-            offsets = self.log.append([encode(entry) for entry in batch])
-            self.store.index(list(zip(offsets, batch, strict=True)), self.log.end, beside)
+            key = (self.log.identity if successor is None else successor).key
+            clock = self.log.append([encode(entry, key) for entry in batch], now_ms, successor=successor)
+            closed: list[LogEntry] = [*batch, clock]
+            known = Known(size=clock.size + 1, root=self.log.root.hex())
+            self.store.index(list(enumerate(closed, clock.size - len(batch))), known, beside)
             for accepted in decoded:
                 self.recent.add(accepted)
 
@@ -99,35 +117,37 @@ class Catalog:
             self._restore_places()
 
     def _catch_up(self) -> None:
-        known_end = self.store.log_end()
-        start = self.log.first_offset if known_end is None else known_end
-        if start == self.log.end:
+        known = self.store.log_known()
+        start = 0 if known is None else known.size
+        size = self.log.size
+        if start == size:
             return
         pending: list[tuple[int, LogEntry]] = []
-        count = 0
-        for frame in self.log.iterate(start):
-            entry = decode_entry(frame)
-            pending.append((frame.offset, entry))
-            count += 1
-            if isinstance(entry, ClockEntry) and len(pending) >= _ENTRIES_PER_TRANSACTION:
-                self.store.index(pending, frame.end)
+        for leaf in self.log.iterate(start):
+            entry = decode_entry(leaf)
+            pending.append((leaf.index, entry))
+            is_whole = isinstance(entry, ClockEntry)
+            if is_whole and (len(pending) >= _ENTRIES_PER_TRANSACTION or leaf.index + 1 == size):
+                known = Known(size=leaf.index + 1, root=self.log.root_at(leaf.index + 1).hex())
+                self.store.index(pending, known)
                 pending = []
-        if pending:
-            self.store.index(pending, self.log.end)
-        if count > 0:
-            logger.info("index_caught_up", extra={"entries": count, "from_offset": start, "to_offset": self.log.end})
-
-    def _close_open_batch(self, now_ms: int) -> None:
-        """Close a batch that a crash left without its clock entry: what is whole in it counts from now on."""
-        known_end = self.store.log_end()
-        last = Kind.CLOCK
-        for frame in self.log.iterate(self.log.first_offset if known_end is None else known_end):
-            last = frame.kind
-        if last is not Kind.CLOCK:
-            self.log.append([encode(ClockEntry(at_ms=now_ms))])
+        logger.info("index_caught_up", extra={"entries": size - start, "from_index": start})
 
     def _restore_places(self) -> None:
         """Learn the places of nodes again from the roster, where the store does not know them any more."""
         known = self.store.places()
         logged = {entry.node: (entry.site, entry.cluster, entry.pool) for entry in self.store.roster().entries}
         self.store.put_beside(Beside(places=logged | known))
+
+
+def origin_entry(
+    identity: Identity, now_ms: int, *, previous: str | None = None, seen: str | None = None
+) -> OriginEntry:
+    """Return the entry that says who signs the log from here on."""
+    return OriginEntry(
+        origin=identity.origin,
+        public_key=identity.key.public_bytes,
+        at_ms=now_ms,
+        previous=previous,
+        seen=seen,
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger collector run|credential|config`, `ledger rebuild|digest`, `log check`."""
+"""`gpuledger collector run|credential|config`, `ledger rebuild|digest`, `log check|show|keys|new-origin`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from gpuledger import logs
 from gpuledger.credential_command import credential
-from gpuledger.errors import GpuledgerError
+from gpuledger.errors import ConfigurationError, GpuledgerError, SealError
 from gpuledger.settings import describe
 from gpuledger_collector import config as collector_config
 from gpuledger_collector.options import (
@@ -151,27 +151,34 @@ def show_digest(config_file: Path | None, start: str | None, end: str | None, **
 
 @click.group()
 def log() -> None:
-    """Check the log of sealed readings."""
+    """Check or show the log of sealed readings."""
 
 
 @log.command("check")
 @config_option
 @state_dir_option
-def check(config_file: Path | None, **flags: Any) -> None:
-    """Prove the whole log again: checksums, every signature, hash chains, the laws of readings.
+@click.option(
+    "--checkpoint", "kept", type=click.Path(path_type=Path), help="One that somebody kept: the log must continue it."
+)
+def check(config_file: Path | None, kept: Path | None, **flags: Any) -> None:
+    """Prove the whole log again: the tree and its checkpoint, every signature, hash chains, the laws of readings.
 
     May run beside a collector. Exit codes: 0 the log holds, 1 something in it does not, 2 usage or configuration.
     """
+    from gpuledger.checkpoint import verifier_key
     from gpuledger_collector.check import check_log
     from gpuledger_collector.state import open_log
 
     config = settings_of(config_file, **flags)
     require_directory(config.state_dir)
+    note = None if kept is None else _read_note(kept)
     with open_log(config.state_dir) as opened:
-        checked = check_log(opened)
+        checked = check_log(opened, note)
         path = opened.path
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.entries.items()))
     click.echo(f"{path}: entries: {counts or 'none'}")
+    for origin, public_key in checked.keys.items():
+        click.echo(f"signed by {verifier_key(origin, public_key)}")
     click.echo(f"{checked.signatures} signatures hold; {checked.repeated} readings stand there more than once")
     for text in checked.findings:
         click.echo(f"finding: {text}")
@@ -180,3 +187,74 @@ def check(config_file: Path | None, **flags: Any) -> None:
     click.echo(f"{checked.finding_count} findings, {checked.failure_count} failures")
     if checked.failure_count > 0:
         raise GpuledgerError(f"{path}: the log does not hold: {checked.failures[0]}")
+
+
+def _read_note(path: Path) -> bytes:
+    """Return the checkpoint in a file, as a note or in one line."""
+    from gpuledger.checkpoint import note_of
+
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot be read: {exc.strerror}") from exc
+    is_line = data.count(b"\n") <= 1
+    try:
+        return note_of(data.decode("ascii").strip()) if is_line else data
+    except (SealError, ValueError) as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
+
+
+@log.command("show")
+@config_option
+@state_dir_option
+def show_log(config_file: Path | None, **flags: Any) -> None:
+    """Print the log's newest checkpoint: keep it elsewhere, and the log can be held to it.
+
+    Exit codes: 0 printed, 1 there is none, 2 usage or configuration.
+    """
+    from gpuledger_collector.state import open_log
+
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    with open_log(config.state_dir) as opened:
+        note = opened.note()
+    if note is None:
+        raise GpuledgerError(f"{config.state_dir}: the log has no checkpoint yet")
+    click.echo(note.decode("utf-8"), nl=False)
+
+
+@log.command("keys")
+@config_option
+@state_dir_option
+def show_keys(config_file: Path | None, **flags: Any) -> None:
+    """Print the node keys that count as TOML, which can be used as the file of enrolled keys.
+
+    Exit codes: 0 printed, 1 the state directory cannot be used, 2 usage or configuration.
+    """
+    from gpuledger_collector.enrolment_files import show_enrolment
+    from gpuledger_collector.store import Store
+
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    with Store(config.state_dir, read_only=True) as store:
+        enrolled = store.enrolments()
+    click.echo(show_enrolment(enrolled), nl=False)
+
+
+@log.command("new-origin")
+@config_option
+@state_dir_option
+@click.option("--log-origin", metavar="NAME", help="Its name, like example.com/gpuledger; default: of its key.")
+def new_origin(config_file: Path | None, **flags: Any) -> None:
+    """Continue the log under a new origin and key, where it may not go on under the old one.
+
+    The collector must not be running. Exit codes: 0 begun, 1 the log or the state directory cannot be used, 2 usage or
+    configuration.
+    """
+    from gpuledger_collector.succession import begin_new_origin
+
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    done = begin_new_origin(config, now_ms())
+    click.echo(f"{done.previous} ends with {done.size} entries, and {done.origin} continues it.")
+    click.echo(f"Its key, for those who verify: {done.verifier_key}")

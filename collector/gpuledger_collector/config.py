@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuledger import settings
-from gpuledger.errors import ConfigurationError
+from gpuledger.checkpoint import check_origin
+from gpuledger.errors import ConfigurationError, SealError
 from gpuledger.logs import LEVELS
 from gpuledger.protection import PortConfig
 from gpuledger.settings import Loaded, Pairs, setting
@@ -29,6 +30,12 @@ class CollectorConfig(PortConfig):
     )
     roster: Path | None = setting(
         "roster", "Declared roster, TOML or CSV (docs/roster.md); without one GPUs are discovered.", None
+    )
+    enrolment: Path | None = setting(
+        "enrolment", "File of the keys that may write (docs/log.md); without one a key counts at first sight.", None
+    )
+    log_origin: str | None = setting(
+        "log_origin", "Name of a new log, like example.com/gpuledger/fra1; without one it is made of its key.", None
     )
     poll_interval_seconds: float = setting(
         "poll_interval_seconds", "Time between two polls of an agent.", 30.0, low=1, high=3600
@@ -116,4 +123,9 @@ def load(
     )
     parse_listen(loaded.value.listen)
     _ = loaded.value.tls
+    if loaded.value.log_origin is not None:
+        try:
+            check_origin(loaded.value.log_origin)
+        except SealError as exc:
+            raise ConfigurationError(f"log_origin: {exc}") from exc
     return loaded

@@ -146,3 +146,16 @@ def tables(path: Path, lines: Sequence[str], name: str, value: Any) -> list[Reco
                 found.setdefault(match[1], number + 1)
         records.append(Record(path=path, line=start, values=item, lines=found))
     return records
+
+
+def signature_of(files: Sequence[Path]) -> tuple[object, ...]:
+    """Return what changes when one of the files does."""
+    found: list[object] = []
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError as exc:
+            found.append((path, exc.errno))
+        else:
+            found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)

@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the log's entries say: their bytes and their meaning. A batch is entries and the clock entry that closes it.
 
-Names in the clear never go to the log, which cannot forget: openings stay in the store.
+Every entry is a DSSE envelope: readings under their node's key as received, all others under the log's own. The type of
+the payload says what it is. Names in the clear never go to the log, which cannot forget: openings stay in the store.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from gpuledger import wire
 from gpuledger.errors import ReadingError, SealError, StorageError
-from gpuledger.reading import Reading, decode_known, decode_known_workloads, digest
-from gpuledger.sealing import open_envelope
+from gpuledger.reading import PAYLOAD_TYPE, Reading, decode_known, decode_known_workloads, digest
+from gpuledger.sealing import Envelope, SigningKey, open_envelope
 from gpuledger.workload_time import WorkloadTime
+from gpuledger_collector.closing import ClockEntry, decode_clock
 from gpuledger_collector.ledger import Accepted, Finding
-from gpuledger_collector.log import Frame, Kind
 from gpuledger_collector.roster import Entry, Window, WindowKind
+from gpuledger_collector.tiles import Leaf
 
 FIRST_SIGHT = "first sight"
 """How a node's key came to count when nobody listed it beforehand."""
+DECLARED = "declared"
+"""How it came to count when the operator's list has it."""
+PART_BYTES_MAX = 40_000
+"""Of a list in an entry of ours, so that its envelope is no larger than an entry may be."""
 
-_LENGTH_BYTES = 4
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginEntry:
+    """From here on the log is signed by this key in this name; the first entry, and one for each that came after.
+
+    `previous` is the log that this one continues, `seen` the newest checkpoint of that log that anybody was shown, in
+    one line, where that is not one of its beginnings: then it was forked or cut.
+    """
+
+    origin: str
+    public_key: bytes
+    at_ms: int
+    previous: str | None = None
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +59,27 @@ class ReadingEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentEntry:
-    """From here on readings under this key count for the node."""
+    """From here on readings under this key count for the node, where they lie in [from_ms, to_ms) if these are given.
+
+    A later entry about the same key takes the place of an earlier one.
+    """
 
     node_id: str
     public_key: bytes
     node: str
     how: str
+    at_ms: int
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationEntry:
+    """What a key sealed after `from_ms` does not count, logged before or not."""
+
+    node_id: str
+    node: str
+    from_ms: int
     at_ms: int
 
 
@@ -67,94 +101,147 @@ class DeclarationEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClockEntry:
-    """Closes a batch: when it was accepted, and what was found in it."""
+class FindingsEntry:
+    """What was found in the batch."""
 
-    at_ms: int
-    findings: tuple[Finding, ...] = ()
-
-
-LogEntry = ReadingEntry | EnrolmentEntry | RosterEntry | DeclarationEntry | ClockEntry
+    findings: tuple[Finding, ...]
 
 
-def encode(entry: LogEntry) -> tuple[Kind, bytes]:
-    """Return the entry's kind and payload, as LogWriter.append takes them."""
-    match entry:
-        case ReadingEntry():
-            blob = b"" if entry.workloads is None else entry.workloads
-            return Kind.READING, len(entry.envelope).to_bytes(_LENGTH_BYTES, "big") + entry.envelope + blob
-        case EnrolmentEntry():
-            return Kind.ENROLMENT, _dump(asdict(entry) | {"public_key": entry.public_key.hex()})
-        case RosterEntry():
-            return Kind.ROSTER, _dump(asdict(entry))
-        case DeclarationEntry():
-            return Kind.DECLARATION, _dump(asdict(entry))
-        case ClockEntry():
-            return Kind.CLOCK, _dump(asdict(entry))
+LogEntry = (
+    OriginEntry
+    | ReadingEntry
+    | EnrolmentEntry
+    | RevocationEntry
+    | RosterEntry
+    | DeclarationEntry
+    | FindingsEntry
+    | ClockEntry
+)
+OwnEntry = OriginEntry | EnrolmentEntry | RevocationEntry | RosterEntry | DeclarationEntry | FindingsEntry
+
+READING, CLOCK = "reading", "clock"
+_KINDS: dict[type[OwnEntry], str] = {
+    OriginEntry: "origin",
+    EnrolmentEntry: "enrolment",
+    RevocationEntry: "revocation",
+    RosterEntry: "roster",
+    DeclarationEntry: "declaration",
+    FindingsEntry: "findings",
+}
+_TYPE_START, _TYPE_END = "application/vnd.gpuledger.", ".v1+json"
+_Value = TypeVar("_Value", Entry, Finding)
 
 
-def decode_entry(frame: Frame) -> LogEntry:
-    """Return what a frame says, without verifying signatures; raises StorageError naming the offset where it cannot."""
+def encode(entry: ReadingEntry | OwnEntry, key: SigningKey) -> tuple[bytes, bytes | None]:
+    """Return the entry and what lies beside it, as LogWriter.append takes them; ours is sealed with the log's key."""
+    if isinstance(entry, ReadingEntry):
+        return entry.envelope, entry.workloads
+    return key.seal(_TYPE_START + _KINDS[type(entry)] + _TYPE_END, wire.dump(_plain(entry))), None
+
+
+def _plain(entry: OwnEntry) -> dict[str, Any]:
+    value = asdict(entry)
+    if isinstance(entry, OriginEntry | EnrolmentEntry):
+        value["public_key"] = entry.public_key.hex()
+    return value
+
+
+def pack_roster(*, is_declared: bool, removed: Sequence[Entry], added: Sequence[Entry]) -> Iterator[RosterEntry]:
+    """Yield entries of the log that change the roster, each with as much as fits."""
+    for part in _cut(removed):
+        yield RosterEntry(is_declared=is_declared, removed=part)
+    for part in _cut(added):
+        yield RosterEntry(is_declared=is_declared, added=part)
+
+
+def pack_findings(findings: Sequence[Finding]) -> Iterator[FindingsEntry]:
+    """Yield entries of the log that hold the findings, each with as many as fit."""
+    for part in _cut(findings):
+        yield FindingsEntry(findings=part)
+
+
+def _cut(values: Sequence[_Value]) -> Iterator[tuple[_Value, ...]]:
+    part: list[_Value] = []
+    room = PART_BYTES_MAX
+    for value in values:
+        length = len(wire.dump(asdict(value)))
+        if part and length > room:
+            yield tuple(part)
+            part, room = [], PART_BYTES_MAX
+        part.append(value)
+        room -= length + 1
+    if part:
+        yield tuple(part)
+
+
+# ---------------------------------------------------------------------------------------------- decoding
+
+
+def kind_of(payload_type: str) -> str:
+    """Return the kind of an entry, as the type of its payload names it."""
+    return payload_type.removeprefix(_TYPE_START).removesuffix(_TYPE_END)
+
+
+def decode_entry(leaf: Leaf) -> LogEntry:
+    """Return what an entry says, without verifying signatures; raises StorageError naming the entry if it cannot."""
     try:
-        if frame.kind is Kind.READING:
-            return _decode_reading(frame.payload)
-        return _decode_document(frame.kind, json.loads(frame.payload))
+        envelope = open_envelope(leaf.data)
+        if envelope.payload_type == PAYLOAD_TYPE:
+            # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+            reading = decode_known(envelope.payload)
+            return ReadingEntry(envelope=leaf.data, workloads=leaf.beside, digest=digest(leaf.data), reading=reading)
+        return decode_own(envelope)
     except (ReadingError, SealError, ValueError, KeyError, TypeError) as exc:
-        raise StorageError(f"log: the {frame.kind.name.lower()} entry at {frame.offset} is not legible: {exc}") from exc
+        raise StorageError(f"log: entry {leaf.index} is not legible: {exc}") from exc
 
 
-def split_reading(payload: bytes) -> tuple[bytes, bytes | None]:
-    """Return (envelope, workloads blob or None) of a reading entry's payload; raises ValueError where it is short."""
-    length = int.from_bytes(payload[:_LENGTH_BYTES], "big")
-    envelope = payload[_LENGTH_BYTES : _LENGTH_BYTES + length]
-    if len(envelope) != length or length == 0:
-        raise ValueError(f"an envelope of {len(envelope)} bytes, and {length} are announced")
-    blob = payload[_LENGTH_BYTES + length :]
-    return envelope, blob or None
-
-
-def accepted_of(frame: Frame, envelope_digest: str) -> Accepted:
-    """Return the logged reading as the ledger takes it; `envelope_digest` comes from the index."""
-    if frame.kind is not Kind.READING:
-        raise StorageError(
-            f"log: the entry at {frame.offset} is not a reading, and the index says so: rebuild the ledger"
-        )
-    envelope, blob = split_reading(frame.payload)
-    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
-    reading = decode_known(open_envelope(envelope).payload)
-    return Accepted(digest=envelope_digest, reading=reading, workloads=workloads_of(blob, reading))
-
-
-def workloads_of(blob: bytes | None, reading: Reading) -> tuple[WorkloadTime, ...]:
-    """Return the workloads of a reading; none where it came without the blob. Raises ReadingError on a mismatch."""
-    return () if blob is None else decode_known_workloads(blob, reading)
-
-
-def _decode_reading(payload: bytes) -> ReadingEntry:
-    envelope, blob = split_reading(payload)
-    # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
-    reading = decode_known(open_envelope(envelope).payload)
-    return ReadingEntry(envelope=envelope, workloads=blob, digest=digest(envelope), reading=reading)
-
-
-def _decode_document(kind: Kind, value: dict[str, Any]) -> LogEntry:
-    if kind is Kind.ENROLMENT:
-        return EnrolmentEntry(**(value | {"public_key": bytes.fromhex(value["public_key"])}))
-    if kind is Kind.ROSTER:
-        return RosterEntry(
-            is_declared=value["is_declared"], removed=_entries(value["removed"]), added=_entries(value["added"])
-        )
-    if kind is Kind.DECLARATION:
-        window = value["window"]
-        return DeclarationEntry(
-            window=Window(**(window | {"kind": WindowKind(window["kind"])})), withdrawn_ms=value["withdrawn_ms"]
-        )
-    return ClockEntry(at_ms=value["at_ms"], findings=tuple(Finding(**item) for item in value["findings"]))
+def decode_own(envelope: Envelope) -> OwnEntry | ClockEntry:
+    """Return what an entry of the log's own says; raises ValueError and its like where it is not one."""
+    kind = kind_of(envelope.payload_type)
+    if kind == CLOCK:
+        return decode_clock(envelope.payload)
+    value: dict[str, Any] = wire.parse(envelope.payload, kind, len(envelope.payload))
+    if wire.dump(value) != envelope.payload:
+        raise ValueError("not in its one form")
+    match kind:
+        case "origin":
+            return OriginEntry(**(value | {"public_key": bytes.fromhex(value["public_key"])}))
+        case "enrolment":
+            return EnrolmentEntry(**(value | {"public_key": bytes.fromhex(value["public_key"])}))
+        case "revocation":
+            return RevocationEntry(**value)
+        case "roster":
+            return RosterEntry(
+                is_declared=value["is_declared"], removed=_entries(value["removed"]), added=_entries(value["added"])
+            )
+        case "declaration":
+            window = value["window"]
+            return DeclarationEntry(
+                window=Window(**(window | {"kind": WindowKind(window["kind"])})), withdrawn_ms=value["withdrawn_ms"]
+            )
+        case "findings":
+            return FindingsEntry(findings=tuple(Finding(**item) for item in value["findings"]))
+        case _:
+            raise ValueError(f"a payload of type {wire.quote(envelope.payload_type)} is not known to this version")
 
 
 def _entries(values: Sequence[dict[str, Any]]) -> tuple[Entry, ...]:
     return tuple(Entry(**value) for value in values)
 
 
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+def accepted_of(leaf: Leaf, envelope_digest: str) -> Accepted:
+    """Return the logged reading as the ledger takes it; `envelope_digest` comes from the index."""
+    try:
+        envelope = open_envelope(leaf.data)
+        if envelope.payload_type != PAYLOAD_TYPE:
+            raise StorageError(f"log: entry {leaf.index} is not a reading, and the index says so: rebuild the ledger")
+        # The log holds what intake has checked; `gpuledger log check` checks it again, signatures and form and all.
+        reading = decode_known(envelope.payload)
+        return Accepted(digest=envelope_digest, reading=reading, workloads=workloads_of(leaf.beside, reading))
+    except (ReadingError, SealError) as exc:
+        raise StorageError(f"log: entry {leaf.index} is not legible: {exc}") from exc
+
+
+def workloads_of(blob: bytes | None, reading: Reading) -> tuple[WorkloadTime, ...]:
+    """Return the workloads of a reading; none where it came without the blob. Raises ReadingError on a mismatch."""
+    return () if blob is None else decode_known_workloads(blob, reading)

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only HTTP server: hands out what was prepared, and takes in what agents push, where that is enabled.
 
-A request to read gets bytes that lie ready and starts no work.
+A request to read gets bytes that lie ready and starts no work. Files of the log are read in a few threads of their own,
+so that a mirror costs the others nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import hashlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aiohttp import web
 
 from gpuledger.access import Access, Verdict
-from gpuledger.errors import ConfigurationError
+from gpuledger.errors import ConfigurationError, StorageError
 from gpuledger.tls import TlsContexts
 from gpuledger_collector.connections import Connections
 from gpuledger_collector.push_door import PUSH_PATH, SECURITY_HEADERS, PushDoor
@@ -30,6 +33,10 @@ HEADER_BYTES_MAX = 8 << 10
 LINGER_S = 2.0
 """How long what is left of a refused body is dropped, so that the client gets to see why."""
 BACKLOG = 128
+LOG_THREADS = 2
+LOG_REQUESTS_MAX = 16
+"""Files of the log wanted at once, of at most 16 MiB each; more get 503."""
+COMPRESSED_BYTES_MIN = 1 << 14
 
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,6 +63,14 @@ class Prepared:
     fleet: Document
     metrics: Document
     openmetrics: Document
+
+
+class Published(Protocol):
+    """Knows the files of the log."""
+
+    def find(self, path: str) -> Document | None:
+        """Return what is published at a path below /log/, or None; called from threads. Raises StorageError."""
+        ...
 
 
 class Shelf:
@@ -126,7 +141,7 @@ class Port:
 class Server:
     """Serves a shelf on a socket. `check` returns what is wrong right now, or None while all is well.
 
-    Without a `receiver` nothing can be pushed.
+    Without a `receiver` nothing can be pushed; without a `log` there is none to mirror.
     """
 
     def __init__(
@@ -137,8 +152,11 @@ class Server:
         *,
         port: Port | None = None,
         receiver: Receiver | None = None,
+        log: Published | None = None,
     ) -> None:
         self._shelf, self._listener, self._check = shelf, listener, check
+        self._published, self._log_requests = log, 0
+        self._threads = ThreadPoolExecutor(max_workers=LOG_THREADS, thread_name_prefix="log")
         self._port = Port() if port is None else port
         self._door = PushDoor(
             receiver,
@@ -155,6 +173,7 @@ class Server:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/api/v1/fleet", self._fleet)
         app.router.add_post(PUSH_PATH, self._door.answer)
+        app.router.add_get("/log/{path:.+}", self._log)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -195,6 +214,7 @@ class Server:
             self._serving.close()
         await self._runner.cleanup()
         self._logins.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
 
     # ------------------------------------------------------------------------------------------ who may ask
 
@@ -249,6 +269,22 @@ class Server:
         status, text = (200, "ok\n") if wrong is None else (503, f"{wrong}\n")
         return web.Response(status=status, text=text, headers=SECURITY_HEADERS)
 
+    async def _log(self, request: web.Request) -> web.Response:
+        if self._published is None:
+            return web.Response(status=404, text="there is no log here\n", headers=SECURITY_HEADERS)
+        if self._log_requests >= LOG_REQUESTS_MAX:
+            headers = {**SECURITY_HEADERS, "Retry-After": "2"}
+            return web.Response(status=503, text="too many files of the log are wanted at once\n", headers=headers)
+        may_compress = "gzip" in request.headers.get("Accept-Encoding", "")
+        self._log_requests += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._threads, _log_answer, self._published, request.match_info["path"], may_compress
+            )
+        finally:
+            self._log_requests -= 1
+
     def _answer(self, request: web.Request, choose: Callable[[Prepared], Document]) -> web.Response:
         prepared = self._shelf.prepared
         if prepared is None:
@@ -263,3 +299,22 @@ class Server:
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(status=status, text=f"{text}\n", headers={**SECURITY_HEADERS, **(headers or {})})
+
+
+def _log_answer(published: Published, path: str, may_compress: bool) -> web.Response:
+    """Runs in a thread."""
+    try:
+        document = published.find(path)
+    except StorageError as exc:
+        return web.Response(status=500, text=f"{exc}\n", headers=SECURITY_HEADERS)
+    if document is None:
+        text = "the log has checkpoint, tile/<L>/<N>[.p/<W>], tile/entries/<N>[.p/<W>] and workloads/<N>[.p/<W>]\n"
+        return web.Response(status=404, text=text, headers=SECURITY_HEADERS)
+    headers = {**SECURITY_HEADERS, **document.headers, "Content-Type": document.content_type}
+    body = document.body
+    if len(body) >= COMPRESSED_BYTES_MIN:
+        headers["Vary"] = "Accept-Encoding"
+        if may_compress:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, headers=headers)

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from gpuledger.cells import CELL_MS, ceil_to, floor_to
+from gpuledger_collector.closing import ClockEntry
 from gpuledger_collector.entries import (
-    ClockEntry,
     DeclarationEntry,
     EnrolmentEntry,
+    FindingsEntry,
     LogEntry,
+    OriginEntry,
     ReadingEntry,
+    RevocationEntry,
     RosterEntry,
 )
 from gpuledger_collector.roster import Claim, Entry
@@ -43,21 +46,17 @@ class Database(Protocol):
 
 
 def index_entries(db: Database, entries: Sequence[tuple[int, LogEntry]], claims: Claims) -> None:
-    """Index (offset, entry) pairs: whole batches, each with its clock entry last. `claims` is brought up to date."""
+    """Index (index, entry) pairs: whole batches, each with its clock entry last. `claims` is brought up to date."""
     step = _Step(db, claims)
     batch: list[tuple[int, LogEntry]] = []
-    for offset, entry in entries:
+    for index, entry in entries:
         if isinstance(entry, ClockEntry):
             for position, closed in batch:
                 step.take(position, closed, entry.at_ms)
             batch = []
             put_meta(db, "clock_ms", entry.at_ms)
-            db.executemany(
-                "INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?)",
-                [(found.at_ms, found.kind, found.subject, found.text) for found in entry.findings],
-            )
         else:
-            batch.append((offset, entry))
+            batch.append((index, entry))
     if batch:
         raise AssertionError("a batch is indexed without the clock entry that closes it")
     step.finish()
@@ -81,34 +80,69 @@ class _Step:
         self._node_keys: dict[str, int] = {}
         self._simulated = False
 
-    def take(self, offset: int, entry: LogEntry, at_ms: int) -> None:
+    def take(self, index: int, entry: LogEntry, at_ms: int) -> None:
         match entry:
             case ReadingEntry():
-                self._take_reading(offset, entry, at_ms)
+                self._take_reading(index, entry, at_ms)
             case EnrolmentEntry():
-                self._db.execute(
-                    "INSERT OR IGNORE INTO node (node_id, public_key, name, how, at_ms) VALUES (?, ?, ?, ?, ?)",
-                    (entry.node_id, entry.public_key, entry.node, entry.how, entry.at_ms),
-                )
+                self._take_enrolment(entry)
+            case RevocationEntry():
+                self._take_revocation(entry)
             case RosterEntry():
                 self._take_roster(entry)
             case DeclarationEntry():
                 self._take_declaration(entry)
+            case FindingsEntry():
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?)",
+                    [(found.at_ms, found.kind, found.subject, found.text) for found in entry.findings],
+                )
+            case OriginEntry():
+                put_meta(self._db, "origin", entry.origin)
             case ClockEntry():
                 raise AssertionError("a clock entry closes a batch and is not in it")
 
-    def _take_reading(self, offset: int, entry: ReadingEntry, at_ms: int) -> None:
+    def _take_enrolment(self, entry: EnrolmentEntry) -> None:
+        self._dirty |= self._spans_of_key(entry.node_id, 0)
+        self._db.execute(
+            "INSERT INTO node (node_id, public_key, name, how, at_ms, from_ms, to_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, how = excluded.how, at_ms = excluded.at_ms,"
+            " from_ms = excluded.from_ms, to_ms = excluded.to_ms, revoked_ms = NULL",
+            (
+                entry.node_id,
+                entry.public_key,
+                entry.node,
+                entry.how,
+                entry.at_ms,
+                entry.from_ms,
+                entry.to_ms,
+            ),
+        )
+
+    def _take_revocation(self, entry: RevocationEntry) -> None:
+        self._dirty |= self._spans_of_key(entry.node_id, floor_to(entry.from_ms, CELL_MS))
+        self._db.execute("UPDATE node SET revoked_ms = ? WHERE node_id = ?", (entry.from_ms, entry.node_id))
+
+    def _spans_of_key(self, node_id: str, from_ms: int) -> set[Span]:
+        """Return the cells from `from_ms` on in which a key has readings, as one span."""
+        sql = "SELECT MIN(cell_ms) FROM reading JOIN node ON id = node_key WHERE node_id = ? AND cell_ms >= ?"
+        for (first_ms,) in self._db.execute(sql, (node_id, from_ms)):
+            if first_ms is not None:
+                return {(int(first_ms), EVER_MS)}
+        return set()
+
+    def _take_reading(self, index: int, entry: ReadingEntry, at_ms: int) -> None:
         reading = entry.reading
         node_key = self._node_key(reading.node_id)
         inserted = self._db.execute(
             "INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
-            " SET log_offset = excluded.log_offset, is_complete = 1 WHERE excluded.is_complete > is_complete",
+            " SET log_index = excluded.log_index, is_complete = 1 WHERE excluded.is_complete > is_complete",
             (
                 node_key,
                 reading.sequence,
                 reading.session,
                 bytes.fromhex(entry.digest),
-                offset,
+                index,
                 reading.cell_ms,
                 reading.start_ms,
                 reading.end_ms,
@@ -221,6 +255,6 @@ def _least_text(one: str | None, other: str | None) -> str | None:
     return min(one, other)
 
 
-def put_meta(db: Database, key: str, value: int) -> None:
-    """Set one of the store's named integers."""
+def put_meta(db: Database, key: str, value: int | str) -> None:
+    """Set one of the store's named values."""
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))

@@ -10,101 +10,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 
 from gpuledger.cells import DAY_MS
-from gpuledger.errors import ReadingError, SealError
-from gpuledger.reading import (
-    GENESIS,
-    LEAF_BYTES_MAX,
-    PAYLOAD_TYPE,
-    WORKLOADS_BYTES_MAX,
-    Reading,
-    decode,
-    decode_workloads,
-    digest,
-)
-from gpuledger.sealing import digest_name, node_id_of, open_envelope, verify_envelope
-from gpuledger.workload_time import WorkloadTime
+from gpuledger.errors import ReadingError
+from gpuledger.reading import GENESIS, Reading, digest
+from gpuledger.sealing import digest_name, node_id_of
+from gpuledger_collector.batch import Batch, BatchResult
 from gpuledger_collector.beside import Beside, Contact, Place
-from gpuledger_collector.catalog import Catalog
-from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, LogEntry, ReadingEntry
+from gpuledger_collector.catalog import Catalog, read_accepted
+from gpuledger_collector.continuity import compare_clocks, compare_odometers
+from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, ReadingEntry
 from gpuledger_collector.ledger import Accepted, Finding
-from gpuledger_collector.served import Answer, Item, parse_answer
+from gpuledger_collector.served import Item, parse_answer
+from gpuledger_collector.store import Indexed
+from gpuledger_collector.verification import Refusal, RefusedError, verify_item
+from gpuledger_collector.witness import Witness
 
 logger = logging.getLogger(__name__)
 
-FUTURE_MS_MAX = 300_000
-"""A reading may end this much after the collector's own clock."""
-ENERGY_MJ_MAX = 10**14
-"""No board draws this in a reading's span, whatever outage went before; bounded so that hours add up in 64 bits."""
-
-
-class Refusal(StrEnum):
-    """Why a reading was not logged."""
-
-    OVERSIZE = "oversize"
-    MALFORMED = "malformed"
-    TAMPERED = "tampered"
-    TOO_OLD = "too_old"
-    SIMULATED = "simulated"
-    FUTURE = "future"
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether the reading can never become valid."""
-        return self not in (Refusal.SIMULATED, Refusal.FUTURE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchResult:
-    """What became of one answer. `cursor` is what to ask for next (`after=`); `has_more` that the journal has more."""
-
-    node_id: str
-    node: str
-    journal: str
-    accepted: int
-    duplicates: int
-    refused: Mapping[Refusal, int]
-    refused_openings: int
-    cursor: int
-    has_more: bool
-    findings: tuple[Finding, ...] = ()
-
-
-class _RefusedError(Exception):
-    def __init__(self, reason: Refusal, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is gathered while an answer is gone through."""
-
-    answer: Answer
-    now_ms: int
-    cursor: int
-    entries: list[LogEntry] = field(default_factory=list)
-    decoded: list[Accepted] = field(default_factory=list)
-    digests: dict[str, int] = field(default_factory=dict)
-    """Digest -> sequence, of the readings accepted in this batch."""
-    findings: list[Finding] = field(default_factory=list)
-    openings: dict[str, str] = field(default_factory=dict)
-    refused: dict[Refusal, list[int]] = field(default_factory=dict)
-    refusal_texts: dict[Refusal, str] = field(default_factory=dict)
-    refused_openings: int = 0
-    duplicates: int = 0
-    enrolled: str | None = None
-    """The name under which the answer's key counts; None while it does not."""
-    node: str | None = None
-    """The node's name as last sealed; None before anything was accepted."""
-
-    @property
-    def node_name(self) -> str:
-        return next(name for name in (self.node, self.enrolled, self.answer.node) if name is not None)
+FINDING_CHARACTERS_MAX = 1_000
 
 
 class Intake:
@@ -113,16 +38,35 @@ class Intake:
     The counters run since the start: `accepted`, `duplicates`, `refused` by reason, `refused_openings`.
     """
 
-    def __init__(self, catalog: Catalog, *, accept_simulated: bool, reading_age_days_max: int = 90) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        witness: Witness,
+        *,
+        accept_simulated: bool,
+        is_enrolment_declared: bool = False,
+        reading_age_days_max: int = 90,
+    ) -> None:
         self._catalog = catalog
         self._store = catalog.store
+        self._witness = witness
         self._accept_simulated = accept_simulated
+        self._is_enrolment_declared = is_enrolment_declared
         self._age_ms_max = reading_age_days_max * DAY_MS
         self._mutex = threading.Lock()
         self.accepted = 0
         self.duplicates = 0
         self.refused: Counter[Refusal] = Counter()
         self.refused_openings = 0
+        self._met: dict[str, dict[str, int]] = {}
+        """Node id -> target -> number of the answer that came from there last."""
+        self._answers = 0
+
+    def examine(self, document: object) -> None:
+        """Compare the checkpoints that an agent says it was shown with the log; raises as `accept_batch` does."""
+        answer = parse_answer(document)
+        with self._mutex:
+            self._witness.examine(answer.checkpoints)
 
     def accept_batch(
         self,
@@ -138,20 +82,29 @@ class Intake:
         `asked` is the journal and sequence after which was asked (None: from the journal's cursor or before it),
         `target` the address that was asked, `place` (site, cluster, pool) where its group stands. When it returns, what
         was accepted is on disk. Raises ReadingError where the answer as a whole is malformed, StorageError where it
-        cannot be stored; then nothing of it was taken in.
+        cannot be stored, or the agent was shown more of this log than there is; then nothing of it was taken in.
         """
         answer = parse_answer(document)
         if node_id_of(answer.public_key) != answer.node_id:
             raise ReadingError(f"answer: node_id {answer.node_id[:16]} is not the fingerprint of the public key given")
         with self._mutex:
+            self._witness.examine(answer.checkpoints)
             cursor = self._store.cursor(answer.node_id, answer.journal)
             known = self._store.enrolment(answer.node_id)
-            enrolled = None if known is None else known.node
-            batch = _Batch(answer=answer, now_ms=now_ms, cursor=cursor, enrolled=enrolled)
+            is_enrolled = known is not None and (known.is_declared or not self._is_enrolment_declared)
+            batch = Batch(
+                answer=answer,
+                now_ms=now_ms,
+                cursor=cursor,
+                known=known,
+                enrolled=known.node if known is not None and is_enrolled else None,
+            )
             # Agents answer a question about another journal from the start of their own.
             is_contiguous = asked is None or asked[0] != answer.journal or asked[1] <= cursor
-            self._go_through(batch, is_contiguous=is_contiguous)
+            after = asked[1] if asked is not None and asked[0] == answer.journal else 0
+            self._go_through(batch, after, is_contiguous=is_contiguous)
             self._report_refusals(batch)
+            self._report_repetitions(batch, target)
             self._commit(batch, cursor, target, place)
             moved = batch.cursor > cursor or not is_contiguous
             return self._result(batch, has_more=moved and batch.cursor < answer.last_sequence)
@@ -165,18 +118,21 @@ class Intake:
 
     # ------------------------------------------------------------------------------------------ one answer
 
-    def _go_through(self, batch: _Batch, *, is_contiguous: bool) -> None:
+    def _go_through(self, batch: Batch, after: int, *, is_contiguous: bool) -> None:
         is_held = not is_contiguous
         for item in sorted(batch.answer.items, key=lambda item: item.sequence):
             refusal: Refusal | None = None
             at_ms = batch.now_ms
             known = digest(item.envelope)
-            if known in batch.digests or self._store.is_known(known, with_workloads=item.workloads is not None):
+            if known in batch.decoded or self._store.is_known(known, with_workloads=item.workloads is not None):
                 batch.duplicates += 1
+                if known in batch.decoded or item.sequence <= after:
+                    kind = "duplicate" if known in batch.decoded else "replay"
+                    batch.again.setdefault(kind, []).append(item.sequence)
             else:
                 try:
                     accepted = self._verify(item, known, batch)
-                except _RefusedError as exc:
+                except RefusedError as exc:
                     refusal = exc.reason
                     batch.refused.setdefault(refusal, []).append(item.sequence)
                     batch.refusal_texts.setdefault(refusal, str(exc))
@@ -190,7 +146,7 @@ class Intake:
             if not is_held:
                 self._move_cursor(item.sequence, at_ms, batch)
 
-    def _move_cursor(self, sequence: int, at_ms: int, batch: _Batch) -> None:
+    def _move_cursor(self, sequence: int, at_ms: int, batch: Batch) -> None:
         first, last = batch.cursor + 1, sequence - 1
         if first <= last:
             node = batch.node_name
@@ -199,53 +155,41 @@ class Intake:
             self._find(batch, "sequence_gap", node, at_ms, text)
         batch.cursor = max(batch.cursor, sequence)
 
-    def _verify(self, item: Item, known: str, batch: _Batch) -> Accepted:
-        """Return the item's reading, decoded; raises _RefusedError where it is not genuine, not whole or not wanted."""
-        if len(item.envelope) > LEAF_BYTES_MAX or (item.workloads and len(item.workloads) > WORKLOADS_BYTES_MAX):
-            raise _RefusedError(
-                Refusal.OVERSIZE, f"an envelope of {len(item.envelope)} bytes or its workloads are too large"
-            )
-        try:
-            payload = verify_envelope(item.envelope, batch.answer.public_key, PAYLOAD_TYPE)
-        except SealError as exc:
-            raise _RefusedError(_reason_of(item.envelope), str(exc)) from exc
-        try:
-            reading = decode(payload)
-            _check_addable(reading)
-        except ReadingError as exc:
-            raise _RefusedError(Refusal.MALFORMED, str(exc)) from exc
-        if reading.node_id != batch.answer.node_id or reading.sequence != item.sequence:
-            raise _RefusedError(
-                Refusal.TAMPERED, "the sealed node id or sequence is not the one that it is served under"
-            )
-        workloads: tuple[WorkloadTime, ...] = ()
-        if item.workloads is not None:
-            try:
-                workloads = decode_workloads(item.workloads, reading)
-            except ReadingError as exc:
-                raise _RefusedError(Refusal.TAMPERED, str(exc)) from exc
-        if reading.end_ms > batch.now_ms + FUTURE_MS_MAX:
-            raise _RefusedError(
-                Refusal.FUTURE, f"it ends {reading.end_ms - batch.now_ms} ms after this machine's clock"
-            )
-        if reading.end_ms < batch.now_ms - self._age_ms_max:
-            raise _RefusedError(Refusal.TOO_OLD, f"it ends {(batch.now_ms - reading.end_ms) // DAY_MS} days ago")
-        if reading.simulated and not self._accept_simulated:
-            raise _RefusedError(Refusal.SIMULATED, "simulated readings are not accepted (accept_simulated)")
-        return Accepted(digest=known, reading=reading, workloads=workloads)
+    def _verify(self, item: Item, known: str, batch: Batch) -> Accepted:
+        """Return the item's reading; raises RefusedError where it is not genuine, or its key may not say this."""
+        accepted = verify_item(
+            item,
+            known,
+            batch.answer,
+            now_ms=batch.now_ms,
+            age_ms_max=self._age_ms_max,
+            accept_simulated=self._accept_simulated,
+        )
+        reading, key = accepted.reading, batch.answer.node_id[:16]
+        if self._is_enrolment_declared:
+            if batch.enrolled is None:
+                raise RefusedError(Refusal.UNENROLLED, f"key {key} is not among the enrolled keys")
+            if batch.enrolled != reading.node_name:
+                text = f"key {key} is enrolled for {batch.enrolled}, and not for {reading.node_name}"
+                raise RefusedError(Refusal.UNENROLLED, text)
+        why = None if batch.known is None else batch.known.why_not(reading.start_ms, reading.end_ms)
+        if why is not None:
+            raise RefusedError(Refusal.REVOKED, why)
+        return accepted
 
-    def _accept(self, item: Item, accepted: Accepted, batch: _Batch) -> None:
+    def _accept(self, item: Item, accepted: Accepted, batch: Batch) -> None:
         reading, known = accepted.reading, accepted.digest
         self._enrol(reading, batch)
         batch.node = reading.node_name
-        self._check_chain(reading, batch)
+        self._check_continuity(reading, batch)
+        self._check_checkpoint(reading, batch)
         batch.entries.append(
             ReadingEntry(envelope=item.envelope, workloads=item.workloads, digest=known, reading=reading)
         )
-        batch.decoded.append(accepted)
-        batch.digests[known] = reading.sequence
+        batch.decoded[known] = accepted
+        batch.sequences[reading.sequence] = known
 
-    def _enrol(self, reading: Reading, batch: _Batch) -> None:
+    def _enrol(self, reading: Reading, batch: Batch) -> None:
         """Make the key count on first sight, and note when a name changes keys or a key changes its name."""
         name, key = reading.node_name, reading.node_id[:16]
         if batch.enrolled is not None:
@@ -269,29 +213,60 @@ class Intake:
             self._find(batch, "node_key_changed", name, reading.start_ms, text)
         logger.info("node_enrolled", extra={"node": name, "node_id": reading.node_id, "how": FIRST_SIGHT})
 
-    def _check_chain(self, reading: Reading, batch: _Batch) -> None:
-        """Compare the reading's hash of its predecessor with the predecessors that are held."""
-        node = reading.node_name
+    def _check_continuity(self, reading: Reading, batch: Batch) -> None:
+        """Compare the reading with those before it that are held: its chain, its clock, its GPUs' energy counters."""
+        node, at_ms = reading.node_name, reading.start_ms
+        before = reading.sequence - 1
+        held = self._held_at(before, batch)
         if reading.previous == GENESIS:
             # Of an earlier time: the journal's own later readings may have come first.
-            if self._store.has_readings(reading.node_id, before_ms=reading.start_ms):
+            if self._store.has_readings(reading.node_id, before_ms=at_ms):
                 text = f"the journal of {node} starts anew with reading {reading.sequence} of session {reading.session}"
-                self._find(batch, "journal_restarted", node, reading.start_ms, text)
-            return
-        before = reading.sequence - 1
-        held = {known for known, sequence in batch.digests.items() if sequence == before}
-        held |= self._store.digests_at(reading.node_id, before)
-        if held and reading.previous not in held:
+                self._find(batch, "journal_restarted", node, at_ms, text)
+            held = {}
+        elif held and reading.previous not in held:
             text = f"reading {reading.sequence} of {node} does not continue the reading {before} that is held"
-            self._find(batch, "chain_broken", node, reading.start_ms, text)
+            self._find(batch, "chain_broken", node, at_ms, text)
+        previous = self._decoded(held, reading.previous)
+        for text in compare_clocks(previous, reading):
+            self._find(batch, "clock_step", node, at_ms, text)
+        parts = reading.part[1]
+        if parts > 1:
+            # The same GPUs stand in the same part of the span before.
+            previous = self._decoded(self._held_at(reading.sequence - parts, batch), reading.previous)
+        for text in compare_odometers(previous, reading):
+            self._find(batch, "odometer_fell", node, at_ms, text)
 
-    def _find(self, batch: _Batch, kind: str, subject: str, at_ms: int, text: str) -> None:
-        finding = Finding(at_ms=at_ms, kind=kind, subject=subject, text=text)
+    def _held_at(self, sequence: int, batch: Batch) -> dict[str, Accepted | Indexed]:
+        """Return the readings of the answer's key with this sequence number, by digest."""
+        held: dict[str, Accepted | Indexed] = {
+            found.digest: found for found in self._store.readings_at(batch.answer.node_id, sequence)
+        }
+        if (known := batch.sequences.get(sequence)) is not None:
+            held[known] = batch.decoded[known]
+        return held
+
+    def _decoded(self, held: Mapping[str, Accepted | Indexed], wanted: str) -> Reading | None:
+        """Return the wanted one of the readings, or any; None where there is none."""
+        found = held.get(wanted) or next(iter(held.values()), None)
+        if isinstance(found, Indexed):
+            found = next(read_accepted(self._catalog.log, [found], self._catalog.recent))
+        return None if found is None else found.reading
+
+    def _check_checkpoint(self, reading: Reading, batch: Batch) -> None:
+        """Compare the checkpoint that is sealed in the reading with the log."""
+        if reading.checkpoint is not None and self._witness.examine([reading.checkpoint]):
+            node = reading.node_name
+            text = f"{node} sealed a checkpoint of this log that it never signed: {reading.checkpoint}"
+            self._find(batch, "checkpoint_unknown", node, reading.start_ms, text)
+
+    def _find(self, batch: Batch, kind: str, subject: str, at_ms: int, text: str) -> None:
+        finding = Finding(at_ms=at_ms, kind=kind, subject=subject, text=text[:FINDING_CHARACTERS_MAX])
         if finding not in batch.findings and not self._store.has_finding(finding):
             batch.findings.append(finding)
             logger.warning("finding", extra={"kind": kind, "subject": subject, "text": text})
 
-    def _open_names(self, item: Item, batch: _Batch) -> None:
+    def _open_names(self, item: Item, batch: Batch) -> None:
         for name_digest, (salt, name) in item.openings.items():
             # What does not print is no name: a lone surrogate could not even be stored.
             if name != "" and name.isprintable() and digest_name(salt, name) == name_digest:
@@ -301,7 +276,7 @@ class Intake:
 
     # ------------------------------------------------------------------------------------------ its end
 
-    def _report_refusals(self, batch: _Batch) -> None:
+    def _report_refusals(self, batch: Batch) -> None:
         """Log one line, and for what can never become valid one finding, for each reason."""
         node = batch.node_name
         for reason, sequences in batch.refused.items():
@@ -315,13 +290,32 @@ class Intake:
             }
             logger.warning("readings_refused", extra=facts)
             if reason.is_final:
-                numbers = ", ".join(map(str, sequences[:20])) + (", ..." if len(sequences) > 20 else "")
-                said = f"{node} (key {batch.answer.node_id[:16]}) served readings refused as {reason.value}: {numbers}"
-                self._find(batch, reason.value, node, batch.now_ms, f"{said}; {text}")
+                said = f"{node} (key {batch.answer.node_id[:16]}) served readings refused as {reason.value}"
+                self._find(batch, reason.value, node, batch.now_ms, f"{said}: {_list(sequences)}; {text}")
+            elif reason is Refusal.UNENROLLED:
+                self._find(batch, reason.value, node, batch.now_ms, f"{node} serves readings, and {text}")
         if batch.refused_openings > 0:
             logger.warning("openings_refused", extra={"node": node, "openings": batch.refused_openings})
 
-    def _commit(self, batch: _Batch, cursor: int, target: str | None, place: Place | None) -> None:
+    def _report_repetitions(self, batch: Batch, target: str | None) -> None:
+        """Find what was served twice, or again though only later readings were asked for, or at two addresses."""
+        node = batch.node_name
+        for kind, sequences in batch.again.items():
+            how = "twice in one answer" if kind == "duplicate" else "again, though only later ones were asked for"
+            text = f"{node} (key {batch.answer.node_id[:16]}) served readings {how}: {_list(sequences)}"
+            self._find(batch, kind, node, batch.now_ms, text)
+        if target is None or batch.enrolled is None:
+            return
+        self._answers += 1
+        met = self._met.setdefault(batch.answer.node_id, {})
+        others = sorted(other for other, number in met.items() if other != target and number > met.get(target, number))
+        met[target] = self._answers
+        if others:
+            first, second = sorted((target, others[0]))
+            text = f"key {batch.answer.node_id[:16]} of {node} answers at {first} and at {second}"
+            self._find(batch, "two_addresses", node, batch.now_ms, text)
+
+    def _commit(self, batch: Batch, cursor: int, target: str | None, place: Place | None) -> None:
         answer, node = batch.answer, batch.node_name
         # Who never sealed anything that holds is nobody: an answer alone gives no place and no contact.
         is_known = batch.enrolled is not None
@@ -337,15 +331,16 @@ class Intake:
             contact=contact,
         )
         if batch.entries or batch.findings:
+            decoded = list(batch.decoded.values())
             self._catalog.commit(
-                batch.entries, now_ms=batch.now_ms, findings=batch.findings, beside=beside, decoded=batch.decoded
+                batch.entries, now_ms=batch.now_ms, findings=batch.findings, beside=beside, decoded=decoded
             )
         else:
             self._store.put_beside(beside)
 
-    def _result(self, batch: _Batch, *, has_more: bool) -> BatchResult:
+    def _result(self, batch: Batch, *, has_more: bool) -> BatchResult:
         refused = {reason: len(sequences) for reason, sequences in batch.refused.items()}
-        self.accepted += len(batch.digests)
+        self.accepted += len(batch.decoded)
         self.duplicates += batch.duplicates
         self.refused.update(refused)
         self.refused_openings += batch.refused_openings
@@ -353,7 +348,7 @@ class Intake:
             node_id=batch.answer.node_id,
             node=batch.node_name,
             journal=batch.answer.journal,
-            accepted=len(batch.digests),
+            accepted=len(batch.decoded),
             duplicates=batch.duplicates,
             refused=refused,
             refused_openings=batch.refused_openings,
@@ -363,18 +358,5 @@ class Intake:
         )
 
 
-def _reason_of(envelope: bytes) -> Refusal:
-    """Return why a seal does not hold: bytes that are no envelope at all, or a signature that is wrong."""
-    try:
-        open_envelope(envelope)
-    except SealError:
-        return Refusal.MALFORMED
-    return Refusal.TAMPERED
-
-
-def _check_addable(reading: Reading) -> None:
-    """Raise ReadingError for amounts that no hardware gives and that would not add up in 64 bits."""
-    for gpu in reading.gpus:
-        for key, amount in gpu.energy_mj.items():
-            if amount > ENERGY_MJ_MAX:
-                raise ReadingError(f"reading: {gpu.uuid}: energy_mj.{key} of {amount} is more than any board draws")
+def _list(sequences: Sequence[int]) -> str:
+    return ", ".join(map(str, sequences[:20])) + (", ..." if len(sequences) > 20 else "")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger_collector.catalog import Catalog, read_accepted
+from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.ledger import CellRow, build, cell_rows
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster import Roster
@@ -39,11 +40,20 @@ class Refreshed:
 class Keeper:
     """Brings the ledger's files up to date from the log, through the index; one refresh at a time."""
 
-    def __init__(self, catalog: Catalog, files: LedgerFiles, book: RosterBook, *, settle_grace_ms: int) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        files: LedgerFiles,
+        book: RosterBook,
+        enrolment: EnrolmentBook,
+        *,
+        settle_grace_ms: int,
+    ) -> None:
         self._catalog = catalog
         self._store = catalog.store
         self._files = files
         self._book = book
+        self._enrolment = enrolment
         self._grace_ms = settle_grace_ms
         self._mutex = threading.Lock()
 
@@ -52,8 +62,9 @@ class Keeper:
         return floor_to(now_ms - self._grace_ms, CELL_MS)
 
     def refresh(self, now_ms: int) -> Refreshed:
-        """Bring roster and ledger up to date; raises StorageError where they cannot be stored, to be tried again."""
+        """Bring enrolment, roster and ledger up to date; raises StorageError where they cannot be stored for now."""
         with self._mutex:
+            self._enrolment.sync(now_ms)
             self._book.sync(now_ms)
             return self._bring_up_to(self.horizon_ms(now_ms))
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: an append-only file of framed entries behind its door; what was written once is never changed.
+"""The log, written: an append-only Merkle log in the layout of C2SP tlog-tiles; what was published never changes.
 
-Layout of `entries.log`: the 16 bytes of MAGIC, then frames. A frame is MARKER (4), kind (1), payload length (4, big
-endian), CRC-32 of kind, length and payload (4), payload. The marker holds bytes that no UTF-8 text has, so that the
-search for whole frames behind a damaged one never mistakes a payload for a frame.
-
-One process appends (flock); any number read. An append is one fsync; until it returned, nothing of it counts.
+A batch is written, entries, tiles and checkpoint, and flushed; then the checkpoint takes its place, and it counts. Its
+last entry, the clock entry, carries the tree that it completes under the log's key. So a start after a crash knows a
+whole batch from a torn one: a whole one is published, which makes the same tree as it would have made, a torn one is
+cut. Nothing is ever signed that does not continue every checkpoint signed before.
 """
 
 from __future__ import annotations
@@ -13,286 +12,336 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Self
 
-from gpuledger.errors import StorageError
+from gpuledger.checkpoint import Checkpoint, check_origin, line_of, sign_checkpoint, verify_checkpoint
+from gpuledger.errors import SealError, StorageError
+from gpuledger.merkle import HASH_BYTES, TILE_BYTES, TILE_WIDTH, Frontier, fold_hashes, frontier_of, hash_leaf, tiles_of
+from gpuledger.sealing import SigningKey
+from gpuledger_collector.closing import LENGTH_BYTES, ClockEntry, closing_of, digest_beside, frame, seal_clock
+from gpuledger_collector.disk import Disk
+from gpuledger_collector.series import Series
+from gpuledger_collector.tiles import CHECKPOINT, ENTRIES, OLD_FORM, RECORD_BYTES_MAX, WORKLOADS, LogReader
 
-MAGIC = b"gpuledger-log 1\n"
-MARKER = b"\xffGL\xfe"
-PAYLOAD_BYTES_MAX = 16 << 20
-FILE_NAME = "entries.log"
-_HEAD = struct.Struct(">4sBII")
-_SUMMED = struct.Struct(">BI")
-_CHUNK_BYTES = 4 << 20
+LOCK = "lock"
+FLUSHES_MAX = 4
+"""Files flushed at once: entries, what lies beside them, tiles, checkpoint."""
 
-
-class Kind(IntEnum):
-    """What a frame holds; the number is on disk and never reused."""
-
-    READING = 1
-    ENROLMENT = 2
-    ROSTER = 3
-    DECLARATION = 4
-    CLOCK = 5
+Record = tuple[bytes, bytes | None]
+"""An entry, and what lies beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """One entry as it lies in the log, at [offset, end)."""
+class Identity:
+    """Who signs a log: its origin and its key."""
 
-    offset: int
-    end: int
-    kind: Kind
-    payload: bytes
+    origin: str
+    key: SigningKey
 
 
-class _DamageError(Exception):
-    """No whole frame begins at the offset; `wanted` bytes were too few, or what is there does not add up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """How far somebody else knows the log."""
+
+    size: int
+    root: str
+    """In hexadecimal."""
 
 
-def encode_frame(kind: Kind, payload: bytes) -> bytes:
-    """Return the frame's bytes; raises StorageError above PAYLOAD_BYTES_MAX."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise StorageError(f"log: an entry of {len(payload)} bytes, and at most {PAYLOAD_BYTES_MAX} are allowed")
-    return _HEAD.pack(MARKER, kind, len(payload), _checksum(kind, payload)) + payload
-
-
-def _checksum(kind: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(_SUMMED.pack(kind, len(payload))))
-
-
-def _frame_at(data: bytes, position: int, base: int) -> Frame:
-    """Return the frame at data[position]; `base` is the file offset of data[0]."""
-    if position + _HEAD.size > len(data):
-        raise _DamageError
-    marker, kind, length, checksum = _HEAD.unpack_from(data, position)
-    start = position + _HEAD.size
-    if marker != MARKER or length > PAYLOAD_BYTES_MAX or start + length > len(data):
-        raise _DamageError
-    payload = data[start : start + length]
-    if _checksum(kind, payload) != checksum:
-        raise _DamageError
-    try:
-        named = Kind(kind)
-    except ValueError as exc:
-        raise StorageError(f"log: entry of kind {kind} at {base + position} is not known to this version") from exc
-    return Frame(offset=base + position, end=base + start + length, kind=named, payload=payload)
-
-
-class LogReader:
-    """Reads frames; safe beside a writer in this or another process, and from several threads."""
-
-    def __init__(self, directory: Path, *, writable: bool = False) -> None:
-        self.path = directory / FILE_NAME
-        try:
-            if writable:
-                directory.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o640)
-        except OSError as exc:
-            raise StorageError(f"{self.path}: cannot open the log: {exc.strerror}") from exc
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def first_offset(self) -> int:
-        """Return where the first frame begins."""
-        return len(MAGIC)
-
-    def read(self, offset: int) -> Frame:
-        """Return the frame that begins at `offset`; raises StorageError naming file and offset where none does."""
-        head = self._pread(_HEAD.size, offset)
-        length = _HEAD.unpack(head)[2] if len(head) == _HEAD.size else 0
-        try:
-            return _frame_at(head + self._pread(min(length, PAYLOAD_BYTES_MAX), offset + _HEAD.size), 0, offset)
-        except _DamageError as exc:
-            raise StorageError(f"{self.path}: damaged at offset {offset}: no whole entry begins there") from exc
-
-    def iterate(self, from_offset: int | None = None) -> Iterator[Frame]:
-        """Yield the frames from `from_offset` on, up to the last whole one at the time of the call.
-
-        An unfinished last frame ends the iteration; damage before a whole frame is a StorageError.
-        """
-        self._check_magic()
-        end = self._readable_end()
-        base = self.first_offset if from_offset is None else from_offset
-        data = b""
-        position = 0
-        while True:
-            try:
-                frame = _frame_at(data, position, base)
-            except _DamageError:
-                base, data, position = base + position, data[position:], 0
-                more = self._pread(min(_CHUNK_BYTES, max(end - base - len(data), 0)), base + len(data))
-                if more:
-                    data += more
-                    if len(data) < _HEAD.size + PAYLOAD_BYTES_MAX:
-                        continue
-                self._refuse_damage_before_a_frame(base, end)
-                return
-            yield frame
-            position = frame.end - base
-
-    def _refuse_damage_before_a_frame(self, offset: int, end: int) -> None:
-        """Raise StorageError if a whole frame lies in (offset, end): then the damage is not a torn tail."""
-        step = max(_CHUNK_BYTES, _HEAD.size + PAYLOAD_BYTES_MAX)
-        base = offset + 1
-        while base < end:
-            data = self._pread(min(2 * step, end - base), base)
-            position = data.find(MARKER)
-            while 0 <= position < step:
-                with contextlib.suppress(_DamageError):
-                    found = _frame_at(data, position, base)
-                    raise StorageError(
-                        f"{self.path}: damaged at offset {offset}: the entries from {found.offset} on are whole, so "
-                        "this is no torn end; restore the file from a copy"
-                    )
-                position = data.find(MARKER, position + 1)
-            base += step
-
-    def _check_magic(self) -> None:
-        found = self._pread(len(MAGIC), 0)
-        if found != MAGIC:
-            raise StorageError(f"{self.path}: not a log of this version (it begins with {found!r})")
-
-    def _readable_end(self) -> int:
-        return self.size()
-
-    def size(self) -> int:
-        """Return the file's length in bytes, whole entries or not."""
-        return os.fstat(self._file).st_size
-
-    def _pread(self, length: int, offset: int) -> bytes:
-        parts = []
-        while length > 0:
-            try:
-                part = os.pread(self._file, length, offset)
-            except OSError as exc:
-                raise StorageError(f"{self.path}: cannot be read at offset {offset}: {exc.strerror}") from exc
-            if not part:
-                break
-            parts.append(part)
-            length -= len(part)
-            offset += len(part)
-        return b"".join(parts)
+def refuse_old_form(directory: Path) -> None:
+    """Raise StorageError where the directory holds a log that was written before there was a tree."""
+    old = directory / OLD_FORM
+    if old.exists():
+        raise StorageError(
+            f"{old}: a log of an earlier form, which this version does not read: begin with an empty state_dir (agents "
+            "still hold journal.days of readings)"
+        )
 
 
 class LogWriter(LogReader):
-    """The one process that appends.
+    """The one process that appends. `known` is how far the index knows the log: it must be there, and be the same.
 
-    Opening cuts an unfinished last frame (nobody was told that it was stored). `known_end` is how far the index knows
-    the log; a log that ends before that lost what was acknowledged, which is a StorageError.
-    `write` and `sync` are the doors to the disk.
+    `public_key` is the key that the log was signed with so far, where that is not the identity's.
     """
 
     def __init__(
         self,
         directory: Path,
+        identity: Identity,
         *,
-        known_end: int | None = None,
-        write: Callable[[int, bytes], int] = os.write,
-        sync: Callable[[int], None] = os.fsync,
+        known: Known | None = None,
+        public_key: bytes | None = None,
+        disk: Disk | None = None,
     ) -> None:
-        super().__init__(directory, writable=True)
-        self._write = write
-        self._sync = sync
+        super().__init__(directory)
+        self._disk = Disk() if disk is None else disk
         self._mutex = threading.Lock()
-        self._broken: str | None = None
-        self.end = 0
+        self.identity = identity
+        self._public_key = identity.key.public_bytes if public_key is None else public_key
+        check_origin(identity.origin)
+        self._size = 0
+        self._note = b""
+        self._frontier = Frontier()
+        self._edges: dict[int, bytes] = {}
+        """The hashes of the last tile of each level, while it is not full."""
+        self._ends = 0, 0
+        """Where the settled entries, and what lies beside them, end in the last bundle; as of the opening."""
+        self.refusal: str | None = None
+        """Why nothing is appended any more; None while all is well."""
+        self._tiles: dict[int, Series] = {}
+        self._lock = self._lock_out_others()
+        self._threads = ThreadPoolExecutor(max_workers=FLUSHES_MAX, thread_name_prefix="flush")
+        self._entries, self._workloads = (Series(directory / name, self._disk) for name in (ENTRIES, WORKLOADS))
         try:
-            self._lock_out_others()
-            self.end = self._recover(known_end)
+            self._load()
+            self._roll_forward()
+            self._compare(known)
         except BaseException:
-            os.close(self._file)
+            self.close()
             raise
 
-    def _lock_out_others(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise StorageError(f"{self.path}: another collector is writing this log; one state_dir serves one") from exc
+    def close(self) -> None:
+        for series in (self._entries, self._workloads, *self._tiles.values()):
+            series.close()
+        self._threads.shutdown(wait=True)
+        os.close(self._lock)
 
-    def _recover(self, known_end: int | None) -> int:
-        if self.size() < len(MAGIC):
-            if known_end is not None and known_end > self.first_offset:
-                raise StorageError(f"{self.path}: the log is empty, and the index knows it up to {known_end}")
-            self._truncate(0)
-            self._put(MAGIC)
-            self._sync_directory()
-            return len(MAGIC)
-        start = self.first_offset if known_end is None else max(known_end, self.first_offset)
-        if self.size() < start:
-            raise StorageError(f"{self.path}: ends at {self.size()}, and the index knows it up to {known_end}")
-        self.end = self.size()
-        end = start
-        for frame in self.iterate(start):
-            end = frame.end
-        self._truncate(end)
-        return end
+    @property
+    def size(self) -> int:
+        return self._size
 
-    def _readable_end(self) -> int:
-        # Not the file's size: another thread may be in the middle of an append.
-        return self.end
+    @property
+    def root(self) -> bytes:
+        """Return the root of the published tree."""
+        return self._frontier.root()
 
-    def append(self, batch: Sequence[tuple[Kind, bytes]]) -> list[int]:
-        """Write the entries and return their offsets, when they are on disk.
+    @property
+    def line(self) -> str | None:
+        """Return the published checkpoint in one line, as agents are shown it; None before the first."""
+        note = self._note
+        return line_of(note.decode("utf-8")) if note else None
 
-        Raises StorageError where they cannot be stored; then none of them is, and the file is as before.
+    def note(self) -> bytes | None:
+        return self._note or None
+
+    # ------------------------------------------------------------------------------------------ appending
+
+    def append(self, batch: Sequence[Record], at_ms: int, *, successor: Identity | None = None) -> ClockEntry:
+        """Log the entries and the clock entry that closes them; return that, whose index is its `size`, once published.
+
+        With a `successor` it closes and signs from here on. Raises StorageError where they cannot be stored; then none
+        of them is, and the log is as before.
         """
-        frames = [encode_frame(kind, payload) for kind, payload in batch]
+        identity = self.identity if successor is None else successor
+        if not all(data and max(len(data), len(beside or b"")) <= RECORD_BYTES_MAX for data, beside in batch):
+            raise StorageError(f"{self.path}: an entry is empty, or has more than {RECORD_BYTES_MAX} bytes")
         with self._mutex:
-            if self._broken is not None:
-                raise StorageError(self._broken)
-            offsets = []
-            end = self.end
-            for frame in frames:
-                offsets.append(end)
-                end += len(frame)
-            try:
-                self._put(b"".join(frames))
-            except OSError as exc:
-                self._take_back()
+            if self.refusal is not None:
+                raise StorageError(self.refusal)
+            frontier = self._frontier.copy()
+            hashes = [hash_leaf(data) for data, _ in batch]
+            for leaf in hashes:
+                frontier.append(leaf)
+            beside = [record or b"" for _, record in batch]
+            clock = ClockEntry(
+                at_ms=at_ms, size=frontier.size, root=frontier.root().hex(), beside=digest_beside(beside)
+            )
+            closing = seal_clock(clock, identity.key)
+            hashes.append(hash_leaf(closing))
+            frontier.append(hashes[-1])
+            with self._all_or_nothing():
+                self._entries.write([frame(data) for data, _ in batch] + [frame(closing)])
+                self._workloads.write([frame(record) for record in (*beside, b"")])
+                self._publish(hashes, frontier, identity)
+            return clock
+
+    def refuse(self, reason: str) -> None:
+        """Append nothing from here on."""
+        with self._mutex:
+            self.refusal = reason
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StorageError) as exc:
+            for series in (self._entries, self._workloads, *self._tiles.values()):
+                series.take_back()
+            if isinstance(exc, OSError):
                 raise StorageError(f"{self.path}: cannot append to the log: {exc.strerror}") from exc
-            except BaseException:
-                self._take_back()
-                raise
-            self.end = end
-            return offsets
+            raise
+        except BaseException:
+            # It may have come after the checkpoint: what is published then is for the next start to find out.
+            self.refusal = f"{self.path}: the last append was broken off; restart the collector"
+            raise
 
-    def _put(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._write(self._file, bytes(view)) :]
-        self._sync(self._file)
-
-    def _take_back(self) -> None:
+    def _publish(self, hashes: Sequence[bytes], frontier: Frontier, identity: Identity) -> None:
+        """Flush the entries that were written and the tiles brought up to them, and put the checkpoint in its place."""
+        edges, touched = self._write_tiles(hashes)
+        checkpoint = Checkpoint(origin=identity.origin, size=frontier.size, root=frontier.root())
+        note = sign_checkpoint(checkpoint, identity.key).encode("utf-8")
+        target = self.path / CHECKPOINT
+        beside = target.with_suffix(".new")
+        file = self._disk.open(beside)
         try:
-            self._truncate(self.end)
-        except OSError as exc:
-            # What is behind `end` may be half an entry: appending after it would bury it.
-            self._broken = f"{self.path}: cannot be cut back to its last entry: {exc.strerror}; restart the collector"
-
-    def _truncate(self, end: int) -> None:
-        os.ftruncate(self._file, end)
-        os.lseek(self._file, end, os.SEEK_SET)
-        self._sync(self._file)
-
-    def _sync_directory(self) -> None:
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
+            self._disk.truncate(file, 0)
+            if self._disk.write(file, note, 0) != len(note):
+                raise OSError(0, "the file system takes no more")
+            written = (self._entries, self._workloads, *touched)
+            self._flush([*(series.sync for series in written), lambda: self._disk.sync(file)])
         finally:
-            os.close(directory)
+            os.close(file)
+        # The last step, and not flushed: if a power cut takes it back, the batch proves itself on the next start.
+        self._disk.rename(beside, target)
+        for series in (self._entries, self._workloads, *self._tiles.values()):
+            series.settle()
+        self._edges, self._frontier, self.identity = edges, frontier, identity
+        self._note, self._size = note, frontier.size
+
+    def _write_tiles(self, hashes: Sequence[bytes]) -> tuple[dict[int, bytes], list[Series]]:
+        """Write the hashes of new leaves and what they complete; return the tiles not full then, and those written."""
+        edges, touched = dict(self._edges), []
+        level = 0
+        new = list(hashes)
+        while new:
+            if level not in self._tiles:
+                self._tiles[level] = Series(self.path / f"tile/{level}", self._disk)
+            self._tiles[level].write(new)
+            touched.append(self._tiles[level])
+            data = edges.get(level, b"") + b"".join(new)
+            whole = len(data) // TILE_BYTES
+            edges[level] = data[whole * TILE_BYTES :]
+            new = [fold_hashes(data[tile * TILE_BYTES : (tile + 1) * TILE_BYTES]) for tile in range(whole)]
+            level += 1
+        return edges, touched
+
+    def _flush(self, steps: Sequence[Callable[[], None]]) -> None:
+        """Do them at once, as a file system flushes several files in the time of one; raise what any of them raised."""
+        done = [self._threads.submit(step) for step in steps]
+        wait(done)
+        for one in done:
+            one.result()
+
+    # ------------------------------------------------------------------------------------------ opening
+
+    def _lock_out_others(self) -> int:
+        refuse_old_form(self.path)
+        lock = self.path / LOCK
+        try:
+            if not self.path.exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._disk.sync_directory(self.path.parent)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as exc:
+            raise StorageError(f"{lock}: cannot open the log: {exc.strerror}") from exc
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(file)
+            raise StorageError(f"{lock}: another collector is writing this log; one state_dir serves one") from exc
+        return file
+
+    def _load(self) -> None:
+        """Take up the tree of the checkpoint; its root is computed again from the tiles."""
+        note = super().note()
+        if note is None:
+            return
+        path = self.path / CHECKPOINT
+        try:
+            found = verify_checkpoint(note, self._public_key)
+        except SealError as exc:
+            raise StorageError(f"{path}: {exc}: the checkpoint or the log's key is not this log's") from exc
+        if found.origin != self.identity.origin:
+            raise StorageError(f"{path}: the log is {found.origin}, and {self.identity.origin} was expected")
+        frontier = frontier_of(found.size, self.node)
+        if frontier.root() != found.root:
+            raise StorageError(
+                f"{path}: the tiles do not have the root that was signed at {found.size} entries: restore the log's "
+                "files from one and the same copy"
+            )
+        self._note, self._size, self._frontier = note, found.size, frontier
+        for level, count in tiles_of(found.size):
+            number, width = divmod(count, TILE_WIDTH)
+            self._edges[level] = self.hashes(level, number, width) if width > 0 else b""
+            self._tiles[level] = Series(self.path / f"tile/{level}", self._disk, count=count, end=width * HASH_BYTES)
+        # The bundle that goes on growing, compared with the tree.
+        last = list(self.iterate(found.size - found.size % TILE_WIDTH))
+        entries_end = sum(LENGTH_BYTES + len(leaf.data) for leaf in last)
+        workloads_end = sum(LENGTH_BYTES + len(leaf.beside or b"") for leaf in last)
+        self._entries = Series(self.path / ENTRIES, self._disk, count=found.size, end=entries_end)
+        self._workloads = Series(self.path / WORKLOADS, self._disk, count=found.size, end=workloads_end)
+        self._ends = entries_end, workloads_end
+
+    def _roll_forward(self) -> None:
+        """Publish batches that lie whole behind the checkpoint: a crash came before theirs, or an older was put back.
+
+        The same entries make the same tree: whoever saw its checkpoint sees no other.
+        """
+        frontier, hashes = self._frontier.copy(), list[bytes]()
+        lengths, beside = list[tuple[int, int]](), list[bytes]()
+        good: tuple[Frontier, int] | None = None
+        for data, record in self._tail():
+            clock = closing_of(data, self._public_key)
+            if clock is not None:
+                if (clock.size, clock.root, clock.beside) != (
+                    frontier.size,
+                    frontier.root().hex(),
+                    digest_beside(beside),
+                ):
+                    break
+                beside = []
+            else:
+                beside.append(record)
+            hashes.append(hash_leaf(data))
+            frontier.append(hashes[-1])
+            lengths.append((LENGTH_BYTES + len(data), LENGTH_BYTES + len(record)))
+            if clock is not None:
+                good = frontier.copy(), len(hashes)
+        if good is None:
+            return
+        with self._all_or_nothing():
+            self._entries.adopt([length for length, _ in lengths[: good[1]]])
+            self._workloads.adopt([length for _, length in lengths[: good[1]]])
+            self._publish(hashes[: good[1]], good[0], self.identity)
+
+    def _tail(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what lies whole behind the checkpoint: entries, each with what is beside it."""
+        index, ends = self._size, self._ends
+        while True:
+            paths = self.file(ENTRIES, index // TILE_WIDTH), self.file(WORKLOADS, index // TILE_WIDTH)
+            if not all(path.exists() for path in paths):
+                return
+            bundles = [self._bytes(path, end) for path, end in zip(paths, ends, strict=True)]
+            places = [0, 0]
+            for _ in range(TILE_WIDTH - index % TILE_WIDTH):
+                records = [_record_at(data, place) for data, place in zip(bundles, places, strict=True)]
+                data, record = records
+                if data is None or record is None or data == b"":
+                    return
+                yield data, record
+                places = [place + LENGTH_BYTES + len(one) for place, one in zip(places, (data, record), strict=True)]
+                index += 1
+            ends = 0, 0
+
+    def _compare(self, known: Known | None) -> None:
+        if known is None:
+            return
+        if known.size > self._size:
+            raise StorageError(
+                f"{self.path}: the log ends at {self._size} entries, and the index knows {known.size}: an older copy "
+                "of the log was put back; put the right one back, or begin a new origin (gpuledger log new-origin)"
+            )
+        if self.root_at(known.size).hex() != known.root:
+            raise StorageError(
+                f"{self.path}: the log is not the one that the index knows: their first {known.size} entries differ; "
+                "put the right files back, or begin a new origin (gpuledger log new-origin)"
+            )
+
+
+def _record_at(data: bytes, place: int) -> bytes | None:
+    end = place + LENGTH_BYTES + int.from_bytes(data[place : place + LENGTH_BYTES], "big")
+    return data[place + LENGTH_BYTES : end] if place + LENGTH_BYTES <= len(data) and end <= len(data) else None

@@ -7,13 +7,13 @@ Each target is on its own: what it does wrong costs only itself, is counted by r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
-import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,9 +23,10 @@ from gpuledger import __version__
 from gpuledger.clock import Clock
 from gpuledger.credentials import Keyring
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
+from gpuledger.reading import INTEGER_MAX
 from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
 from gpuledger_collector.live import LiveBoard
-from gpuledger_collector.poll_failures import Failure, PollError, explain, shorten
+from gpuledger_collector.poll_failures import Failure, PollError, document_of, explain, shorten
 from gpuledger_collector.targets import Target
 
 PATH = "/v1/readings"
@@ -34,6 +35,10 @@ PAGE_READINGS = 192
 KEEP_ALIVE_TARGETS_MAX = 500
 """With more targets, or an unknown number, idle connections would use up an ordinary service's file descriptors."""
 WAKE_S = 1.0
+WITNESSES_S_MAX = 30.0
+"""For asking all agents at the start what they were shown of the log."""
+_NOTHING = {"after": str(INTEGER_MAX), "limit": "1"}
+"""Asks for no readings, only for what stands around them."""
 _DOUBLINGS_MAX = 16
 
 logger = logging.getLogger(__name__)
@@ -159,12 +164,47 @@ class Poller:
             self._push(self._soon(), watch)
         ready: asyncio.Queue[_Watch] = asyncio.Queue(maxsize=1)
         try:
-            async with self._session() as session, asyncio.TaskGroup() as tasks:
-                for _ in range(self._limits.concurrency):
-                    tasks.create_task(self._work(session, ready))
-                tasks.create_task(self._hand_out(ready))
+            async with self._session() as session:
+                await self._ask_witnesses(session)
+                await self._poll_for_ever(session, ready)
         finally:
             self._thread.shutdown(wait=True)
+
+    async def _poll_for_ever(self, session: aiohttp.ClientSession, ready: asyncio.Queue[_Watch]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._limits.concurrency):
+                tasks.create_task(self._work(session, ready))
+            tasks.create_task(self._hand_out(ready))
+
+    async def _ask_witnesses(self, session: aiohttp.ClientSession) -> None:
+        """Ask everyone, before anything is logged, whether he was shown more of the log than there is now.
+
+        Who does not answer in time is heard when he is polled.
+        """
+        if not self._intake.is_continued():
+            return
+        places = asyncio.Semaphore(self._limits.concurrency)
+
+        async def ask(watch: _Watch) -> None:
+            async with places:
+                try:
+                    body = await self._fetch(session, watch, _NOTHING)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._examine, body)
+                except PollError as exc:
+                    logger.debug("witness_not_heard", extra={"target": watch.target.url, "why": str(exc)})
+
+        try:
+            async with asyncio.timeout(WITNESSES_S_MAX), asyncio.TaskGroup() as tasks:
+                for watch in self._watches:
+                    tasks.create_task(ask(watch))
+        except TimeoutError:
+            logger.warning("witnesses_not_heard", extra={"within_s": WITNESSES_S_MAX})
+
+    def _examine(self, body: bytes) -> None:
+        """Runs in the intake's thread."""
+        with contextlib.suppress(GpuledgerError):
+            # What is refused for good is refused again, and said, when a reading is to be logged.
+            self._intake.examine(document_of(body))
 
     async def _hand_out(self, ready: asyncio.Queue[_Watch]) -> None:
         loop = asyncio.get_running_loop()
@@ -248,7 +288,7 @@ class Poller:
             watch.cursor = await loop.run_in_executor(self._thread, self._begin, watch.target)
             watch.is_begun = True
         for _ in range(self._limits.pages_per_round_max):
-            body = await self._fetch(session, watch)
+            body = await self._fetch(session, watch, self._query(watch))
             outcome = await loop.run_in_executor(self._thread, self._take, body, watch)
             self._beat()
             self._accepted += outcome.accepted
@@ -269,12 +309,7 @@ class Poller:
 
     def _take(self, body: bytes, watch: _Watch) -> Outcome:
         """Runs in the intake's thread."""
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as exc:
-            raise PollError(Failure.NOT_JSON, f"does not answer with JSON ({shorten(exc)})") from exc
-        if not isinstance(document, dict):
-            raise PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
+        document = document_of(body)
         now_ms = self._clock.wall_ns() // 1_000_000
         try:
             outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
@@ -287,10 +322,13 @@ class Poller:
         self._board.note(document, watch.target, now_ms)
         return outcome
 
-    async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch) -> bytes:
-        query = {"after": "0", "limit": str(watch.limit)}
+    def _query(self, watch: _Watch) -> dict[str, str]:
+        query = {"after": "0", "limit": str(watch.limit), **self._intake.checkpoint()}
         if watch.cursor is not None:
             query |= {"journal": watch.cursor.journal, "after": str(watch.cursor.sequence)}
+        return query
+
+    async def _fetch(self, session: aiohttp.ClientSession, watch: _Watch, query: Mapping[str, str]) -> bytes:
         try:
             proof = self._keyring.proof(watch.target.credentials)
         except ConfigurationError as exc:

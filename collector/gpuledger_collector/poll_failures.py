@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from enum import Enum
+from typing import Any
 
 import aiohttp
 
@@ -41,6 +43,17 @@ class PollError(Exception):
     def __init__(self, failure: Failure, text: str) -> None:
         super().__init__(text)
         self.failure = failure
+
+
+def document_of(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of an answer; raises PollError."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise PollError(Failure.NOT_JSON, f"does not answer with JSON ({shorten(exc)})") from exc
+    if not isinstance(document, dict):
+        raise PollError(Failure.NOT_JSON, f"answers with a JSON {type(document).__name__}, not with an object")
+    return document
 
 
 def shorten(error: Exception) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import random
 import signal
@@ -24,6 +25,7 @@ from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.http import Port, Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.mirror import LogMirror
 from gpuledger_collector.poll import Poller, PollLimits
 from gpuledger_collector.receive import Pushed, Receiver
 from gpuledger_collector.roster import UNKNOWN_PLACE
@@ -42,6 +44,8 @@ BACKLOG_WAIT_NS_MAX = 45_000_000_000
 """How long no agent must have had more to hand over than fits a page before hours are worked out, and the most that
 this may put off a refresh."""
 STALLED_AFTER_S = 60.0
+BEGINNING_ENTRIES = 2
+"""What a log has as soon as it is begun: its origin and a clock entry."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,20 @@ class AgentIntake:
         """The keys of agents that were polled ever: where they stand is what their targets say."""
         self.backlog_ns: int | None = None
         """When an agent last had more than one page could take, on CLOCK_BOOTTIME; None: never yet."""
+        self._is_continued = state.catalog.log.size > BEGINNING_ENTRIES
+
+    def checkpoint(self) -> Mapping[str, str]:
+        log = self._state.catalog.log
+        if log.line is None:
+            return {}
+        public_key = base64.b64encode(log.identity.key.public_bytes).decode("ascii")
+        return {"checkpoint": log.line, "log_key": public_key}
+
+    def is_continued(self) -> bool:
+        return self._is_continued
+
+    def examine(self, document: Mapping[str, Any]) -> None:
+        self._state.intake.examine(document)
 
     def cursor(self, target: Target) -> Cursor | None:
         contact = self._state.store.contact(target.url)
@@ -143,6 +161,8 @@ class _Program:
         self._config, self._targets, self._clock = config, static_targets(groups), clock
         has_lists = any(group.lists for group in groups)
         self._board, self._shelf = LiveBoard(), Shelf()
+        self._log = state.catalog.log
+        self._mirror = LogMirror(self._log)
         self._intake = AgentIntake(state, clock, (config.push_site, config.push_cluster, config.push_pool))
         self._started_ns = clock.boottime_ns()
         self._poller = Poller(
@@ -189,7 +209,7 @@ class _Program:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         port = open_port(self._config, listener)
-        server = Server(self._shelf, listener, self._trouble, port=port, receiver=self._receiver)
+        server = Server(self._shelf, listener, self._trouble, port=port, receiver=self._receiver, log=self._mirror)
         schedule = Schedule()
         await server.start()
         facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}
@@ -255,6 +275,8 @@ class _Program:
 
     def _trouble(self) -> str | None:
         """Return what is wrong right now in one sentence, or None."""
+        if self._log.refusal is not None:
+            return self._log.refusal
         now_ns = self._clock.boottime_ns()
         if self._poller.is_stalled(now_ns):
             return f"polling has made no progress for {(now_ns - self._poller.last_beat_ns) / 1e9:.0f} s"

@@ -9,15 +9,13 @@ from pathlib import Path
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector.catalog import Catalog
-from gpuledger_collector.entries import DeclarationEntry, RosterEntry
+from gpuledger_collector.declared_files import signature_of
+from gpuledger_collector.entries import DeclarationEntry, RosterEntry, pack_roster
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.roster import Entry, Roster, Window, complete, discover
 from gpuledger_collector.roster_files import Declared, DeclaredWindow, load_roster
 
 logger = logging.getLogger(__name__)
-
-ENTRIES_MAX = 2_000
-"""Roster entries in one entry of the log."""
 
 
 class RosterBook:
@@ -31,7 +29,7 @@ class RosterBook:
         self._store = catalog.store
         self._path = path
         self._declared = Declared(entries=()) if path is None else load_roster(path)
-        self._signature = _signature_of(self._declared.files)
+        self._signature = signature_of(self._declared.files)
         self._synced: object = None
         self.error: str | None = None
 
@@ -57,7 +55,7 @@ class RosterBook:
     def _reload(self) -> None:
         if self._path is None:
             return
-        signature = _signature_of(self._declared.files)
+        signature = signature_of(self._declared.files)
         if signature == self._signature:
             return
         try:
@@ -67,7 +65,7 @@ class RosterBook:
                 logger.error("roster_unusable", extra={"why": str(exc)})  # noqa: TRY400 - the sentence says it all
             self.error = str(exc)
             return
-        self._signature = _signature_of(self._declared.files)
+        self._signature = signature_of(self._declared.files)
         self.error = None
 
     def _roster_now(self) -> Roster:
@@ -93,18 +91,6 @@ class RosterBook:
         return changes
 
 
-def _signature_of(files: Sequence[Path]) -> tuple[object, ...]:
-    found: list[object] = []
-    for path in files:
-        try:
-            status = path.stat()
-        except OSError as exc:
-            found.append((path, exc.errno))
-        else:
-            found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
-    return tuple(found)
-
-
 def _as_declared(window: Window) -> DeclaredWindow:
     return DeclaredWindow(
         kind=window.kind, start_ms=window.start_ms, end_ms=window.end_ms, node=window.node, gpu=window.gpu
@@ -127,15 +113,10 @@ def _roster_change(before: Roster, after: Roster) -> list[RosterEntry]:
     old, new = set(before.entries), set(after.entries)
     removed, added = sorted(old - new, key=_order), sorted(new - old, key=_order)
     is_declared = after.is_declared
-    changes = [RosterEntry(is_declared=is_declared, removed=tuple(part)) for part in _cut(removed)]
-    changes += [RosterEntry(is_declared=is_declared, added=tuple(part)) for part in _cut(added)]
+    changes = list(pack_roster(is_declared=is_declared, removed=removed, added=added))
     if not changes and before.is_declared != is_declared:
         changes.append(RosterEntry(is_declared=is_declared))
     return changes
-
-
-def _cut(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    return [entries[first : first + ENTRIES_MAX] for first in range(0, len(entries), ENTRIES_MAX)]
 
 
 def _order(entry: Entry) -> tuple[str, int, str]:

@@ -7,18 +7,22 @@ Times are POSIX milliseconds. `node.id` and `reading.node_key` are short stand-i
 from __future__ import annotations
 
 FIRST = (
-    """CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE node (
         id INTEGER PRIMARY KEY, node_id TEXT NOT NULL UNIQUE, public_key BLOB NOT NULL, name TEXT NOT NULL,
-        how TEXT NOT NULL, at_ms INTEGER NOT NULL)""",
+        how TEXT NOT NULL, at_ms INTEGER NOT NULL, from_ms INTEGER, to_ms INTEGER, revoked_ms INTEGER)""",
     """CREATE INDEX node_by_name ON node (name)""",
     """CREATE TABLE reading (
         node_key INTEGER NOT NULL REFERENCES node (id), sequence INTEGER NOT NULL, session TEXT NOT NULL,
-        digest BLOB NOT NULL UNIQUE, log_offset INTEGER NOT NULL, cell_ms INTEGER NOT NULL, start_ms INTEGER NOT NULL,
+        digest BLOB NOT NULL UNIQUE, log_index INTEGER NOT NULL, cell_ms INTEGER NOT NULL, start_ms INTEGER NOT NULL,
         end_ms INTEGER NOT NULL, node_name TEXT NOT NULL, simulated INTEGER NOT NULL, accepted_ms INTEGER NOT NULL,
         is_complete INTEGER NOT NULL)""",
     """CREATE INDEX reading_by_cell ON reading (cell_ms)""",
     """CREATE INDEX reading_by_sequence ON reading (node_key, sequence)""",
+    # What lies within its key's time; readings of a key that was revoked stay logged and count no more.
+    """CREATE VIEW counted AS SELECT reading.* FROM reading JOIN node ON id = node_key
+        WHERE start_ms >= COALESCE(from_ms, start_ms) AND end_ms <= COALESCE(to_ms, end_ms)
+        AND end_ms <= COALESCE(revoked_ms, end_ms)""",
     """CREATE TABLE claim (
         gpu TEXT NOT NULL, node TEXT NOT NULL, first_ms INTEGER NOT NULL, serial TEXT, model TEXT,
         PRIMARY KEY (gpu, node)) WITHOUT ROWID""",
@@ -49,7 +53,7 @@ FIRST = (
         PRIMARY KEY (site, model, state)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first", FIRST),)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first Merkle log", FIRST),)
 """(name, statements) in order; each is applied in one transaction."""
 
 DERIVED = ("reading", "node", "claim", "seen", "roster", "declaration", "finding", "dirty")

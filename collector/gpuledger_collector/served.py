@@ -15,6 +15,7 @@ from gpuledger.reading import GPUS_MAX, INTEGER_MAX, TEXT_CHARACTERS_MAX, WORKLO
 READINGS_MAX = 5_000
 """Readings in one answer."""
 OPENINGS_MAX = 2 * (WORKLOADS_MAX + 1) * GPUS_MAX
+CHECKPOINTS_MAX = 16
 KEY_BYTES = 32
 SALT_BYTES_MAX = 64
 
@@ -41,6 +42,8 @@ class Answer:
     last_sequence: int
     simulated: bool
     items: tuple[Item, ...]
+    checkpoints: tuple[str, ...] = ()
+    """What the agent says it was shown, each in one line; no seal stands behind it, but each has its own signature."""
 
 
 def _fail(where: str, what: str) -> NoReturn:
@@ -87,6 +90,13 @@ def parse_answer(document: object) -> Answer:
     simulated = value.get("simulated", False)
     if not isinstance(simulated, bool):
         _fail("document", "simulated is not true or false")
+    checkpoints = value.get("checkpoints", [])
+    if not (
+        isinstance(checkpoints, list)
+        and len(checkpoints) <= CHECKPOINTS_MAX
+        and all(isinstance(line, str) and len(line) <= TEXT_CHARACTERS_MAX for line in checkpoints)
+    ):
+        _fail("document", f"checkpoints is not a list of at most {CHECKPOINTS_MAX} texts")
     has_first = _take(value, "first_sequence", "document") is not None
     return Answer(
         node_id=_text(value, "node_id", "document"),
@@ -97,6 +107,7 @@ def parse_answer(document: object) -> Answer:
         last_sequence=_integer(value, "last_sequence", "document"),
         simulated=simulated,
         items=tuple(_parse_item(item, f"readings[{index}]") for index, item in enumerate(readings)),
+        checkpoints=tuple(checkpoints),
     )
 
 

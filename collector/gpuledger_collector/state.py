@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A collector's state directory, opened: log, index, ledger, and the parts that keep them.
 
-state_dir/log/entries.log   what was taken in, append-only: the source of everything below
+state_dir/log/              what was taken in, an append-only Merkle log: the source of everything below
+state_dir/log.key           the key that signs it
 state_dir/collector.sqlite  index over the log, and cursors, openings and contacts
 state_dir/ledger/           hourly rows as Parquet files
 """
@@ -16,15 +17,17 @@ from pathlib import Path
 from gpuledger.errors import StorageError
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.enrolment_book import EnrolmentBook
+from gpuledger_collector.identity import LOG, open_identity
 from gpuledger_collector.intake import Intake
 from gpuledger_collector.keeper import Keeper
 from gpuledger_collector.ledger_files import DIRECTORY as LEDGER
 from gpuledger_collector.ledger_files import LedgerFiles
-from gpuledger_collector.log import LogReader, LogWriter
+from gpuledger_collector.log import LogWriter, refuse_old_form
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
-
-LOG = "log"
+from gpuledger_collector.tiles import LogReader
+from gpuledger_collector.witness import Witness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class State:
     files: LedgerFiles
     intake: Intake
     book: RosterBook
+    enrolment: EnrolmentBook
     keeper: Keeper
 
 
@@ -44,23 +48,33 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
     """Open the state directory for writing, and close it at the end.
 
     Raises StorageError where it cannot be used, another collector uses it or the log is damaged, and
-    ConfigurationError where the roster file is wrong.
+    ConfigurationError where the roster or the file of keys is wrong.
     """
     with ExitStack() as stack:
+        refuse_old_form(config.state_dir / LOG)
         store = stack.enter_context(Store(config.state_dir))
-        log = stack.enter_context(LogWriter(config.state_dir / LOG, known_end=store.log_end()))
+        identity = open_identity(config.state_dir, config.log_origin, is_simulated=config.accept_simulated)
+        log = stack.enter_context(LogWriter(config.state_dir / LOG, identity, known=store.log_known()))
+        witness = Witness(log)
         catalog = Catalog(log, store, now_ms=now_ms)
         files = LedgerFiles(config.state_dir / LEDGER, store)
         book = RosterBook(catalog, config.roster)
+        enrolment = EnrolmentBook(catalog, config.enrolment)
+        enrolment.sync(now_ms)
         yield State(
             catalog=catalog,
             store=store,
             files=files,
             intake=Intake(
-                catalog, accept_simulated=config.accept_simulated, reading_age_days_max=config.reading_age_days
+                catalog,
+                witness,
+                accept_simulated=config.accept_simulated,
+                is_enrolment_declared=enrolment.is_declared,
+                reading_age_days_max=config.reading_age_days,
             ),
             book=book,
-            keeper=Keeper(catalog, files, book, settle_grace_ms=config.settle_grace_ms),
+            enrolment=enrolment,
+            keeper=Keeper(catalog, files, book, enrolment, settle_grace_ms=config.settle_grace_ms),
         )
 
 
@@ -69,5 +83,6 @@ def open_log(state_dir: Path) -> Iterator[LogReader]:
     """Open the log of a state directory for reading, beside a collector or without one."""
     if not state_dir.is_dir():
         raise StorageError(f"{state_dir}: no such state directory")
+    refuse_old_form(state_dir / LOG)
     with LogReader(state_dir / LOG) as log:
         yield log

@@ -3,7 +3,7 @@
 
 Derived from the log: enrolments, reading index, claims, roster, declarations, findings of intake. Its own: cursors
 (how far each journal was read), openings of names, places of nodes, last contacts, settled counters. One transaction
-per batch; `log_end` says up to where the log is indexed, in the same transaction.
+per batch; `log_known` says up to where the log is indexed, and its root there, in the same transaction.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any, Self
 
 from gpuledger.errors import StorageError
 from gpuledger_collector.beside import Beside, Contact, Place, put_beside
-from gpuledger_collector.entries import DeclarationEntry, EnrolmentEntry, LogEntry, ReadingEntry
+from gpuledger_collector.enrolments import Enrolled
+from gpuledger_collector.entries import DeclarationEntry, LogEntry, ReadingEntry
 from gpuledger_collector.indexing import EVER_MS, Claims, index_entries, put_meta
 from gpuledger_collector.ledger import Finding
+from gpuledger_collector.log import Known
 from gpuledger_collector.roster import Claim, Entry, Roster, Window, WindowKind
 from gpuledger_collector.schema import DERIVED, MIGRATIONS
 
@@ -32,7 +34,7 @@ class Indexed:
     """Where a reading lies in the log, and in which cell."""
 
     digest: str
-    offset: int
+    index: int
     cell_ms: int
 
 
@@ -115,11 +117,12 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ index
 
-    def index(self, entries: Sequence[tuple[int, LogEntry]], log_end: int, beside: Beside | None = None) -> None:
-        """Take logged batches, (offset, entry) each with its clock entry last, into the index: all or nothing."""
+    def index(self, entries: Sequence[tuple[int, LogEntry]], known: Known, beside: Beside | None = None) -> None:
+        """Take logged batches, (index, entry) each with its clock entry last, into the index: all or nothing."""
         with self._writing() as db:
             index_entries(db, entries, self._known_claims(db))
-            put_meta(db, "log_end", log_end)
+            put_meta(db, "log_size", known.size)
+            put_meta(db, "log_root", known.root)
             if beside is not None:
                 put_beside(db, beside)
         if any(isinstance(entry, ReadingEntry) for _, entry in entries):
@@ -130,18 +133,25 @@ class Store:
         with self._writing() as db:
             put_beside(db, beside)
 
-    def drop_derived(self) -> None:
-        """Empty all that the log can restore."""
+    def drop_derived(self, *, cursors: bool = False) -> None:
+        """Empty all that the log can restore; with `cursors` agents are asked for everything again, too."""
         with self._writing() as db:
             self._claims = None
-            for table in DERIVED:
+            for table in (*DERIVED, "cursor") if cursors else DERIVED:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from our own list
-            db.execute("DELETE FROM meta WHERE key IN ('log_end', 'clock_ms', 'roster_declared', 'simulated')")
+            names = "'log_size', 'log_root', 'origin', 'clock_ms', 'roster_declared', 'simulated'"
+            db.execute(f"DELETE FROM meta WHERE key IN ({names})")  # noqa: S608 - names from our own list
         self.claims_revision += 1
 
-    def log_end(self) -> int | None:
+    def log_known(self) -> Known | None:
         """Return up to where the log is indexed; None before anything was."""
-        return self._meta("log_end")
+        values: dict[str, Any] = dict(self._rows("SELECT key, value FROM meta WHERE key IN ('log_size', 'log_root')"))
+        return Known(size=values["log_size"], root=values["log_root"]) if values else None
+
+    def origin(self) -> str | None:
+        """Return the origin that the log names last; None before it names one."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'origin'")
+        return str(rows[0][0]) if rows else None
 
     def clock_ms(self) -> int | None:
         """Return when the last indexed batch was accepted; None before any was."""
@@ -161,23 +171,32 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ nodes
 
-    def enrolment(self, node_id: str) -> EnrolmentEntry | None:
-        """Return how a node's key came to count; None if it does not."""
+    def enrolment(self, node_id: str) -> Enrolled | None:
+        """Return how a node's key came to count, and how long it does; None if it never did."""
         return next(iter(self._enrolments("WHERE node_id = ?", node_id)), None)
 
-    def enrolments(self) -> list[EnrolmentEntry]:
+    def enrolments(self) -> list[Enrolled]:
         """Return all of them, in the order in which they were logged."""
         return self._enrolments("ORDER BY id")
 
-    def enrolments_of(self, node: str) -> list[EnrolmentEntry]:
+    def enrolments_of(self, node: str) -> list[Enrolled]:
         """Return the keys that ever counted under a node's name."""
         return self._enrolments("WHERE name = ? ORDER BY id", node)
 
-    def _enrolments(self, clause: str, *values: object) -> list[EnrolmentEntry]:
-        sql = f"SELECT node_id, public_key, name, how, at_ms FROM node {clause}"  # noqa: S608 - clauses are ours
+    def _enrolments(self, clause: str, *values: object) -> list[Enrolled]:
+        sql = f"SELECT node_id, public_key, name, how, at_ms, from_ms, to_ms, revoked_ms FROM node {clause}"  # noqa: S608 - clauses are ours
         return [
-            EnrolmentEntry(node_id=node_id, public_key=public_key, node=name, how=how, at_ms=at_ms)
-            for node_id, public_key, name, how, at_ms in self._rows(sql, *values)
+            Enrolled(
+                node_id=node_id,
+                public_key=public_key,
+                node=name,
+                how=how,
+                at_ms=at_ms,
+                from_ms=from_ms,
+                to_ms=to_ms,
+                revoked_ms=revoked_ms,
+            )
+            for node_id, public_key, name, how, at_ms, from_ms, to_ms, revoked_ms in self._rows(sql, *values)
         ]
 
     def cursor(self, node_id: str, journal: str) -> int:
@@ -212,10 +231,13 @@ class Store:
         sql = "SELECT 1 FROM reading WHERE digest = ? AND is_complete >= ?"
         return bool(self._rows(sql, bytes.fromhex(digest), with_workloads))
 
-    def digests_at(self, node_id: str, sequence: int) -> set[str]:
-        """Return the digests of the logged readings of a key with this sequence number."""
-        sql = "SELECT digest FROM reading JOIN node ON id = node_key WHERE node_id = ? AND sequence = ?"
-        return {digest.hex() for (digest,) in self._rows(sql, node_id, sequence)}
+    def readings_at(self, node_id: str, sequence: int) -> list[Indexed]:
+        """Return where the logged readings of a key with this sequence number lie."""
+        sql = (
+            "SELECT digest, log_index, cell_ms FROM reading JOIN node ON id = node_key"
+            " WHERE node_id = ? AND sequence = ? ORDER BY log_index"
+        )
+        return [_indexed(*row) for row in self._rows(sql, node_id, sequence)]
 
     def has_readings(self, node_id: str, before_ms: int) -> bool:
         """Return whether any reading of a key is logged that ended by `before_ms`."""
@@ -223,20 +245,17 @@ class Store:
         return bool(self._rows(sql, node_id, before_ms))
 
     def readings(self, start_ms: int, end_ms: int) -> list[Indexed]:
-        """Return where the readings of the cells in [start_ms, end_ms) lie, in order of the log.
+        """Return where the readings that count of the cells in [start_ms, end_ms) lie, in order of the log.
 
         With them come those of other cells that bear the name (node, session, sequence) of one in the span.
         """
         sql = (
-            "SELECT digest, log_offset, cell_ms FROM reading WHERE cell_ms >= :start AND cell_ms < :end"
-            " UNION SELECT other.digest, other.log_offset, other.cell_ms FROM reading AS own JOIN reading AS other"
+            "SELECT digest, log_index, cell_ms FROM counted WHERE cell_ms >= :start AND cell_ms < :end"
+            " UNION SELECT other.digest, other.log_index, other.cell_ms FROM counted AS own JOIN counted AS other"
             " USING (node_key, sequence, session) WHERE own.cell_ms >= :start AND own.cell_ms < :end"
-            " AND NOT (other.cell_ms >= :start AND other.cell_ms < :end) ORDER BY log_offset"
+            " AND NOT (other.cell_ms >= :start AND other.cell_ms < :end) ORDER BY log_index"
         )
-        return [
-            Indexed(digest=digest.hex(), offset=offset, cell_ms=cell_ms)
-            for digest, offset, cell_ms in self._rows(sql, {"start": start_ms, "end": end_ms})
-        ]
+        return [_indexed(*row) for row in self._rows(sql, {"start": start_ms, "end": end_ms})]
 
     def count_readings(self, start_ms: int = 0, end_ms: int = EVER_MS) -> int:
         """Return how many readings the cells in [start_ms, end_ms) have."""
@@ -351,6 +370,10 @@ class Store:
         with self._writing() as db:
             db.executemany(sql, [(*key, amount) for key, amount in amounts.items()])
             put_meta(db, "settled_ms", to_ms)
+
+
+def _indexed(digest: bytes, index: int, cell_ms: int) -> Indexed:
+    return Indexed(digest=digest.hex(), index=index, cell_ms=cell_ms)
 
 
 def _effective(entry: DeclarationEntry) -> Window | None:

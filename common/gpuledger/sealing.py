@@ -60,12 +60,16 @@ class SigningKey:
     def node_id(self) -> str:
         return node_id_of(self.public_bytes)
 
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64 bytes of an Ed25519 signature over the message itself."""
+        return self.private.sign(message)
+
     def seal(self, payload_type: str, payload: bytes) -> bytes:
         """Return the DSSE envelope of `payload`, as the bytes to be stored and hashed.
 
         Raises SealError where the envelope would be over the limit.
         """
-        signature = self.private.sign(pre_authentication_encoding(payload_type, payload))
+        signature = self.sign(pre_authentication_encoding(payload_type, payload))
         data = _envelope_bytes(payload_type, payload, [(self.node_id, signature)])
         if len(data) > LEAF_BYTES_MAX:
             raise SealError(f"envelope: {len(data)} bytes, and at most {LEAF_BYTES_MAX} are allowed")
@@ -125,18 +129,33 @@ def verify_envelope(data: bytes, public_key: bytes, payload_type: str) -> bytes:
         raise SealError(f"envelope: payload type {wire.quote(envelope.payload_type)} is not {payload_type!r}")
     key_id = node_id_of(public_key)
     signed = pre_authentication_encoding(payload_type, envelope.payload)
-    try:
-        key = Ed25519PublicKey.from_public_bytes(public_key)
-    except ValueError as exc:
-        raise SealError(f"envelope: the public key to verify with is none ({len(public_key)} bytes)") from exc
+    key = _public_key(public_key)
     for name, signature in envelope.signatures:
         if name == key_id:
-            try:
-                key.verify(signature, signed)
-            except InvalidSignature as exc:
-                raise SealError(f"envelope: the signature of key {key_id[:16]} does not hold") from exc
+            if not _holds(key, signature, signed):
+                raise SealError(f"envelope: the signature of key {key_id[:16]} does not hold")
             return envelope.payload
     raise SealError(f"envelope: no signature of key {key_id[:16]}")
+
+
+def is_signed(message: bytes, signature: bytes, public_key: bytes) -> bool:
+    """Return whether the Ed25519 signature over the message is the key's; raises SealError where the key is none."""
+    return _holds(_public_key(public_key), signature, message)
+
+
+def _public_key(data: bytes) -> Ed25519PublicKey:
+    try:
+        return Ed25519PublicKey.from_public_bytes(data)
+    except ValueError as exc:
+        raise SealError(f"the public key to verify with is none ({len(data)} bytes)") from exc
+
+
+def _holds(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def load_or_create_key(path: Path) -> SigningKey:

@@ -22,6 +22,7 @@ from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.watchdog import NvmlThread
+from gpuledger_agent.witness import Witness, last_sealed
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.fakes.processes import FakeProcessTable
@@ -51,6 +52,7 @@ class Rig:
         self.journal: Journal
         self.holders: Holders
         self.sealer: Sealer
+        self.witness: Witness
         self.start()
 
     @property
@@ -60,7 +62,10 @@ class Rig:
     def start(self) -> None:
         self.nvml.attached = 0
         self.journal = Journal(self.directory / "journal", BIG, BIG)
-        self.sealer = Sealer(self.key, self.journal, CrashFile(self.directory / "open"), self.config.privacy)
+        self.witness = Witness(last_sealed(self.journal))
+        self.sealer = Sealer(
+            self.key, self.journal, CrashFile(self.directory / "open"), self.config.privacy, self.witness
+        )
         self.holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
         self.agent = Agent(
             config=self.config,
@@ -91,6 +96,7 @@ class Rig:
             is_simulated=False,
             interval_ms=1_000,
             privacy=self.config.privacy,
+            witness=self.witness,
         )
 
     def readings(self) -> list[Reading]:

@@ -123,8 +123,23 @@ class FakeIntake:
     error: Exception | None = None
     times_ms: list[int] = field(default_factory=list)
 
+    shown: dict[str, str] = field(default_factory=dict)
+    continued: bool = False
+    examined: list[str] = field(default_factory=list)
+    """Nodes in the order in which they were asked what they had been shown."""
+
     def cursor(self, target: Target) -> Cursor | None:
         return self.cursors.get(target.url)
+
+    def checkpoint(self) -> Mapping[str, str]:
+        return self.shown
+
+    def is_continued(self) -> bool:
+        return self.continued
+
+    def examine(self, document: Mapping[str, Any]) -> None:
+        assert document["readings"] == []
+        self.examined.append(document["node"])
 
     def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
         if self.error is not None:

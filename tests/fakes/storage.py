@@ -7,9 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from gpuledger.cells import CELL_MS
+from gpuledger_collector.batch import BatchResult
 from gpuledger_collector.catalog import Catalog
 from gpuledger_collector.config import CollectorConfig
-from gpuledger_collector.intake import BatchResult, Intake
+from gpuledger_collector.enrolment_book import EnrolmentBook
+from gpuledger_collector.entries import LogEntry, decode_entry
+from gpuledger_collector.intake import Intake
 from gpuledger_collector.keeper import Keeper, Refreshed
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster_book import RosterBook
@@ -21,11 +24,22 @@ from tests.fakes.readings import MONDAY_MS, FakeNode, Sealed
 class Storage:
     """`now_ms` is the time of everything; `take` hands a node's readings in, `refresh` brings the ledger up to date."""
 
-    def __init__(self, directory: Path, *, roster: Path | None = None, accept_simulated: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        roster: Path | None = None,
+        enrolment: Path | None = None,
+        accept_simulated: bool = False,
+    ) -> None:
         self.directory = directory
         self.now_ms = MONDAY_MS + 12 * CELL_MS
         self.config = CollectorConfig(
-            state_dir=directory, roster=roster, accept_simulated=accept_simulated, settle_grace_seconds=0
+            state_dir=directory,
+            roster=roster,
+            enrolment=enrolment,
+            accept_simulated=accept_simulated,
+            settle_grace_seconds=0,
         )
         self._stack = ExitStack()
         self.open()
@@ -37,6 +51,7 @@ class Storage:
         self.intake: Intake = state.intake
         self.files: LedgerFiles = state.files
         self.book: RosterBook = state.book
+        self.enrolment: EnrolmentBook = state.enrolment
         self.keeper: Keeper = state.keeper
 
     def close(self) -> None:
@@ -51,6 +66,10 @@ class Storage:
 
     def refresh(self) -> Refreshed:
         return self.keeper.refresh(self.now_ms)
+
+    def logged(self) -> list[LogEntry]:
+        """Every entry of the log, decoded, in order."""
+        return [decode_entry(leaf) for leaf in self.catalog.log.iterate()]
 
     def kinds(self) -> list[str]:
         return [found.kind for found in self.store.findings()]

@@ -2,8 +2,10 @@
 """The collector as a process of its own, polling agents over HTTP on this machine: start, figures, restart, refusal."""
 
 import asyncio
+import base64
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +22,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, floor_to
+from gpuledger.checkpoint import line_of, note_of
 from gpuledger.clock import SystemClock
+from gpuledger.sealing import load_or_create_key
 from gpuledger.states import State
 from tests.fakes.readings import FakeNode
 
@@ -36,6 +40,7 @@ class NodeAgent:
     node: FakeNode
     live: dict[str, Any] | None = None
     asked: list[dict[str, str]] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -43,7 +48,7 @@ class NodeAgent:
             int(request.query["after"]) if request.query.get("journal", self.node.journal) == self.node.journal else 0
         )
         page = [one for one in self.node.sealed if one.reading.sequence > after][: int(request.query["limit"])]
-        return web.json_response(self.node.answer(page, live=self.live))
+        return web.json_response(self.node.answer(page, live=self.live, checkpoints=self.checkpoints))
 
 
 @asynccontextmanager
@@ -79,6 +84,15 @@ class Collector:
                 if status == 200 and is_there(fleet := json.loads(text)):
                     return fleet
                 await asyncio.sleep(0.2)
+
+    async def text_when(self, path: str, is_there: Callable[[str], bool]) -> str:
+        """Return what is at a path as soon as it is what is wanted."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                _, text = await self.get(path)
+                if is_there(text):
+                    return text
+                await asyncio.sleep(0.1)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -154,7 +168,7 @@ async def test_sealed_readings_become_figures_on_the_page_in_json_and_in_metrics
 
 async def test_a_restart_asks_on_where_it_stopped_and_counts_nothing_again(tmp_path: Path) -> None:
     agent = NodeAgent(a_node_until_now())
-    begun: list[dict[str, str]] = []
+    runs: list[list[dict[str, str]]] = []
     async with serving(agent) as url:
         for _ in range(2):
             with started(tmp_path, url) as collector:
@@ -163,10 +177,51 @@ async def test_a_restart_asks_on_where_it_stopped_and_counts_nothing_again(tmp_p
                 assert collector.stop() == 0
             states = fleet["total"]["state_slice_ms"]
             assert states == {"busy": states["busy"], "free": states["busy"]}
-            begun.append(agent.asked[0])
+            runs.append(list(agent.asked))
             agent.asked.clear()
-    assert "journal" not in begun[0]
-    assert (begun[1]["journal"], begun[1]["after"]) == (agent.node.journal, "3")
+    assert "journal" not in runs[0][0]
+    # Where there is a log, a start asks first what agents were shown of it, and for no readings.
+    witness, first = runs[1][:2]
+    assert witness == {"after": str(2**63 - 1), "limit": "1"}
+    assert (first["journal"], first["after"]) == (agent.node.journal, "3")
+
+
+async def test_an_older_copy_put_back_signs_nothing_says_why_and_loses_nothing(tmp_path: Path) -> None:
+    agent = NodeAgent(a_node_until_now(cells=1))
+    async with serving(agent) as url:
+        with started(tmp_path, url) as collector:
+            await listening(collector)
+            await collector.fleet_when(lambda found: found["nodes"])
+            _, first = await collector.get("/log/checkpoint")
+            assert collector.stop() == 0
+        shutil.copytree(tmp_path / "state", tmp_path / "copy")
+        agent.node.seal(agent.node.sealed[-1].reading.end_ms)
+        with started(tmp_path, url) as collector:
+            await listening(collector)
+            newest = await collector.text_when("/log/checkpoint", lambda text: text != first)
+            assert collector.stop() == 0
+        shown = [asked["checkpoint"] for asked in agent.asked if "checkpoint" in asked]
+        assert {asked["log_key"] for asked in agent.asked if "checkpoint" in asked} == {shown_key(tmp_path / "state")}
+        assert note_of(shown[0]).decode().splitlines()[0] == newest.splitlines()[0]
+        shutil.rmtree(tmp_path / "state")
+        shutil.copytree(tmp_path / "copy", tmp_path / "state")
+        agent.checkpoints = [line_of(newest)]
+        with started(tmp_path, url) as collector:
+            await listening(collector)
+            await collector.text_when(
+                "/healthz", lambda text: "an older copy was put back; put the right files back" in text
+            )
+            assert await collector.get("/log/checkpoint") == (200, first)
+            assert collector.stop() == 0
+        assert "event=log_refused" in collector.log.read_text()
+        assert "Traceback" not in collector.log.read_text()
+        done = run_collector("--config", str(tmp_path / "collector.toml"))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "(gpuledger log new-origin)" in done.stderr
+
+
+def shown_key(state: Path) -> str:
+    return base64.b64encode(load_or_create_key(state / "log.key").public_bytes).decode()
 
 
 async def test_an_agent_that_cannot_be_reached_is_named_and_costs_only_itself(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from gpuledger.clock import SystemClock
 from gpuledger.reading import digest
 from gpuledger.sealing import load_or_create_key
 from gpuledger_collector.check import check_log
-from gpuledger_collector.log import LogReader
-from gpuledger_collector.state import LOG
+from gpuledger_collector.identity import LOG
+from gpuledger_collector.tiles import LogReader
 from tests.fakes.agents import records
 from tests.fakes.certificates import Authority
 from tests.fakes.storage import Storage

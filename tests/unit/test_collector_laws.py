@@ -22,15 +22,16 @@ from gpuledger.cells import CELL_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger.reading import PAYLOAD_TYPE, digest, encode, encode_workloads
 from gpuledger.sealing import SigningKey
 from gpuledger_collector.catalog import Catalog
-from gpuledger_collector.entries import DeclarationEntry, EnrolmentEntry, LogEntry, ReadingEntry, RosterEntry
+from gpuledger_collector.enrolment_book import EnrolmentBook
+from gpuledger_collector.entries import DeclarationEntry, EnrolmentEntry, OwnEntry, ReadingEntry, RosterEntry
 from gpuledger_collector.keeper import Keeper
 from gpuledger_collector.ledger import Accepted, Ledger, build
 from gpuledger_collector.ledger_files import LedgerFiles
-from gpuledger_collector.log import LogWriter
 from gpuledger_collector.roster import Claim, discover
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
 from tests.fakes.fleets import Fleet, fleets
+from tests.fakes.logs import open_log
 from tests.profiles import examples
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -57,9 +58,9 @@ def enrolments(fleet: Fleet) -> list[EnrolmentEntry]:
     ]
 
 
-def arrivals(fleet: Fleet, rng: Random) -> list[LogEntry]:
+def arrivals(fleet: Fleet, rng: Random) -> list[ReadingEntry | OwnEntry]:
     """Return every reading, roster entry and declaration at least once, in any order, some without workloads first."""
-    entries: list[LogEntry] = [entry_of(accepted, with_workloads=True) for accepted in fleet.readings]
+    entries: list[ReadingEntry | OwnEntry] = [entry_of(accepted, with_workloads=True) for accepted in fleet.readings]
     entries += [
         entry_of(accepted, with_workloads=rng.random() < 0.5) for accepted in fleet.readings if rng.random() < 0.4
     ]
@@ -72,11 +73,11 @@ def arrivals(fleet: Fleet, rng: Random) -> list[LogEntry]:
 
 def play(fleet: Fleet, rng: Random, directory: Path) -> tuple[Ledger, Ledger, tuple[int, int] | None]:
     """Return the ledger after all arrived in random batches, and again after it was rebuilt from the log alone."""
-    with Store(directory) as store, LogWriter(directory / "log") as log:
+    with Store(directory) as store, open_log(directory / "log") as log:
         catalog = Catalog(log, store, now_ms=fleet.start_ms)
         files = LedgerFiles(directory / "ledger", store)
         book = cast("RosterBook", LoggedRoster()) if fleet.roster.is_declared else RosterBook(catalog, None)
-        keeper = Keeper(catalog, files, book, settle_grace_ms=0)
+        keeper = Keeper(catalog, files, book, EnrolmentBook(catalog, None), settle_grace_ms=0)
         catalog.commit(enrolments(fleet), now_ms=fleet.start_ms)
         waiting = arrivals(fleet, rng)
         now_ms = fleet.start_ms

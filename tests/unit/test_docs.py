@@ -23,11 +23,11 @@ from gpuledger_agent import config as agent_config
 from gpuledger_agent.allocations import leases_of
 from gpuledger_agent.upload import Failure as UploadFailure
 from gpuledger_collector import config as collector_config
-from gpuledger_collector import lease_files, roster_files
-from gpuledger_collector.intake import Refusal
+from gpuledger_collector import enrolment_files, lease_files, roster_files
 from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.receive import PushFailure
 from gpuledger_collector.targets import load_groups
+from gpuledger_collector.verification import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -168,12 +168,17 @@ def load_node_leases(file: Path) -> None:
     assert len(leases_of(read_toml(file))) > 0
 
 
+def load_keys(file: Path) -> None:
+    assert len(enrolment_files.load_enrolment(file)) > 0
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
     "leases.toml": load_leases,
     "node-leases.toml": load_node_leases,
     "roster.toml": load_roster,
+    "keys.toml": load_keys,
 }
 
 

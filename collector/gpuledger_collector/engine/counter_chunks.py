@@ -11,7 +11,7 @@ from gpuledger.errors import EngineError
 from gpuledger_collector.engine import promql
 from gpuledger_collector.engine.answer import Grid, Labels, samples_of
 from gpuledger_collector.engine.client import EngineClient, TooMuchError
-from gpuledger_collector.engine.counters import Key, Point, hours_of, irregular_hours
+from gpuledger_collector.engine.counters import WHOLE, Key, Point, hours_of, irregular_hours
 from gpuledger_collector.engine.gauges import Cell, Notes
 from gpuledger_collector.engine.inventory import Gpu, Stream, identity_of
 from gpuledger_collector.engine.profile import Counters, Profile
@@ -20,9 +20,11 @@ from gpuledger_collector.engine.sampling import Pace
 logger = logging.getLogger(__name__)
 GPUS_AT_ONCE_MAX = 256
 """GPUs named in one query: VictoriaMetrics takes 16 KiB."""
+INSTANCE = "instance_id"
+"""The label of a GPU instance; absent of an undivided GPU and of what no instance has."""
 _SERIES_OF_GPU = 24
 """States, reasons, buckets and the integral of one GPU, about."""
-_OWN_LABELS = frozenset({"__name__", "state", "reason", "le"})
+_OWN_LABELS = frozenset({"__name__", "state", "reason", "le", INSTANCE})
 
 Target = tuple[tuple[str, str], ...]
 """The labels that all series of one scrape share."""
@@ -45,10 +47,10 @@ class CounterReader:
         return max(1, min(GPUS_AT_ONCE_MAX, self._points // (_SERIES_OF_GPU * (span_ms // HOUR_MS + 2))))
 
     def matchers(self, stream: Stream, gpus: Sequence[Gpu] = ()) -> promql.Matchers:
-        """Return what a series of the stream (about these GPUs) must match; not those of single instances."""
+        """Return what a series of the stream (about these GPUs) must match, its instances' with it."""
         found: dict[str, Sequence[str]] = {"job": (stream.job,), **self._match}
         if gpus:
-            found |= {stream.gpu_label: [name for gpu in gpus for name in gpu.names[stream]], "instance_id": ("",)}
+            found |= {stream.gpu_label: [name for gpu in gpus for name in gpu.names[stream]]}
         return found
 
     async def hours(
@@ -117,7 +119,7 @@ class CounterReader:
                 line = seconds.setdefault(series, [{} for _ in range(grid.count)])
                 for index, value in enumerate(row.values):
                     if value is not None:
-                        line[index][counter, row.labels.get(counter, "")] = value
+                        line[index][_key(counter, row.labels)] = value
         found: dict[_Series, list[Point | None]] = {}
         for series, line in seconds.items():
             times = ticks.get(series[1], [None] * grid.count)
@@ -138,7 +140,7 @@ class CounterReader:
 
     async def _counts(self, stream: Stream, gpus: Sequence[Gpu], grid: Grid) -> dict[_Series, list[float | None]]:
         """Return how many samples each hour has."""
-        matchers = {**self.matchers(stream, gpus), "state": ("free",)}
+        matchers = {**self.matchers(stream, gpus), "state": ("free",), INSTANCE: (WHOLE,)}
         after = Grid(first_ms=grid.first_ms + HOUR_MS, step_ms=HOUR_MS, count=grid.count - 1)
         found = {}
         for row in await self._client.rows(promql.count(self._names.states, matchers, HOUR_MS), after):
@@ -170,7 +172,7 @@ class CounterReader:
                     if series is not None:
                         for time_ms, value in pairs:
                             line = seconds.setdefault(series, {}).setdefault(time_ms, {})
-                            line[counter, labels.get(counter, "")] = value
+                            line[_key(counter, labels)] = value
         return {
             series: [
                 Point(time_ms=round(tick * 1000), seconds=values)
@@ -184,6 +186,10 @@ class CounterReader:
     def _series(self, labels: Labels, stream: Stream) -> _Series | None:
         identity = identity_of(labels[stream.gpu_label])
         return None if identity is None else (identity, _target(labels, stream))
+
+
+def _key(counter: str, labels: Labels) -> Key:
+    return counter, labels.get(counter, ""), labels.get(INSTANCE, WHOLE)
 
 
 def _target(labels: Labels, stream: Stream) -> Target:

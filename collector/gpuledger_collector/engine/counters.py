@@ -25,8 +25,11 @@ _ROUNDING_SLICE_MS = 10 * SLICES_PER_GPU
 _SLICE_MS_PER_SECOND = 1000 * SLICES_PER_GPU
 _SLICE_NS_PER_SECOND = 1_000_000_000 * SLICES_PER_GPU
 
-Key = tuple[str, str]
-"""Counter and its label: ("state", "busy"), ("reason", "gap"), ("le", "0.05"), ("active", "")."""
+WHOLE = ""
+"""The instance of what is about an undivided GPU, or about what no instance of a divided one has."""
+
+Key = tuple[str, str, str]
+"""Counter, its label, and GPU instance: ("state", "busy", ""), ("reason", "gap", ""), ("active", "", "7")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +40,16 @@ class Point:
     seconds: Mapping[Key, float]
 
 
+_Amounts = dict[tuple[str, str], int]
+"""Slice-ms (slice-ns of "active") of one hour by counter and label, of the GPU with all its instances."""
+
+
 def hours_of(points: Iterable[Point], start_ms: int, end_ms: int) -> dict[int, Cell]:
     """Return what one agent's counters of one GPU say of the hours (by start) of [start_ms, end_ms).
 
     Of an hour that the span cuts off only the part within it.
     """
-    amounts: dict[int, dict[Key, int]] = {}
+    amounts: dict[int, _Amounts] = {}
     for before, after in pairwise(sorted(points, key=lambda point: point.time_ms)):
         if after.time_ms > before.time_ms:
             _lay_out(before, after, start_ms, end_ms, amounts)
@@ -56,19 +63,30 @@ def hours_of(points: Iterable[Point], start_ms: int, end_ms: int) -> dict[int, C
 
 
 def fell(before: Mapping[Key, float], after: Mapping[Key, float]) -> bool:
-    """Return whether any counter is less than it was, or gone: the agent began again."""
+    """Return whether any counter is less than it was, or gone: the agent, or an instance of the GPU, began again."""
     return any(after.get(key, -1.0) < value for key, value in before.items())
 
 
-def _lay_out(before: Point, after: Point, start_ms: int, end_ms: int, amounts: dict[int, dict[Key, int]]) -> None:
+def _grown(before: Mapping[Key, float], after: Mapping[Key, float]) -> dict[Key, float]:
+    """Return what each counter of one life of the agent grew by; a new instance, of any number, began at 0."""
+    fallen = {key[2] for key, value in before.items() if after.get(key, -1.0) < value}
+    return {key: value - (0.0 if key[2] in fallen else before.get(key, 0.0)) for key, value in after.items()}
+
+
+def _lived_s(grown: Mapping[Key, float]) -> float:
+    return sum(value for (counter, _, _), value in grown.items() if counter in {"state", "reason"})
+
+
+def _lay_out(before: Point, after: Point, start_ms: int, end_ms: int, amounts: dict[int, _Amounts]) -> None:
     from_ms = before.time_ms
-    grown = {key: value - before.seconds.get(key, 0.0) for key, value in after.seconds.items()}
-    if fell(before.seconds, after.seconds):
+    # Instances come and go; what the whole GPU has falls only where the agent began again.
+    if fell({key: value for key, value in before.seconds.items() if key[2] == WHOLE}, after.seconds):
         grown = dict(after.seconds)
-        lived_s = sum(value for (counter, _), value in grown.items() if counter in {"state", "reason"})
-        from_ms = max(from_ms, after.time_ms - round(lived_s * 1000))
+        from_ms = max(from_ms, after.time_ms - round(_lived_s(grown) * 1000))
+    else:
+        grown = _grown(before.seconds, after.seconds)
     length_ms = after.time_ms - from_ms
-    spent_s = sum(value for (counter, _), value in grown.items() if counter == "state")
+    spent_s = sum(value for (counter, _, _), value in grown.items() if counter == "state")
     if not 0 < length_ms <= SPAN_MS_MAX or spent_s * 1000 > length_ms + _SLACK_MS:
         return
     pieces = list(split_at(max(from_ms, start_ms), min(after.time_ms, end_ms), HOUR_MS))
@@ -79,10 +97,10 @@ def _lay_out(before: Point, after: Point, start_ms: int, end_ms: int, amounts: d
         for piece_ms, piece_end_ms in pieces:
             amount = total * (piece_end_ms - from_ms) // length_ms - total * (piece_ms - from_ms) // length_ms
             hour = amounts.setdefault(floor_to(piece_ms, HOUR_MS), {})
-            hour[key] = hour.get(key, 0) + amount
+            hour[key[:2]] = hour.get(key[:2], 0) + amount
 
 
-def _hour(found: Mapping[Key, int], most_slice_ms: int) -> Cell:
+def _hour(found: _Amounts, most_slice_ms: int) -> Cell:
     states = {State(label): amount for (counter, label), amount in found.items() if counter == "state"}
     left = most_slice_ms - sum(states.values())
     if states and left <= _ROUNDING_SLICE_MS:
@@ -129,13 +147,19 @@ def irregular_hours(edges: Sequence[Point | None], counts: Sequence[float | None
     """Return the numbers of the hours that need all their samples: something is in them that their edges do not tell.
 
     `edges` are at the hours' starts and at the last one's end, `counts` the samples in each hour. An hour without
-    samples has nothing to tell; one between two edges without a restart is told by them.
+    samples has nothing to tell; one between two edges without a restart is told by them, unless an instance that had
+    some of the time came and went between them.
     """
     found = []
     for number, count in enumerate(counts):
         before, after = edges[number], edges[number + 1]
         if count is None or count == 0:
             continue
-        if before is None or after is None or fell(before.seconds, after.seconds):
+        if (
+            before is None
+            or after is None
+            or fell(before.seconds, after.seconds)
+            or after.time_ms - before.time_ms - 1000 * _lived_s(_grown(before.seconds, after.seconds)) > _SLACK_MS
+        ):
             found.append(number)
     return found

@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from gpuledger.checkpoint import Checkpoint, line_of, sign_checkpoint
 from gpuledger.errors import ConfigurationError
+from gpuledger.sealing import SigningKey, open_envelope
 from gpuledger_agent import http as http_module
 from gpuledger_agent.exporter import AgentCollector, registry_of
 from gpuledger_agent.feed import live_document
@@ -42,6 +45,7 @@ class Site:
             interval_ms=1_000,
             clock=rig.clock,
             registry=registry_of(collector),
+            witness=rig.witness,
         )
         self.server = serve("127.0.0.1", 0, self.service)
         self.port = self.server.server_port
@@ -322,3 +326,23 @@ def test_a_bug_in_a_request_is_an_answer_and_a_log_line(
         assert site.ask("/v1/readings")[0] == 500
     assert "request_failed" in caplog.messages
     assert site.ask("/healthz")[0] == 503
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_that_is_shown_is_shown_again_and_sealed_into_what_comes(site: Site) -> None:
+    key = SigningKey.generate()
+    note = sign_checkpoint(Checkpoint(origin="log.example/fra1", size=7, root=bytes(32)), key)
+    line = line_of(note)
+    shown = urlencode({"checkpoint": line, "log_key": base64.b64encode(key.public_bytes).decode()})
+    assert site.readings()["checkpoints"] == []
+    assert site.readings("?checkpoint=nonsense&log_key=")["checkpoints"] == []
+    assert site.readings(f"?after=0&limit=1&journal=x&{shown}")["checkpoints"] == [line]
+    site.rig.gpu.work(90, 4100)
+    for _ in range(3):
+        site.rig.tick(60, interval_ms=5_000)
+    document = site.readings()
+    sealed = [json.loads(open_envelope(one["envelope"].encode()).payload) for one in document["readings"]]
+    assert [one["checkpoint"] for one in sealed] == [line] * len(sealed)
+    assert len(sealed) > 0

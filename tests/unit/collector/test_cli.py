@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from gpuledger.checkpoint import line_of
 from gpuledger.cli import main
 from gpuledger.states import State
 from tests.fakes.readings import MONDAY_MS, FakeNode
@@ -63,30 +64,78 @@ def test_settings_that_are_wrong_end_with_a_sentence_and_2(tmp_path: Path, text:
 def test_log_check_prints_counts_and_ends_with_0_while_the_log_holds(filled: Path) -> None:
     result = call("log", "check", "--state-dir", filled)
     assert result.exit_code == 0
-    assert "2 clock, 1 enrolment, 12 reading, 1 roster" in result.output
-    assert "12 signatures hold" in result.output
+    assert "3 clock, 1 enrolment, 1 origin, 12 reading, 1 roster" in result.output
+    assert "signed by gpuledger/" in result.output
+    assert "18 signatures hold" in result.output
     assert "0 findings, 0 failures" in result.output
 
 
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+
+
 def test_log_check_ends_with_1_and_the_place_where_the_log_does_not_hold(filled: Path) -> None:
-    path = filled / "log" / "entries.log"
-    data = bytearray(path.read_bytes())
-    data[2000] ^= 1
-    path.write_bytes(data)
+    spoil(filled / "log" / "tile" / "entries" / "000")
     result = call("log", "check", "--state-dir", filled)
-    assert_sentence(result, 1, "entries.log: the log does not hold")
+    assert_sentence(result, 1, f"{filled}/log: the log does not hold: {filled}/log/tile/entries/000: entry 4 does not")
     assert "FAIL: " in result.stdout
-    assert "damaged at offset" in result.stdout
 
 
-def test_a_collector_does_not_open_a_log_that_is_damaged_in_the_middle(filled: Path) -> None:
-    path = filled / "log" / "entries.log"
-    data = bytearray(path.read_bytes())
-    data[2000] ^= 1
-    path.write_bytes(data)
+def test_a_collector_does_not_open_a_log_with_an_entry_that_was_changed(filled: Path) -> None:
+    spoil(filled / "log" / "tile" / "entries" / "000")
     for index in filled.glob("collector.sqlite*"):
         index.unlink()
-    assert_sentence(call("ledger", "rebuild", "--state-dir", filled), 1, "entries.log: damaged at offset")
+    result = call("ledger", "rebuild", "--state-dir", filled)
+    assert_sentence(result, 1, "entries/000: entry 4 is not what the tree says")
+
+
+def test_a_checkpoint_that_was_kept_holds_the_log_to_it(filled: Path, tmp_path: Path) -> None:
+    shown = call("log", "show", "--state-dir", filled)
+    assert shown.exit_code == 0
+    assert shown.stdout == (filled / "log" / "checkpoint").read_text(encoding="utf-8")
+    kept, line, other = tmp_path / "kept", tmp_path / "line", tmp_path / "other"
+    kept.write_text(shown.stdout, encoding="utf-8")
+    line.write_text(line_of(shown.stdout) + "\n", encoding="ascii")
+    with Storage(filled) as storage:
+        storage.take(FakeNode(name="node-9"), [FakeNode(name="node-9").seal(MONDAY_MS)])
+    for file in (kept, line):
+        assert call("log", "check", "--state-dir", filled, "--checkpoint", file).exit_code == 0
+    with Storage(tmp_path / "elsewhere"):
+        other.write_bytes((tmp_path / "elsewhere" / "log" / "checkpoint").read_bytes())
+    assert_sentence(call("log", "check", "--state-dir", filled, "--checkpoint", other), 1, "which this log never was")
+    other.write_text("nothing")
+    result = call("log", "check", "--state-dir", filled, "--checkpoint", other)
+    assert_sentence(result, 2, "is not ORIGIN SIZE ROOT SIGNATURE")
+    assert_sentence(call("log", "check", "--state-dir", filled, "--checkpoint", tmp_path / "no"), 2, "cannot be read")
+
+
+def test_log_show_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
+    assert_sentence(call("log", "show", "--state-dir", tmp_path), 1, "the log has no checkpoint yet")
+
+
+def test_log_keys_prints_a_file_with_which_the_same_keys_count(filled: Path, tmp_path: Path) -> None:
+    shown = call("log", "keys", "--state-dir", filled)
+    assert shown.exit_code == 0
+    assert '[[key]]  # first sight\nnode = "node-1"' in shown.stdout
+    (tmp_path / "keys.toml").write_text(shown.stdout)
+    with Storage(filled, enrolment=tmp_path / "keys.toml") as storage:
+        (known,) = storage.store.enrolments()
+        assert (known.node, known.how, known.revoked_ms) == ("node-1", "declared", None)
+    assert "[[key]]  # declared" in call("log", "keys", "--state-dir", filled).stdout
+
+
+def test_a_log_of_the_earlier_form_gets_one_sentence_from_every_command(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "entries.log").write_bytes(b"gpuledger-log 1\n")
+    for command in (("log", "check"), ("log", "show"), ("log", "new-origin"), ("ledger", "rebuild")):
+        assert_sentence(call(*command, "--state-dir", tmp_path), 1, "entries.log: a log of an earlier form")
+
+
+def test_a_name_that_cannot_be_an_origin_is_refused(tmp_path: Path) -> None:
+    result = call("log", "new-origin", "--state-dir", tmp_path, "--log-origin", "two words")
+    assert_sentence(result, 2, "log_origin: origin 'two words' is not 1 to 64 printable ASCII characters")
 
 
 def test_ledger_rebuild_says_that_nothing_changed(filled: Path) -> None:

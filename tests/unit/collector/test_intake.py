@@ -12,10 +12,11 @@ import pytest
 from gpuledger.cells import CELL_MS, DAY_MS
 from gpuledger.errors import StorageError
 from gpuledger.reading import LEAF_BYTES_MAX, PAYLOAD_TYPE, WORKLOADS_BYTES_MAX, digest
-from gpuledger.sealing import digest_name
+from gpuledger.sealing import digest_name, open_envelope
 from gpuledger.states import State
 from gpuledger_collector.beside import Contact
-from gpuledger_collector.intake import Refusal
+from gpuledger_collector.verification import Refusal
+from tests.fakes.logs import FullDisk
 from tests.fakes.readings import MONDAY_MS, FakeNode, Sealed, gpu_time, key_of
 from tests.fakes.storage import Storage
 
@@ -82,10 +83,10 @@ def test_the_same_answer_twice_changes_nothing(storage: Storage) -> None:
     node = FakeNode()
     node.seal_cells(MONDAY_MS, 3, BUSY)
     storage.take(node)
-    end = storage.catalog.log.end
+    end = storage.catalog.log.size
     again = storage.take(node)
     assert (again.accepted, again.duplicates, again.cursor) == (0, 3, 3)
-    assert storage.catalog.log.end == end
+    assert storage.catalog.log.size == end
     assert storage.store.count_readings() == 3
 
 
@@ -351,7 +352,8 @@ def test_names_in_the_clear_never_reach_the_log(storage: Storage) -> None:
     node = FakeNode(gpus=1)
     node.seal(MONDAY_MS, states_ms=BUSY, user="alice.unmistakable", workload="secret-project")
     storage.take(node)
-    written = b"".join(frame.payload for frame in storage.catalog.log.iterate())
+    written = b"".join(path.read_bytes() for path in (storage.directory / "log").rglob("*") if path.is_file())
+    written += b"".join(open_envelope(leaf.data).payload for leaf in storage.catalog.log.iterate())
     assert b"unmistakable" not in written
     assert b"secret-project" not in written
 
@@ -376,17 +378,11 @@ def test_a_full_disk_loses_nothing_and_the_same_answer_is_taken_in_once_there_is
     node = FakeNode()
     node.seal_cells(MONDAY_MS, 2)
     storage.take(node, node.sealed[:1])
-    log = storage.catalog.log
-    write = log._write
-
-    def refuse(file: int, data: bytes) -> int:
-        del file, data
-        raise OSError(28, "No space left on device")
-
-    log._write = refuse
-    with pytest.raises(StorageError, match=r"log/entries\.log: cannot append to the log: No space left"):
+    full = FullDisk(room=0)
+    disk, storage.catalog.log._entries._disk = storage.catalog.log._entries._disk, full
+    with pytest.raises(StorageError, match="log: cannot append to the log: No space left"):
         storage.take(node)
     assert storage.store.cursor(node.node_id, "journal-1") == 1
-    log._write = write
+    storage.catalog.log._entries._disk = disk
     assert storage.take(node).accepted == 1
     assert storage.store.count_readings() == 2

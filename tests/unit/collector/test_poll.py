@@ -61,6 +61,62 @@ async def test_a_round_takes_no_more_pages_than_its_bound_and_asks_again_at_once
     assert len(intake.taken[target.url]) == 2 * PAGE_READINGS
 
 
+async def test_every_question_shows_the_newest_checkpoint_of_the_log() -> None:
+    agent, intake = FakeAgent(count=PAGE_READINGS + 1), FakeIntake(shown={"checkpoint": "one", "log_key": "k"})
+    async with serving(agent) as target:
+        polling = poller(target, intake=intake)
+        await poll_each(polling)
+        intake.shown["checkpoint"] = "two"
+        await poll_each(polling)
+    assert [asked["checkpoint"] for asked in agent.requests] == ["one", "one", "two"]
+    assert {asked["log_key"] for asked in agent.requests} == {"k"}
+
+
+async def run_until(polling: Poller, agent: FakeAgent, requests: int) -> None:
+    running = asyncio.create_task(polling.run())
+    async with asyncio.timeout(20):
+        while True:
+            if len(agent.requests) >= requests or running.done():
+                break
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_log_that_was_begun_earlier_is_not_written_before_everyone_was_asked_what_he_had_seen_of_it() -> None:
+    agents, intake = [FakeAgent(node=f"node-{number}") for number in range(3)], FakeIntake(continued=True)
+    agents[1].mode = "garbage"
+    limits = PollLimits(interval_s=0.01, timeout_s=5)
+    async with AsyncExitStack() as stack:
+        targets = [await stack.enter_async_context(serving(agent)) for agent in agents]
+        await run_until(poller(*targets, intake=intake, limits=limits), agents[0], 3)
+    assert sorted(intake.examined) == ["node-0", "node-2"]
+    nothing = {"after": str(2**63 - 1), "limit": "1"}
+    assert [agent.requests[0] for agent in agents] == [nothing] * 3
+    assert agents[0].requests[1]["after"] == "0"
+    assert intake.taken[targets[0].url][:3] == [1, 2, 3]
+
+
+async def test_a_log_that_is_new_asks_nobody_what_he_had_seen_of_it() -> None:
+    agent, intake = FakeAgent(), FakeIntake()
+    async with serving(agent) as target:
+        limits = PollLimits(interval_s=0.01, timeout_s=5)
+        await run_until(poller(target, intake=intake, limits=limits), agent, 1)
+    assert (intake.examined, agent.requests[0]["after"]) == ([], "0")
+
+
+async def test_who_does_not_say_in_time_what_he_had_seen_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gpuledger_collector.poll.WITNESSES_S_MAX", 0.05)
+    slow, other, intake = FakeAgent(mode="slow"), FakeAgent(), FakeIntake(continued=True)
+    async with serving(slow) as first, serving(other) as second:
+        limits = PollLimits(interval_s=0.01, timeout_s=5)
+        await run_until(poller(first, second, intake=intake, limits=limits), other, 3)
+    assert [record.msg for record in caplog.records].count("witnesses_not_heard") == 1
+    assert intake.taken[second.url][:3] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("mode", "reason", "said"),
     [

@@ -44,9 +44,12 @@ class Node:
         return self.node.answer([one for one in self.node.sealed if one.reading.sequence > after][:size])
 
     def poll(self, size: int, *, is_stale: bool = False) -> None:
-        """Ask as the poller does; a stale answer was on its way while others came."""
-        after = 0 if self.cursor is None or is_stale else self.cursor.sequence
-        outcome = self.intake.accept(self.page(after, size), TARGET, self.cursor, self.storage.now_ms)
+        """Ask as the poller does; a stale question was asked before others were answered."""
+        asked = self.cursor
+        if is_stale and asked is not None:
+            asked = Cursor(journal=asked.journal, sequence=0)
+        after = 0 if asked is None else asked.sequence
+        outcome = self.intake.accept(self.page(after, size), TARGET, asked, self.storage.now_ms)
         self.cursor = outcome.cursor
 
     def push(self, size: int, *, is_answer_lost: bool = False) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log and index together: whatever the index missed it learns from the log, and nothing counts twice."""
 
+import shutil
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from gpuledger.cells import CELL_MS, HOUR_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
 from gpuledger_collector.beside import Beside
-from gpuledger_collector.entries import ClockEntry, RosterEntry, encode
-from gpuledger_collector.log import Kind, LogWriter
+from gpuledger_collector.closing import ClockEntry
+from gpuledger_collector.entries import EnrolmentEntry, OwnEntry, ReadingEntry, RosterEntry, encode
+from gpuledger_collector.identity import open_identity
+from gpuledger_collector.indexing import put_meta
+from gpuledger_collector.log import Known, LogWriter
 from gpuledger_collector.roster import Entry
 from gpuledger_collector.state import open_state
 from gpuledger_collector.store import Store
@@ -29,9 +34,22 @@ def fill(storage: Storage) -> FakeNode:
     return node
 
 
+def append(directory: Path, entries: Sequence[ReadingEntry | OwnEntry]) -> None:
+    """Append to the log of a state directory behind its index's back, as after a crash between the two."""
+    identity = open_identity(directory, None, is_simulated=False)
+    with LogWriter(directory / "log", identity) as log:
+        log.append([encode(entry, identity.key) for entry in entries], 0)
+
+
+def taken(storage: Storage) -> list[ReadingEntry | OwnEntry]:
+    """What intake logged, without what stands around it."""
+    return [entry for entry in storage.logged() if isinstance(entry, ReadingEntry | EnrolmentEntry)]
+
+
 def derived(store: Store) -> list[object]:
     return [
-        store.log_end(),
+        store.log_known(),
+        store.origin(),
         store.clock_ms(),
         store.enrolments(),
         store.claims(),
@@ -69,28 +87,49 @@ def test_an_index_that_was_lost_is_made_again_from_the_log_with_the_places_of_no
 def test_a_crash_between_log_and_index_is_made_good_on_the_next_start(tmp_path: Path) -> None:
     with Storage(tmp_path) as storage:
         node = fill(storage)
-        known = storage.store.log_end()
-    with LogWriter(tmp_path / "log", known_end=known) as log, Storage(tmp_path / "other") as other:
+    with Storage(tmp_path / "other") as other:
         other.take(node)
-        frames = list(other.catalog.log.iterate())
-        log.append([(frame.kind, frame.payload) for frame in frames])
+        append(tmp_path, taken(other))
     with Storage(tmp_path) as storage:
-        assert storage.store.log_end() == storage.catalog.log.end
+        log = storage.catalog.log
+        assert storage.store.log_known() == Known(size=log.size, root=log.root.hex())
         assert storage.store.count_readings() == 6
         assert len(storage.store.enrolments()) == 1
 
 
-def test_a_batch_without_its_clock_entry_is_closed_on_the_next_start(tmp_path: Path) -> None:
-    with Storage(tmp_path) as storage:
+def test_an_older_index_beside_a_newer_log_catches_up_and_asks_again_for_what_is_known(tmp_path: Path) -> None:
+    with Storage(tmp_path / "state") as storage:
         node = fill(storage)
-    with Storage(tmp_path / "other") as other:
-        other.take(node, [node.sealed[3]])
-        reading = next(frame for frame in other.catalog.log.iterate() if frame.kind is Kind.READING)
-    with LogWriter(tmp_path / "log") as log:
-        log.append([(reading.kind, reading.payload)])
-    with Storage(tmp_path) as storage:
-        assert storage.store.count_readings() == 5
-        assert [frame.kind for frame in storage.catalog.log.iterate()][-2:] == [Kind.READING, Kind.CLOCK]
+    older = (tmp_path / "state" / "collector.sqlite").read_bytes()
+    with Storage(tmp_path / "state") as storage:
+        storage.take(node)
+        before = derived(storage.store)[:-1]
+    (tmp_path / "state" / "collector.sqlite").write_bytes(older)
+    with Storage(tmp_path / "state") as storage:
+        assert derived(storage.store)[:-1] == before
+        again = storage.take(node)
+        assert (again.accepted, again.duplicates, again.cursor) == (0, 6, 6)
+        assert storage.catalog.log.size == before[0].size  # type: ignore[attr-defined]
+
+
+def test_an_index_that_belongs_to_another_log_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        with Storage(tmp_path / name) as storage:
+            fill(storage)
+    for path in (tmp_path / "one").glob("collector.sqlite*"):
+        path.unlink()
+    shutil.copy(tmp_path / "other" / "collector.sqlite", tmp_path / "one")
+    with pytest.raises(StorageError, match="not the one that the index knows: their first 10 entries differ"):
+        Storage(tmp_path / "one")
+
+
+def test_a_log_that_names_itself_otherwise_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    with Storage(tmp_path):
+        pass
+    with Store(tmp_path) as store, store._writing() as db:
+        put_meta(db, "origin", "somebody else")
+    with pytest.raises(StorageError, match="the log names itself somebody else, and its checkpoint gpuledger/"):
+        Storage(tmp_path)
 
 
 def test_an_index_that_fails_after_the_log_took_a_batch_catches_up_by_itself(storage: Storage) -> None:
@@ -103,8 +142,8 @@ def test_an_index_that_fails_after_the_log_took_a_batch_catches_up_by_itself(sto
     storage.store._db.execute("PRAGMA query_only = OFF")
     again = storage.take(node)
     assert (again.cursor, storage.store.count_readings()) == (3, 3)
-    offsets = [item.offset for item in storage.store.readings(0, 2**62)]
-    assert len(set(offsets)) == 3
+    indexes = [item.index for item in storage.store.readings(0, 2**62)]
+    assert len(set(indexes)) == 3
 
 
 def test_a_transaction_that_fails_leaves_nothing_of_itself(storage: Storage) -> None:
@@ -113,8 +152,9 @@ def test_a_transaction_that_fails_leaves_nothing_of_itself(storage: Storage) -> 
     sealed = FakeNode(name="node-9").seal(MONDAY_MS)
     entry = RosterEntry(is_declared=True, added=(Entry(gpu="GPU-x", node="n", from_ms=MONDAY_MS),))
     broken = replace(entry, added=(replace(entry.added[0], gpu=None),))  # type: ignore[arg-type]
+    clock = ClockEntry(at_ms=1, size=18, root="", beside="")
     with pytest.raises(StorageError, match="NOT NULL constraint failed"):
-        storage.store.index([(16, entry), (17, broken), (18, ClockEntry(at_ms=1))], 99)
+        storage.store.index([(16, entry), (17, broken), (18, clock)], Known(size=19, root=""))
     assert derived(storage.store) == before
     assert not storage.store.is_known(sealed.digest)
 
@@ -122,8 +162,8 @@ def test_a_transaction_that_fails_leaves_nothing_of_itself(storage: Storage) -> 
 def test_the_same_reading_logged_twice_is_indexed_once(tmp_path: Path) -> None:
     with Storage(tmp_path) as storage:
         fill(storage)
-        frames = [frame for frame in storage.catalog.log.iterate() if frame.kind is Kind.READING]
-        storage.catalog.log.append([(frame.kind, frame.payload) for frame in frames] + [encode(ClockEntry(at_ms=5))])
+        again = taken(storage)
+    append(tmp_path, again)
     with Storage(tmp_path) as storage:
         assert storage.store.count_readings() == 4
 
@@ -189,7 +229,7 @@ def test_a_store_that_is_not_there_or_no_database_is_named(tmp_path: Path) -> No
 
 def test_a_second_collector_on_the_same_state_directory_is_refused_in_one_sentence(storage: Storage) -> None:
     with (
-        pytest.raises(StorageError, match=r"entries\.log: another collector is writing this log"),
+        pytest.raises(StorageError, match="log/lock: another collector is writing this log"),
         open_state(storage.config, storage.now_ms),
     ):
         pass

@@ -21,8 +21,8 @@ T0 = 1_794_787_200_000
 
 
 def point(at_s: float, busy: float = 0.0, free: float = 0.0, **more: float) -> Point:
-    seconds: dict[Key, float] = {(S, "busy"): busy, (S, "free"): free}
-    seconds |= {("reason", reason): value for reason, value in more.items()}
+    seconds: dict[Key, float] = {(S, "busy", ""): busy, (S, "free", ""): free}
+    seconds |= {("reason", reason, ""): value for reason, value in more.items()}
     return Point(time_ms=T0 + round(at_s * 1000), seconds=seconds)
 
 
@@ -87,7 +87,7 @@ def test_an_hour_that_was_all_covered_has_no_dark_millisecond_from_rounding() ->
     rng = Random(3)
     cuts = sorted(rng.uniform(0, 4199) for _ in OBSERVED[1:])
     after: dict[Key, float] = {
-        (S, state.value): to - at for state, at, to in zip(OBSERVED, [0, *cuts], [*cuts, 4199], strict=True)
+        (S, state.value, ""): to - at for state, at, to in zip(OBSERVED, [0, *cuts], [*cuts, 4199], strict=True)
     }
     points = [Point(time_ms=T0 - 299_500, seconds={}), Point(time_ms=T0 + 3_899_500, seconds=after)]
     assert sum(hours_of(points, T0, T0 + HOUR_MS)[T0].state_slice_ms.values()) == HOUR_MS * SLICES_PER_GPU
@@ -95,18 +95,18 @@ def test_an_hour_that_was_all_covered_has_no_dark_millisecond_from_rounding() ->
 
 def test_bins_and_the_integral_come_along() -> None:
     after: dict[Key, float] = {
-        (S, "busy"): 200.0,
-        (S, "held"): 100.0,
-        (LE, "0.0"): 0.0,
-        (LE, "0.01"): 0.0,
-        (LE, "0.05"): 100.0,
-        (LE, "0.1"): 100.0,
-        (LE, "0.25"): 100.0,
-        (LE, "0.5"): 100.0,
-        (LE, "0.75"): 300.0,
-        (LE, "1.0"): 300.0,
-        (LE, "+Inf"): 300.0,
-        ("active", ""): 125.0,
+        (S, "busy", ""): 200.0,
+        (S, "held", ""): 100.0,
+        (LE, "0.0", ""): 0.0,
+        (LE, "0.01", ""): 0.0,
+        (LE, "0.05", ""): 100.0,
+        (LE, "0.1", ""): 100.0,
+        (LE, "0.25", ""): 100.0,
+        (LE, "0.5", ""): 100.0,
+        (LE, "0.75", ""): 300.0,
+        (LE, "1.0", ""): 300.0,
+        (LE, "+Inf", ""): 300.0,
+        ("active", "", ""): 125.0,
     }
     points = [Point(time_ms=T0, seconds=dict.fromkeys(after, 0.0)), Point(time_ms=T0 + CELL_MS, seconds=after)]
     cell = hours_of(points, T0, T0 + HOUR_MS)[T0]
@@ -116,16 +116,43 @@ def test_bins_and_the_integral_come_along() -> None:
 
 
 def test_without_a_histogram_time_is_on_the_side_of_the_threshold_that_its_state_says() -> None:
-    seconds: dict[Key, float] = {(S, "busy"): 200.0, (S, "held"): 100.0}
+    seconds: dict[Key, float] = {(S, "busy", ""): 200.0, (S, "held", ""): 100.0}
     points = [Point(time_ms=T0, seconds={}), Point(time_ms=T0 + CELL_MS, seconds=seconds)]
     assert hours_of(points, T0, T0 + HOUR_MS)[T0].bin_slice_ms == [0, 0, 700_000, 1_400_000, 0, 0, 0, 0]
 
 
 def test_hours_that_their_edges_do_not_tell_need_their_samples() -> None:
-    a, b, c = point(0, busy=1), point(3600, busy=2), point(7200, busy=1)
+    a, b, c = point(0, busy=1), point(3600, busy=3601), point(7200, busy=1)
     assert irregular_hours([a, b, c], [240, 240]) == [1]
     assert irregular_hours([a, None, c], [3, 3]) == [0, 1]
     assert irregular_hours([None, None, None], [None, 0]) == []
+
+
+def divided(at_s: float, rest: float, **instances: float) -> Point:
+    """Counters of a divided GPU: what no instance has is free, instances are busy; all in seconds of the GPU."""
+    seconds: dict[Key, float] = {(S, "free", ""): rest}
+    seconds |= {(S, "busy", name): value for name, value in instances.items()}
+    return Point(time_ms=T0 + round(at_s * 1000), seconds=seconds)
+
+
+def test_a_divided_gpu_is_the_sum_of_its_instances_and_of_what_none_has() -> None:
+    found = hours(divided(0, 1000, i1=50, i2=70), divided(700, 1100, i1=350, i2=370))
+    assert found == {State.FREE: 100.0, State.BUSY: 600.0}
+
+
+def test_an_instance_that_comes_brings_all_it_has_and_one_that_goes_takes_only_what_nobody_saw() -> None:
+    found = hours(divided(0, 1000, old=500), divided(700, 1300, new=300), divided(1400, 1700, new=600))
+    assert found == {State.FREE: 700.0, State.BUSY: 600.0}
+
+
+def test_an_instance_that_was_made_anew_under_its_number_began_at_zero() -> None:
+    assert hours(divided(0, 1000, i1=500), divided(700, 1300, i1=300)) == {State.FREE: 300.0, State.BUSY: 300.0}
+
+
+def test_an_hour_in_which_an_instance_came_and_went_needs_its_samples() -> None:
+    begin, kept, end = divided(0, 1000, i1=5), divided(3600, 2000, i1=2605), divided(3600, 2000, i1=1000)
+    assert irregular_hours([begin, kept], [240]) == []
+    assert irregular_hours([begin, end], [240]) == [0]
 
 
 Counted = tuple[int, int | None, int]
@@ -147,7 +174,7 @@ def points_of(found: Counted) -> list[Point]:
         if restart_ms is not None and at_ms < restart_ms <= at_ms + step_ms:
             seconds = {}
         state = rng.choice(["busy", "held", "free"])
-        seconds[S, state] = seconds.get((S, state), 0.0) + step_ms / 1000
+        seconds[S, state, ""] = seconds.get((S, state, ""), 0.0) + step_ms / 1000
         at_ms += step_ms
     return points
 
