@@ -108,6 +108,8 @@ class Tally(Measured):
     energy_epochs: int = 0
     hang_suspicion_ms: int = 0
     rejected_values: int = 0
+    is_total: bool = False
+    """A total since the agent started keeps no workloads: they would come and go for ever."""
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
 
@@ -139,7 +141,7 @@ class Tally(Measured):
             self.hang_suspicion_ms += time_ms
         if part.activity_ppm is not None:
             self.activity_source = _weaker(self.activity_source, part.seen.activity_source)
-        if state is State.BUSY or state is State.HELD:
+        if not self.is_total and (state is State.BUSY or state is State.HELD):
             self._add_workloads(state, time_ms * part.slices, part.seen.holders or ())
 
     def spend(self, key: str, energy_mj: int | None, odometer_mj: int | None) -> None:

@@ -12,8 +12,8 @@ from tests.abi.script import GPU_IS_LOST, RESET_REQUIRED, UNINITIALIZED, UNKNOWN
 GPUS = 3
 
 
-def restless(duration_ms: int, pids: Sequence[int], chance: Random) -> Script:
-    """Return so much of life: each of the pids holds some GPU once, for a while, some of them together."""
+def restless(duration_ms: int, pids: Sequence[int], life_ms: tuple[int, int], chance: Random) -> Script:
+    """Return so much of life: each of the pids holds some GPU once, for so long, many of them together."""
     script = Script()
     gpus = [script.add_gpu(gpm=number != 1) for number in range(GPUS)]
     for gpu in gpus:
@@ -22,7 +22,7 @@ def restless(duration_ms: int, pids: Sequence[int], chance: Random) -> Script:
     for number, pid in enumerate(pids):
         begin_ms = number * step_ms + chance.randrange(step_ms)
         gpu = gpus[number % GPUS]
-        gpu.run(pid, begin_ms, begin_ms + chance.randrange(1, 6 * step_ms))
+        gpu.run(pid, begin_ms, begin_ms + chance.randrange(*life_ms))
     for gpu in gpus:
         at_ms = 0
         while (at_ms := at_ms + chance.randrange(5_000, 60_000)) < duration_ms:
