@@ -29,7 +29,7 @@ def restless(duration_ms: int, pids: Sequence[int], life_ms: tuple[int, int], ch
             busy_pct = chance.choice([0, 0, 3, 40, 97])
             gpu.act(at_ms, utilization_pct=busy_pct, power_w=70 + 6 * busy_pct, memory_gib=chance.randrange(70))
     _trouble(script, duration_ms, chance)
-    _divide(script)
+    _divide(script, duration_ms, max(pids) + 1, chance)
     return script
 
 
@@ -55,8 +55,15 @@ def _trouble(script: Script, duration_ms: int, chance: Random) -> None:
                 script.rule("nvmlDeviceGetTotalEnergyConsumption", from_ms=begin_ms, to_ms=end_ms, error=UNKNOWN)
 
 
-def _divide(script: Script) -> None:
-    """Add a GPU whose instances are made and destroyed, once the agent meters GPU instances."""
+def _divide(script: Script, duration_ms: int, pid: int, chance: Random) -> None:
+    """Add a GPU whose instances are made and destroyed again and again, if the agent meters GPU instances."""
     if importlib.util.find_spec("gpuledger_agent.mig") is None:
         return
-    # What it needs lands with the agent's own support: see tests/abi/divided.py there.
+    gpu = script.add_gpu().act(0, power_w=200, memory_gib=0).divide()
+    stays = gpu.add_instance("3g.40gb").act(0, utilization_pct=60, memory_gib=20)
+    stays.run(pid)
+    step_ms = max(40_000, duration_ms // 200)
+    for begin_ms in range(10_000, duration_ms - step_ms, step_ms):
+        end_ms = begin_ms + chance.randrange(step_ms // 2, step_ms - 10_000)
+        made = gpu.add_instance("2g.20gb", begin_ms, end_ms, instance_id=2, slot=1)
+        made.act(0, utilization_pct=chance.choice([0, 30]), memory_gib=1).run(pid + 1, begin_ms, end_ms)
