@@ -236,7 +236,7 @@ class Meter:
     def _total(self, uuid: str, outcome: _Outcome, time_ms: int) -> None:
         tally = self._totals.get(uuid)
         if tally is None:
-            tally = self._totals[uuid] = Tally()
+            tally = self._totals[uuid] = Tally(is_total=True)
         if outcome.seen.is_divided:
             tally.set_rest_apart()
         _add(tally, outcome, time_ms, outcome.energy_mj, None, True)

@@ -171,6 +171,8 @@ class Tally(Measured):
     hang_suspicion_ms: int = 0
     rejected_values: int = 0
     health: HealthTally = field(default_factory=HealthTally)
+    is_total: bool = False
+    """A total since the agent started keeps no workloads: they would come and go for ever."""
     workload_slice_ms: dict[WorkloadKey, dict[State, int]] = field(default_factory=dict)
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
     workload_source: dict[WorkloadKey, str] = field(default_factory=dict)
@@ -217,6 +219,8 @@ class Tally(Measured):
             self.hang_suspicion_ms += time_ms
         if part.activity_ppm is not None:
             self.activity_source = _weaker(self.activity_source, part.seen.activity_source)
+        if self.is_total:
+            return
         if state is State.BUSY or state is State.HELD:
             self._add_workloads(state, time_ms * part.slices, part, part.seen.holders or ())
         elif state is State.RESERVED and part.seen.allocated_to:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real agent whose port is taken by clients that hang and that read slowly: it goes on metering every interval."""
+"""A real agent whose clients hang and read slowly, as does the collector that it pushes to: no interval is missed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,19 @@ def test_hung_and_slow_clients_cost_no_interval(tmp_path: Path) -> None:
     wait_for("two days to be played", lambda: past.metrics().get("gpuledger_agent_seals_total", 0) >= 576)
     past.terminate()
     arguments = ["gpuledger", "agent", "run", "--simulate", "serving", "--listen", "127.0.0.1:0"]
-    environment = {"GPULEDGER_AGENT_HTTP_REQUEST_SECONDS": "300", "GPULEDGER_AGENT_STATE_DIR": str(state_dir)}
-    agent = RunningAgent(tmp_path / "log", arguments, environment)
-    agent.wait_until_started()
-    port = agent.port()
     with ExitStack() as stack:
+        # It takes connections and says nothing, ever.
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        environment = {
+            "GPULEDGER_AGENT_HTTP_REQUEST_SECONDS": "300",
+            "GPULEDGER_AGENT_STATE_DIR": str(state_dir),
+            "GPULEDGER_AGENT_PUSH_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "GPULEDGER_AGENT_PUSH_INTERVAL_SECONDS": "1",
+            "GPULEDGER_AGENT_PUSH_TIMEOUT_SECONDS": "2",
+        }
+        agent = RunningAgent(tmp_path / "log", arguments, environment)
+        agent.wait_until_started()
+        port = agent.port()
         for target in ("/metrics", "/v1/readings?limit=1000"):
             # The second answer is more than fits on the way: its sender is stuck for as long as this lasts.
             slow = stack.enter_context(socket.socket())
@@ -70,6 +78,7 @@ def test_hung_and_slow_clients_cost_no_interval(tmp_path: Path) -> None:
         # A cell that ends meanwhile begins the count anew.
         wait_for(f"{TICKS} ticks", has_ticked)
         assert agent.log.count("event=connections_refused") == 1
+        assert "event=push_failed reason=timeout" in agent.log
         agent.terminate()
     readings = [one for one in sealed(state_dir, public_key(state_dir)) if one.interval_ms == 1_000]
     assert sum(one.end_ms - one.start_ms for one in readings) >= TICKS * 1_000

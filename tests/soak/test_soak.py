@@ -38,10 +38,14 @@ pytestmark = [pytest.mark.abi, pytest.mark.slow, pytest.mark.soak]
 HOUR_MS = 3_600_000
 VIRTUAL_HOURS = float(os.environ.get("SOAK_VIRTUAL_HOURS", "2"))
 MINUTES = float(os.environ.get("SOAK_MINUTES", "2"))
-PROCESSES_AN_HOUR = 2_400
-"""More names in two hours than the agent remembers."""
+PROCESSES_AN_HOUR = 10_000
+"""Far more names than the agent remembers: whatever keeps something of each shows."""
+LIFE_MS = (10_000, 20_000)
+"""So long that each is seen: the agent reads the lists of processes every ten seconds."""
 GROWTH_BYTES_MAX = 1 << 20
-GROWTH_BYTES_AN_HOUR_MAX = 256 << 10
+"""For the allocator's own moods, and caches that fill."""
+GROWTH_BYTES_AN_HOUR_MAX = 32 << 10
+"""For the journal's index: an entry for each reading that can be served."""
 FIRST_PID = 4_200_001
 
 
@@ -62,7 +66,7 @@ def test_hours_of_churn_in_virtual_time_leave_memory_flat_and_the_account_exact(
 ) -> None:
     duration_ms = round(VIRTUAL_HOURS * HOUR_MS)
     pids = range(FIRST_PID, FIRST_PID + round(VIRTUAL_HOURS * PROCESSES_AN_HOUR))
-    script = restless(duration_ms, pids, Random(11))
+    script = restless(duration_ms, pids, LIFE_MS, Random(11))
     put = stage(script, duration_ms=duration_ms)
     clock = put.clock
     assert clock is not None
@@ -116,7 +120,8 @@ def test_minutes_of_churn_in_real_time_leave_everything_flat_and_no_second_uncou
     stage: Callable[..., Stage], tmp_path: Path, sleepers: list[int]
 ) -> None:
     duration_ms = round(MINUTES * 60_000)
-    put = stage(restless(duration_ms, sleepers, Random(12)), virtual=False)
+    life_ms = (10_000, max(20_000, duration_ms // 4))
+    put = stage(restless(duration_ms, sleepers, life_ms, Random(12)), virtual=False)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         nobody = f"http://127.0.0.1:{gone.getsockname()[1]}"
     environment = {

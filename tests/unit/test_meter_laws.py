@@ -154,6 +154,8 @@ def test_totals_since_the_start_are_the_sums_of_the_spans(stream: Stream) -> Non
             hang_ms += tally.hang_suspicion_ms
         assert total.state_slice_ms == states
         assert total.bin_slice_ms == bins
+        # Workloads come and go for ever; what lasts as long as the agent must not remember them.
+        assert (total.workload_slice_ms, total.workload_memory_bytes_max) == ({}, {})
         assert (0 if total.active_slice_ns is None else total.active_slice_ns) == active_slice_ns
         assert (total.active_known_slice_ms, total.hang_suspicion_ms) == (known_slice_ms, hang_ms)
         # What ticks around a long gap or at the very end add to a span of no length is in no reading.
