@@ -19,6 +19,10 @@ from gpuledger_agent.nvml import Identity
 from gpuledger_agent.privacy import Privacy
 from gpuledger_agent.snapshot import InstanceIdentity
 from gpuledger_agent.tally import Measured, Span, Tally, WorkloadKey
+from gpuledger_agent.xids import FATAL
+
+XID_NUMBERS_MAX = 16
+"""Different Xid errors told of a GPU, so that a reading keeps under its limit: the fatal, then the most frequent."""
 
 PART_ENTRIES_MAX = 24
 """GPUs and their instances in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
@@ -105,6 +109,11 @@ def _chunks(gpus: Sequence[GpuTime]) -> list[list[GpuTime]]:
     return chunks
 
 
+def _xids(found: Mapping[int, int]) -> dict[int, int]:
+    ranked = sorted(found, key=lambda xid: (xid not in FATAL, -found[xid], xid))
+    return {xid: found[xid] for xid in ranked[:XID_NUMBERS_MAX]}
+
+
 def gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
     """Return a GPU's part of a reading: units of a slice become whole ones, rounded down."""
     return GpuTime(
@@ -132,7 +141,7 @@ def gpu_time(uuid: str, tally: Tally, identity: Identity | None) -> GpuTime:
         memory_used_bytes_max=tally.memory_used_bytes_max,
         hang_suspicion_ms=tally.hang_suspicion_ms,
         rejected_values=tally.rejected_values,
-        xids=tally.health.xids,
+        xids=_xids(tally.health.xids),
         ecc_errors=tally.health.ecc_errors,
         throttle_ms={reason: time_ns // 1_000_000 for reason, time_ns in tally.health.throttled_ns.items()},
         instances=_instance_times(tally),

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from gpuledger.cells import CELL_MS
-from gpuledger.gpu_time import INSTANCES_MAX
+from gpuledger.checkpoint import Checkpoint, line_of, sign_checkpoint
+from gpuledger.gpu_time import INSTANCES_MAX, XID_MAX
 from gpuledger.reading import (
     INTEGER_MAX,
     LEAF_BYTES_MAX,
@@ -23,9 +24,10 @@ from gpuledger.reading import (
     sketch_workloads,
 )
 from gpuledger.sealing import NameSealer, SigningKey
-from gpuledger.states import ACTIVITY_EDGES_PPM, ENGINES, LINKS, OBSERVED, State, Uncovered
+from gpuledger.states import ACTIVITY_EDGES_PPM, ECC_KINDS, ENGINES, LINKS, OBSERVED, THROTTLES, State, Uncovered
 from gpuledger_agent.crash_file import SLOT_BYTES
 from gpuledger_agent.drafts import Draft, Origin, decode_draft, gpu_time, make_drafts, rank_workloads
+from gpuledger_agent.health_tally import HealthTally
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import Identity
 from gpuledger_agent.snapshot import InstanceIdentity
@@ -106,6 +108,11 @@ def largest_tally(instances: int) -> Tally:
         link_known_ms=dict.fromkeys(LINKS, CELL_MS),
         hang_suspicion_ms=100_000,
         rejected_values=300,
+        health=HealthTally(
+            xids=dict.fromkeys(range(XID_MAX - 40, XID_MAX), 10**5),
+            ecc_errors=dict.fromkeys(ECC_KINDS, 10**9),
+            throttled_ns=dict.fromkeys(THROTTLES, CELL_MS * 1_000_000),
+        ),
     )
     fill(tally, 7)
     for number in range(instances):
@@ -120,14 +127,23 @@ def largest_tally(instances: int) -> Tally:
 @pytest.mark.parametrize(("gpus", "instances"), [(64, 0), (8, 7), (9, 3), (1, 7)])
 def test_a_leaf_keeps_under_its_limit_with_the_largest_numbers_and_names_there_are(gpus: int, instances: int) -> None:
     key = SigningKey.generate()
+    longest = line_of(sign_checkpoint(Checkpoint(origin="o" * 64, size=10**18, root=bytes(32)), key))
     uuids = [uuid_of(number) for number in range(gpus)]
     drafts = drafts_of({uuid: largest_tally(instances) for uuid in uuids}, {u: largest_identity(u) for u in uuids})
     for draft in drafts:
-        reading = replace(draft.reading, sequence=INTEGER_MAX, previous="f" * 64, workloads_digest="f" * 64)
+        reading = replace(
+            draft.reading, sequence=INTEGER_MAX, previous="f" * 64, workloads_digest="f" * 64, checkpoint=longest
+        )
         assert len(key.seal(PAYLOAD_TYPE, encode(reading))) <= LEAF_BYTES_MAX
     assert [gpu.uuid for draft in drafts for gpu in draft.reading.gpus] == uuids
     assert [draft.reading.part for draft in drafts] == [(k, len(drafts)) for k in range(1, len(drafts) + 1)]
     assert len(drafts) == {64: 3, 8: 3, 9: 2, 1: 1}[gpus]
+
+
+def test_of_very_many_different_xid_errors_the_fatal_and_the_frequent_are_told() -> None:
+    tally = largest_tally(0)
+    tally.health.xids = {79: 1, 13: 2} | dict.fromkeys(range(200, 240), 3)
+    assert gpu_time(uuid_of(0), tally, largest_identity(uuid_of(0))).xids == {79: 1} | dict.fromkeys(range(200, 215), 3)
 
 
 def test_a_node_of_eight_divided_gpus_fits_into_a_slot_of_the_crash_file() -> None:
