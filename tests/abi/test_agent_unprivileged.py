@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuledger import workload_names
 from gpuledger.states import State
 from gpuledger_agent.crash_file import CrashFile
 from tests.abi.script import Script
@@ -125,7 +126,7 @@ def test_a_user_without_rights_meters_seals_and_names_the_processes_of_others(pl
     user, name = owner_of(sleeper)
     names = opened_names(place.state_dir)
     assert user in names
-    assert any(text.startswith(f"{name} (pid {sleeper}, started ") for text in names)
+    assert any(text.startswith(f"process:{name}/{sleeper}@") for text in names)
     for path in (place.state_dir, *place.state_dir.rglob("*")):
         status = path.stat()
         assert status.st_uid == place.somebody.uid
@@ -140,4 +141,4 @@ def test_where_proc_hides_others_a_gpu_is_still_held_by_a_process_that_has_no_na
         pytest.skip("this machine does not let a /proc that hides processes be mounted")
     log = run_for_some_ticks(place, sleeper, "unshare", "-m", "sh", "-c", HIDE, "sh")
     assert "Traceback" not in log
-    assert opened_names(place.state_dir) == [f"process {sleeper} (not visible)"]
+    assert opened_names(place.state_dir) == [workload_names.process_not_visible(sleeper)]

@@ -9,13 +9,31 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def test_every_trap_has_a_test_that_exists() -> None:
-    table = (HERE / "README.md").read_text(encoding="utf-8").partition("## Traps")[2]
-    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+README = (HERE / "README.md").read_text(encoding="utf-8")
+TESTS = {path.stem: path.read_text(encoding="utf-8") for path in HERE.parent.rglob("test_*.py")}
+
+
+def rows_of(title: str) -> list[str]:
+    section = README.partition(f"\n## {title}")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| trap |")]
+
+
+def test_every_trap_of_measuring_has_a_test_that_exists() -> None:
+    rows = rows_of("Traps of measuring")
     assert len(rows) > 20
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in HERE.parent.rglob("test_*.py"))
-    known = set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+    known = {name for source in TESTS.values() for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
     for row in rows:
         named = re.findall(r"`(test_\w+)`", row)
         assert named, row
         assert set(named) <= known, row
+
+
+def test_every_trap_of_nvml_has_a_test_that_exists() -> None:
+    rows = rows_of("Traps of NVML")
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"(test_\w+): ([^,|]+)", row.split("|")[2])
+        assert named, row
+        for module, sentence in named:
+            name = "test_" + re.sub(r"\W+", "_", sentence.removesuffix(" ").removesuffix("...").strip().lower())
+            assert re.search(rf"^(async )?def {name}", TESTS[module], re.MULTILINE), (row, name)

@@ -54,6 +54,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
+def is_whole(path: Path) -> bool:
+    return path.read_bytes()[-1:] in (b"\n", b"")
+
+
 def fill_and_free(state_dir: Path, log: Path, fill: Callable[[int], None], free: Callable[[int], None]) -> None:
     """Let an agent seal until it cannot, then let it write again; all it metered must be there, once."""
     agent = simulated(state_dir, log, START_S, interval_s=5)
@@ -62,8 +66,9 @@ def fill_and_free(state_dir: Path, log: Path, fill: Callable[[int], None], free:
         fill(agent.process.pid)
         wait_for("three cells to wait", lambda: agent.metrics()["gpuledger_agent_seals_pending"] >= 3)
         assert agent.metrics()["gpuledger_agent_seal_failures_total"] > 0
-        paths = sorted((state_dir / "journal").glob("*.jsonl"))
-        assert all(path.read_bytes()[-1:] in (b"\n", b"") for path in paths), "nothing is half written"
+        # Each tick tries again, and takes back what did not fit: between the two a look may find half a line.
+        journal = state_dir / "journal"
+        wait_for("no line to be half written", lambda: all(is_whole(path) for path in journal.glob("*.jsonl")))
         free(agent.process.pid)
         wait_for("all to be sealed", lambda: agent.metrics()["gpuledger_agent_seals_pending"] == 0)
         assert agent.metrics()["gpuledger_agent_seals_dropped_total"] == 0
