@@ -194,7 +194,7 @@ CPU time is of the whole process, scrapes and the sealing of a cell included; a 
 added, each on a connection of its own, with its TLS handshake and its login (the peer's are plain). Memory is the most
 that was resident at any time.
 
-Not measured here: the process that asks the kubelet for allocations over gRPC (not there yet).
+Not measured here: the process that asks the kubelet for allocations over gRPC, where that is configured.
 """
 
 _GROWTH = """
