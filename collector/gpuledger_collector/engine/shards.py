@@ -95,10 +95,7 @@ class GaugeShards:
         energy: dict[tuple[str, int], int] = {}
         notes, tallies = Notes(), dict[Group, Tally]()
         by_identity = {gpu.identity: gpu for gpu in gpus}
-        for stream, pace in sorted(paces.items()):
-            own = [gpu for gpu in gpus if stream in gpu.names]
-            if not own:
-                continue
+        for stream, pace, own in _streams(gpus, paces):
             answered = await self._chunks.cells(stream, own, pace, start_ms, end_ms)
             for identity, (cells, seen) in answered.items():
                 _keep_fuller(best, identity, cells, pace.interval_ms)
@@ -141,6 +138,14 @@ class GaugeShards:
         )
 
 
+def _streams(gpus: Sequence[Gpu], paces: Mapping[Stream, Pace]) -> Iterator[tuple[Stream, Pace, list[Gpu]]]:
+    """Yield each stream that tells of any of the GPUs, with those GPUs."""
+    for stream, pace in sorted(paces.items()):
+        own = [gpu for gpu in gpus if stream in gpu.names]
+        if own:
+            yield stream, pace, own
+
+
 def _overlap(gpu: Gpu, cell_ms: int) -> Finding:
     text = f"{gpu.identity} reported instances of more than the whole GPU in one cell; the cell counts as dark"
     return Finding(at_ms=floor_to(cell_ms, HOUR_MS), kind="instances_overlap", subject=gpu.identity, text=text)
@@ -162,10 +167,7 @@ class CounterShards:
         best: _Best = {}
         notes, tallies = Notes(), dict[Group, Tally]()
         by_identity = {gpu.identity: gpu for gpu in gpus}
-        for stream, pace in sorted(paces.items()):
-            own = [gpu for gpu in gpus if stream in gpu.names]
-            if not own:
-                continue
+        for stream, pace, own in _streams(gpus, paces):
             answered = await self._counters.hours(stream, own, pace, start_ms, end_ms)
             for identity, (hours, seen) in answered.items():
                 _keep_fuller(best, identity, hours, pace.interval_ms)
