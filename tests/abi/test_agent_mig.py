@@ -31,8 +31,7 @@ ATTRIBUTES, NAME, UUID, ID = (
     "nvmlDeviceGetGpuInstanceId",
 )
 TAKE, METRICS, WHOLE = "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleGet"
-ALLOCATE, FREE = "nvmlGpmSampleAlloc", "nvmlGpmSampleFree"
-PROCESSES, MEMORY = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMemoryInfo_v2"
+PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3"
 ENERGY, UTILIZATION = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates"
 
 

@@ -20,17 +20,9 @@ from tests.abi.script import (
 )
 
 pytestmark = pytest.mark.abi
-SLOT, MODE, COUNT = "nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetMigMode", "nvmlDeviceGetMaxMigDeviceCount"
-ATTRIBUTES, NAME, UUID, ID = (
-    "nvmlDeviceGetAttributes_v2",
-    "nvmlDeviceGetName",
-    "nvmlDeviceGetUUID",
-    "nvmlDeviceGetGpuInstanceId",
-)
-TAKE, METRICS, WHOLE = "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleGet"
-ALLOCATE, FREE = "nvmlGpmSampleAlloc", "nvmlGpmSampleFree"
-PROCESSES, MEMORY = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMemoryInfo_v2"
-ENERGY, UTILIZATION = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates"
+COUNT = "nvmlDeviceGetMaxMigDeviceCount"
+TAKE, ALLOCATE, FREE = "nvmlGpmMigSampleGet", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree"
+PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3"
 
 
 # ---------------------------------------------------------------------------------------------- GPM
