@@ -61,6 +61,9 @@ class PushDoor:
         except TimeoutError:
             text = f"the page did not come within {self._timeout_s:g} s"
             return receiver.fail(PushFailure.TIMEOUT, 408, text)
+        except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError) as exc:
+            # Nobody is there to read the answer.
+            return receiver.fail(PushFailure.DROPPED, 400, f"the page broke off: {exc}")
         position = None if after is None else int(after)
         return await receiver.receive(bytes(body), is_compressed=encoding == "gzip", after=position)
 

@@ -38,6 +38,8 @@ class PushFailure(str, Enum):
     BUSY = "busy"
     """Too many were being received at once."""
     TIMEOUT = "timeout"
+    DROPPED = "dropped"
+    """Whoever pushed went away before the page was there; an agent that lives pushes it again."""
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
     REJECTED = "rejected"

@@ -175,6 +175,32 @@ async def test_a_body_that_does_not_say_its_size_is_cut_off_at_the_limit() -> No
         assert found.receiver.figures().failures == {"too_large": 1}
 
 
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("framing", ["Content-Length: 5000", "Transfer-Encoding: chunked"])
+async def test_who_goes_away_within_a_page_is_counted_and_fails_nobody(
+    framing: str, caplog: pytest.LogCaptureFixture, *, is_reset: bool
+) -> None:
+    async with door() as found:
+        host, port = found.server.address.split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = "1000\r\nhalf a page" if "chunked" in framing else "half a page"
+        writer.write(f"POST {PUSH_PATH}?after=0 HTTP/1.1\r\nHost: c\r\n{framing}\r\n\r\n{body}".encode())
+        await writer.drain()
+        await asyncio.sleep(0.05)  # It is being read by then; sooner is no page at all.
+        if is_reset:
+            writer.transport.abort()
+        else:
+            writer.close()
+        async with asyncio.timeout(20):
+            while True:
+                if found.receiver.figures().failures == {"dropped": 1}:
+                    break
+                await asyncio.sleep(0.01)
+        assert found.intake.taken == []
+        assert (await found.push(page()))[0] == 200
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR] == []
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason", "said"),
     [
