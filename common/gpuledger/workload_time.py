@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gpuledger import hints as process_hints
 from gpuledger.gpu_time import GpuTime
+from gpuledger.hints import Hints
 from gpuledger.states import FEATURES, OBSERVED, WORKLOAD_SOURCES, State
 from gpuledger.wire import Fields, amounts, fail, present, quote
 
@@ -24,7 +26,8 @@ class WorkloadTime:
 
     `workload` and `user` are digests (see gpuledger.sealing); `source` says what told the workload, one of
     WORKLOAD_SOURCES; `instance_uuid` names the GPU instance (None: the whole GPU); `features` are integers by the
-    names of FEATURES, absent where they are unknown or zero.
+    names of FEATURES, absent where they are unknown or zero; `hints` are what the workload's processes on the node told
+    of its kind (None: nobody looked).
     """
 
     workload: str
@@ -35,6 +38,7 @@ class WorkloadTime:
     source: str | None = None
     instance_uuid: str | None = None
     features: Mapping[str, int] = field(default_factory=dict)
+    hints: Hints | None = None
 
 
 REST = "rest"
@@ -56,6 +60,7 @@ def encode(part: WorkloadTime) -> dict[str, object]:
             "source": part.source,
             "instance_uuid": part.instance_uuid,
             "features": amounts(part.features),
+            "hints": None if part.hints is None else process_hints.encode(part.hints),
         }
     )
 
@@ -72,11 +77,17 @@ def decode(value: object, where: str) -> WorkloadTime:
         source=fields.text("source", None),
         instance_uuid=fields.text("instance_uuid", None),
         features=fields.amounts("features", _FEATURE_NAMES),
+        hints=_hints(fields, where),
     )
     if part.source is not None and part.source not in WORKLOAD_SOURCES:
         fail(where, f"source {quote(part.source)} is none of {', '.join(WORKLOAD_SOURCES)}")
     fields.end()
     return part
+
+
+def _hints(fields: Fields, where: str) -> Hints | None:
+    value = fields.take("hints", None)
+    return None if value is None else process_hints.decode(value, f"{where}.hints")
 
 
 def check(parts: Sequence[WorkloadTime], gpus: Iterable[GpuTime]) -> None:
