@@ -51,6 +51,10 @@ class Feed:
     def last_sequence(self) -> int:
         return self._journal.last.sequence
 
+    def show(self, checkpoint: str, log_key: str) -> None:
+        """Take note of what a collector shows of its log, if it verifies: the next reading seals it."""
+        self._witness.show(checkpoint, log_key)
+
     def page(self, after: int, count_max: int, bytes_max: int) -> bytes:
         """Return the document with the readings after sequence `after`, oldest first; one at least if there is any."""
         records = [self._privacy.strip(record) for record in self._journal.read(after, count_max, bytes_max)]

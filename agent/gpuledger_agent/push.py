@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpuledger import __version__
 from gpuledger.clock import Clock
@@ -162,9 +163,13 @@ class Pusher:
             said = reply.body[:200].decode("ascii", "replace").strip()
             failure = "denied" if reply.status in {401, 403, 429} else "http_status"
             raise _PushError(failure, f"answers with HTTP status {reply.status}: {said}", reply.retry_s)
-        sequence = _acknowledged_in(reply.body, self._feed.journal_id)
+        receipt = _receipt_in(reply.body)
+        sequence = _acknowledged_in(receipt, self._feed.journal_id)
         if sequence is None:
             raise _PushError("answer", "answers with what is no receipt of this journal")
+        checkpoint, log_key = receipt.get("checkpoint"), receipt.get("log_key")
+        if isinstance(checkpoint, str) and isinstance(log_key, str):
+            self._feed.show(checkpoint, log_key)
         return sequence
 
     def _note_failure(self, error: _PushError) -> float:
@@ -188,15 +193,21 @@ class Pusher:
         return delay_s
 
 
-def _acknowledged_in(body: bytes, journal: str) -> int | None:
-    """Return the sequence in a receipt of this journal; None where it is none."""
+def _receipt_in(body: bytes) -> dict[str, Any]:
+    """Return the object in an answer; empty where it is none."""
     try:
         answer = json.loads(body)
-        is_ours, sequence = answer["journal"] == journal, answer["sequence"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _acknowledged_in(receipt: Mapping[str, Any], journal: str) -> int | None:
+    """Return the sequence in a receipt of this journal; None where it is none."""
+    sequence = receipt.get("sequence")
+    if receipt.get("journal") != journal or not isinstance(sequence, int) or isinstance(sequence, bool):
         return None
-    is_right = is_ours and isinstance(sequence, int) and not isinstance(sequence, bool)
-    return sequence if is_right and 0 <= sequence <= INTEGER_MAX else None
+    return sequence if 0 <= sequence <= INTEGER_MAX else None
 
 
 def _compress(data: bytes) -> bytes:

@@ -66,6 +66,7 @@ class Keeper:
         with self._mutex:
             self._enrolment.sync(now_ms)
             self._book.sync(now_ms)
+            self._renew()
             return self._bring_up_to(self.horizon_ms(now_ms))
 
     def rebuild(self) -> Refreshed:
@@ -85,6 +86,12 @@ class Keeper:
         """Return one row per GPU installed in the cell, from what is logged by now."""
         indexed = self._store.readings(cell_ms, cell_ms + CELL_MS)
         return cell_rows(read_accepted(self._catalog.log, indexed, self._catalog.recent), self._store.roster(), cell_ms)
+
+    def _renew(self) -> None:
+        """Begin the ledger of an earlier version anew: what has its columns is made from the log."""
+        if self._files.is_outdated():
+            logger.warning("ledger_outdated", extra={"text": "an earlier version wrote it: it is made anew"})
+            self._files.clear()
 
     def _bring_up_to(self, wanted_ms: int) -> Refreshed:
         roster = self._store.roster()

@@ -158,17 +158,32 @@ class LedgerFiles:
 
     def extent(self) -> tuple[int, int] | None:
         """Return the span of whole cells that the ledger accounts for, or None while it is empty."""
+        found = self._extent()
+        return None if found is None else found[1:]
+
+    def is_outdated(self) -> bool:
+        """Return whether an earlier version wrote the ledger, in columns that are to be made anew."""
+        found = self._extent()
+        return found is not None and found[0] < columns.SCHEMA
+
+    def _extent(self) -> tuple[int, int, int] | None:
+        """Return the version of the columns, and the extent."""
         path = self._directory / "extent.json"
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-            start_ms, end_ms = int(value["start_ms"]), int(value["end_ms"])
+            schema, start_ms, end_ms = int(value["schema"]), int(value["start_ms"]), int(value["end_ms"])
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise StorageError(f"{path}: cannot be read: {exc.strerror}") from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise StorageError(f"{path}: not an extent; run: gpuledger ledger rebuild") from exc
-        return start_ms, end_ms
+        if schema > columns.SCHEMA:
+            raise StorageError(
+                f"{self._directory}: a newer version of gpuledger wrote this ledger (columns {schema}, and this one "
+                f"knows them up to {columns.SCHEMA}): run that version"
+            )
+        return schema, start_ms, end_ms
 
     def sum_by(self, keys: Sequence[Key], start_ms: int, end_ms: int) -> list[Group]:
         """Return the sums by `keys` over [start_ms, end_ms), sorted by key; none where there are no rows."""
@@ -284,7 +299,10 @@ class LedgerFiles:
             raise StorageError(f"{path}: cannot be read ({exc}); run: gpuledger ledger rebuild") from exc
         written = (found.schema.metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
         if written != str(columns.SCHEMA):
-            raise StorageError(f"{path}: has columns of version {written}; run: gpuledger ledger rebuild")
+            raise StorageError(
+                f"{path}: has columns of version {written}, and this version writes {columns.SCHEMA}: the collector "
+                "makes them anew when it starts (gpuledger ledger rebuild does, too)"
+            )
         return found.cast(schema)
 
     def _path(self, table: str, day_ms: int) -> Path:

@@ -114,6 +114,7 @@ class AgentIntake:
             duplicates=result.duplicates,
             refused={reason.value: number for reason, number in result.refused.items()},
             sender=sender if is_enrolled else None,
+            shown=self.checkpoint(),
         )
 
     def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:

@@ -62,6 +62,8 @@ class Pushed:
     refused: Mapping[str, int] = field(default_factory=dict)
     sender: Target | None = None
     """Who it was, as the board knows it; None if its key does not count."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """`checkpoint` and `log_key`, as questions have them: the agent is a witness of the log."""
 
 
 class PushIntake(Protocol):
@@ -131,6 +133,7 @@ class Receiver:
             "accepted": pushed.accepted,
             "duplicates": pushed.duplicates,
             "refused": dict(pushed.refused),
+            **pushed.shown,
         }
         return Receipt(status=200, body=json.dumps(answer), is_json=True)
 

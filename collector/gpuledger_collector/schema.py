@@ -58,3 +58,9 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first Merkle log", FIRS
 
 DERIVED = ("reading", "node", "claim", "seen", "roster", "declaration", "finding", "dirty")
 """What the log can restore, in an order in which it may be emptied."""
+
+REINDEX = (
+    *(f"DELETE FROM {table}" for table in DERIVED),  # noqa: S608 - names from our own list
+    "DELETE FROM meta WHERE key IN ('log_size', 'log_root', 'origin', 'clock_ms', 'roster_declared', 'simulated')",
+)
+"""Empties the index, so that it is read again from the log. What a migration ends with if only the log can fill it."""

@@ -28,8 +28,8 @@ class Series:
         self._end = self._new_end = end
         self._files: dict[int, int] = {}
         """Number of a file -> its descriptor; between batches only the last one is open."""
-        self._directories: set[Path] = set()
-        """Directories with new names in them, which are to be flushed."""
+        self._directories = {folder, *folder.parents[:2]}
+        """Directories with names in them that may not be flushed: of new files, and what a killed run left behind."""
 
     def write(self, records: Sequence[bytes]) -> None:
         """Write records behind the settled end; raises OSError, or StorageError where the file lost its end."""
@@ -98,8 +98,8 @@ class Series:
         path = self._folder / number_path(number)
         if number not in self._files:
             self._create_directories(path.parent)
-            if not path.exists():
-                self._directories.add(path.parent)
+            # Whether the file is new or not: a run that was killed may have made it, and not flushed its name.
+            self._directories.add(path.parent)
             self._files[number] = self._disk.open(path)
         file = self._files[number]
         if end is not None:

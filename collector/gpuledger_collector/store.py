@@ -24,7 +24,7 @@ from gpuledger_collector.indexing import EVER_MS, Claims, index_entries, put_met
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.log import Known
 from gpuledger_collector.roster import Claim, Entry, Roster, Window, WindowKind
-from gpuledger_collector.schema import DERIVED, MIGRATIONS
+from gpuledger_collector.schema import MIGRATIONS, REINDEX
 
 FILE_NAME = "collector.sqlite"
 
@@ -63,7 +63,9 @@ class Store:
             raise StorageError(f"{directory}: cannot be used: {exc.strerror}") from exc
         except sqlite3.Error as exc:
             raise StorageError(f"{self.path}: cannot open the store: {exc}") from exc
-        if not read_only:
+        if read_only:
+            self._check_version([name for (name,) in self._rows("SELECT name FROM migration ORDER BY position")])
+        else:
             self._migrate()
 
     def close(self) -> None:
@@ -106,14 +108,20 @@ class Store:
         with self._writing() as db:
             db.execute("CREATE TABLE IF NOT EXISTS migration (position INTEGER PRIMARY KEY, name TEXT NOT NULL)")
             done = [str(name) for (name,) in db.execute("SELECT name FROM migration ORDER BY position")]
-        known = [name for name, _ in MIGRATIONS]
-        if done != known[: len(done)]:
-            raise StorageError(f"{self.path}: was written by another version (migrations {', '.join(done)})")
+        self._check_version(done)
         for position, (name, statements) in list(enumerate(MIGRATIONS))[len(done) :]:
             with self._writing() as db:
                 for statement in statements:
                     db.execute(statement)
                 db.execute("INSERT INTO migration VALUES (?, ?)", (position, name))
+
+    def _check_version(self, done: Sequence[str]) -> None:
+        known = [name for name, _ in MIGRATIONS]
+        if list(done) != known[: len(done)]:
+            raise StorageError(
+                f"{self.path}: a newer version of gpuledger wrote this index ({done[-1]}; this one knows {known[-1]}): "
+                "run that version"
+            )
 
     # ------------------------------------------------------------------------------------------ index
 
@@ -137,10 +145,8 @@ class Store:
         """Empty all that the log can restore; with `cursors` agents are asked for everything again, too."""
         with self._writing() as db:
             self._claims = None
-            for table in (*DERIVED, "cursor") if cursors else DERIVED:
-                db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from our own list
-            names = "'log_size', 'log_root', 'origin', 'clock_ms', 'roster_declared', 'simulated'"
-            db.execute(f"DELETE FROM meta WHERE key IN ({names})")  # noqa: S608 - names from our own list
+            for statement in (*REINDEX, "DELETE FROM cursor") if cursors else REINDEX:
+                db.execute(statement)
         self.claims_revision += 1
 
     def log_known(self) -> Known | None:

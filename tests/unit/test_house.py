@@ -12,6 +12,8 @@ NODE_FOLDERS = ("common", "agent")
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".sh", ".js", ".css"}
 TEXT_SUFFIXES = {"", ".html", ".in", ".j2", ".json", ".md", ".service", ".toml", ".txt", ".yaml", ".yml"}
 CACHES = {"__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache"}
+RECORDED = ROOT / "tests/data/stores"
+"""State directories as programs wrote them: bytes without suffixes."""
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 MODULE_LINES = 400
 FUNCTION_LINES = 70
@@ -29,7 +31,9 @@ def python_files(folders: tuple[str, ...] = PYTHON_FOLDERS) -> Iterator[Path]:
 def text_files() -> Iterator[Path]:
     for folder in (*PYTHON_FOLDERS, "docs", "deploy", "requirements", ".ci"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and path.suffix in TEXT_SUFFIXES | SOURCE_SUFFIXES and not CACHES & set(path.parts):
+            if CACHES & set(path.parts) or RECORDED in path.parents:
+                continue
+            if path.is_file() and path.suffix in TEXT_SUFFIXES | SOURCE_SUFFIXES:
                 yield path
     for path in sorted(ROOT.iterdir()):
         if path.is_file() and path.suffix in TEXT_SUFFIXES | SOURCE_SUFFIXES and path.name != ".git":

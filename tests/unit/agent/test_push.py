@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import logging
@@ -18,9 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpuledger.checkpoint import Checkpoint, line_of, sign_checkpoint
 from gpuledger.credentials import NO_CREDENTIALS, Credentials, Proof
 from gpuledger.errors import ConfigurationError
 from gpuledger.reading import INTEGER_MAX
+from gpuledger.sealing import SigningKey
 from gpuledger_agent import config as agent_config
 from gpuledger_agent import push as push_module
 from gpuledger_agent.config import AgentConfig
@@ -43,6 +46,7 @@ class FakeCollector:
     trouble: list[Callable[[], Reply]] = field(default_factory=list)
     pages: list[Any] = field(default_factory=list)
     limit: int | None = None
+    shown: dict[str, Any] = field(default_factory=dict)
 
     def send(self, url: str, body: bytes, headers: Mapping[str, str], proof: Proof, timeout_s: float) -> Reply:
         assert headers["Content-Encoding"] == "gzip"
@@ -73,6 +77,7 @@ class FakeCollector:
             "accepted": 0,
             "duplicates": 0,
             "refused": {},
+            **self.shown,
         }
         return Reply(status=200, body=json.dumps(answer).encode())
 
@@ -104,6 +109,30 @@ def test_it_asks_how_far_the_collector_is_and_goes_on_from_there(rig: Rig) -> No
     figures = pushing.figures
     assert (figures.acknowledged, figures.pages, figures.readings, figures.failures) == (10, 3, 7, {})
     assert figures.succeeded_ms == rig.clock.wall_ms
+
+
+def test_what_a_receipt_shows_of_the_log_is_kept_if_it_verifies_and_shown_with_the_next_page(rig: Rig) -> None:
+    collector = FakeCollector()
+    pushing = pusher(rig, collector)
+    key = SigningKey.generate()
+    lines = [line_of(sign_checkpoint(Checkpoint(origin="log/a", size=size, root=bytes(32)), key)) for size in (5, 9, 7)]
+    public_key = base64.b64encode(key.public_bytes).decode()
+    seen = []
+    for shown in (
+        {"checkpoint": lines[0], "log_key": public_key},
+        {"checkpoint": lines[1], "log_key": public_key},
+        {"checkpoint": lines[2], "log_key": public_key},
+        {"checkpoint": lines[1].replace(" 9 ", " 10 "), "log_key": public_key},
+        {"checkpoint": 5, "log_key": [public_key]},
+        {},
+    ):
+        collector.shown = shown
+        rig.tick(60, interval_ms=5_000)
+        pushing.push_round()
+        seen.append(collector.pages[-1]["checkpoints"])
+    # The first round asks how far the collector is before it pushes: what that answer shows is in its second page.
+    assert seen == [[lines[0]], [lines[0]], [lines[1]], [lines[1]], [lines[1]], [lines[1]]]
+    assert rig.readings()[-1].checkpoint == lines[1]
 
 
 def test_what_is_pushed_is_what_is_served_openings_and_the_open_cell_included(rig: Rig) -> None:

@@ -22,33 +22,48 @@ class PowerCut(BaseException):
     """Nothing that the program would still do is done."""
 
 
-class VolatileDisk(Disk):
-    """A disk that surely keeps only what was flushed; the power goes before step `last`."""
+class Killed(PowerCut):
+    """The same, but the machine goes on: what was written is still on its way to the disk."""
 
-    def __init__(self, last: int) -> None:
-        self._last = last
+
+class VolatileDisk(Disk):
+    """A disk that surely keeps only what was flushed; the program ends before step `last`, or the machine does."""
+
+    def __init__(self, last: int, end: type[PowerCut] = PowerCut) -> None:
+        self._last, self._end = last, end
         self._mutex = threading.Lock()
         self.steps = 0
         self._paths: dict[int, Path] = {}
         self._contents: dict[Path, bytes] = {}
         """What of each file was flushed."""
         self._names: set[Path] = set()
-        """Files whose name was flushed."""
+        """Files and directories whose name was flushed."""
+        self._directories: list[Path] = []
+        """Those that were made."""
         self._replaced: dict[Path, bytes | None] = {}
         """What a file was before a rename that was not flushed took its place."""
 
     def take_for_flushed(self, directory: Path) -> None:
         for path in directory.rglob("*"):
+            self._names.add(path)
             if path.is_file():
                 self._contents[path] = path.read_bytes()
-                self._names.add(path)
+
+    def start_again(self, last: int, end: type[PowerCut] = PowerCut) -> None:
+        """The next run of the program, on the same machine."""
+        self.steps, self._last, self._end = 0, last, end
 
     def _step(self) -> None:
         # Files are flushed at once, in threads; after the cut nothing reaches the disk any more.
         with self._mutex:
             self.steps += 1
             if self.steps >= self._last:
-                raise PowerCut
+                raise self._end
+
+    def create_directory(self, path: Path) -> None:
+        self._step()
+        super().create_directory(path)
+        self._directories.append(path)
 
     def open(self, path: Path) -> int:
         self._step()
@@ -82,7 +97,12 @@ class VolatileDisk(Disk):
 
     def cut(self, rng: Random) -> None:
         """Make the files what a power cut may leave of them."""
+        for directory in self._directories:
+            if directory not in self._names and rng.random() < 0.5:
+                shutil.rmtree(directory, ignore_errors=True)
         for path, flushed in self._contents.items():
+            if not path.parent.exists():
+                continue
             now = path.read_bytes() if path.exists() else b""
             if path not in self._names and rng.random() < 0.5:
                 path.unlink(missing_ok=True)
@@ -108,11 +128,14 @@ def close(log: LogReader | None) -> None:
             log.close()
 
 
+COUNTS = st.integers(0, 270)
+
+
 @examples(2)
 @given(
     last=st.integers(1, 60),
     seed=st.integers(0, 2**32),
-    counts=st.lists(st.integers(0, 270), min_size=1, max_size=3),
+    counts=st.lists(COUNTS, min_size=1, max_size=3),
 )
 def test_what_was_acknowledged_outlives_a_power_cut_and_no_checkpoint_is_contradicted(
     tmp_path_factory: pytest.TempPathFactory, last: int, seed: int, counts: list[int]
@@ -144,4 +167,32 @@ def test_what_was_acknowledged_outlives_a_power_cut_and_no_checkpoint_is_contrad
         tree = TreeCheck(log, failures.append)
         assert len(list(tree.entries(log.size))) == log.size
         assert (failures, tree.frontier.root()) == ([], log.root)
+    shutil.rmtree(directory.parent)
+
+
+@examples(2)
+@given(
+    killed=st.integers(1, 40), last=st.integers(1, 60), seed=st.integers(0, 2**32), counts=st.lists(COUNTS, max_size=3)
+)
+def test_names_that_a_killed_run_left_behind_are_flushed_before_anything_is_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory, killed: int, last: int, seed: int, counts: list[int]
+) -> None:
+    directory = tmp_path_factory.mktemp("killed") / "log"
+    disk = VolatileDisk(killed, Killed)
+    acknowledged: dict[int, bytes] = {}
+    for count in (3, *counts):
+        log = None
+        try:
+            log = open_log(directory, disk=disk)
+            append(log, count)
+            acknowledged[log.size] = log.root
+        except PowerCut:
+            pass
+        close(log)
+        disk.start_again(last)
+    disk.cut(Random(seed))
+    with open_log(directory) as log:
+        for size, root in acknowledged.items():
+            assert (log.size >= size, log.root_at(size)) == (True, root)
+        assert len(list(log.iterate())) == log.size
     shutil.rmtree(directory.parent)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One node that is polled and pushes at the same time: the ledger is that of either alone, and nothing is a finding."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuledger.cells import CELL_MS
+from gpuledger.errors import StorageError
 from gpuledger.states import State
 from gpuledger_collector.answers import Cursor
 from gpuledger_collector.program import AgentIntake
@@ -151,3 +153,31 @@ def test_a_page_is_shown_only_from_a_key_that_counts(tmp_path: Path, *, is_genui
         pushed = node.intake.accept_pushed(page, 0, storage.now_ms)
         assert (pushed.sender is not None) == is_genuine
         assert pushed.refused == ({} if is_genuine else {"tampered": 1})
+
+
+def test_who_pushes_is_a_witness_an_older_copy_put_back_takes_nothing_in(tmp_path: Path) -> None:
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    node = FakeNode(gpus=2)
+    with Storage(state) as storage:
+        pusher = Node(storage, node)
+        seal_one(node)
+        shown = pusher.intake.accept_pushed(pusher.page(0, 1), 0, storage.now_ms).shown
+        storage.close()
+        shutil.copytree(state, copy)
+        storage.open()
+        pusher = Node(storage, node)
+        seal_one(node)
+        again = pusher.intake.accept_pushed(pusher.page(1, 1), 1, storage.now_ms).shown
+        assert again["checkpoint"] == storage.catalog.log.line != shown["checkpoint"]
+    with Storage(copy) as storage:
+        pusher = Node(storage, node)
+        seal_one(node)
+        size = storage.catalog.log.size
+        # What it was shown before is a beginning of this log, too.
+        early = pusher.page(1, 2) | {"checkpoints": [shown["checkpoint"]]}
+        late = pusher.page(1, 2) | {"checkpoints": [again["checkpoint"]]}
+        with pytest.raises(StorageError, match="an older copy was put back"):
+            pusher.intake.accept_pushed(late, 1, storage.now_ms)
+        with pytest.raises(StorageError, match="an older copy was put back"):
+            pusher.intake.accept_pushed(early, 1, storage.now_ms)
+        assert storage.catalog.log.size == size

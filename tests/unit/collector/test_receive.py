@@ -34,6 +34,7 @@ class FakePushIntake:
     taken: list[tuple[Any, int | None]] = field(default_factory=list)
     sender: Target | None = SENDER
     gate: asyncio.Event | None = None
+    shown: dict[str, str] = field(default_factory=dict)
 
     def accept_pushed(self, document: Mapping[str, Any], after: int | None, now_ms: int) -> Pushed:
         if self.error is not None:
@@ -47,6 +48,7 @@ class FakePushIntake:
             duplicates=1,
             refused={"future": 2},
             sender=self.sender,
+            shown=self.shown,
         )
 
 
@@ -97,6 +99,13 @@ async def test_a_page_is_taken_in_and_answered_with_how_far_the_journal_is_here(
         figures = found.receiver.figures()
         assert (figures.pages, figures.accepted, figures.refused, figures.failures) == (2, 6, {"future": 4}, {})
         assert [node.target for node in found.board.nodes()] == [SENDER]
+
+
+async def test_the_receipt_shows_the_checkpoint_of_the_log() -> None:
+    async with door() as found:
+        found.intake.shown = {"checkpoint": "log/a 5 root signature", "log_key": "key"}
+        _, text = await found.push(page())
+        assert json.loads(text).items() >= found.intake.shown.items()
 
 
 async def test_unless_it_is_enabled_nothing_can_be_pushed() -> None:

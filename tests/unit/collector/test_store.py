@@ -213,10 +213,11 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path):
         pass
     with sqlite3.connect(tmp_path / "collector.sqlite") as db:
-        db.execute("INSERT INTO migration VALUES (1, 'from the future')")
+        db.execute("INSERT INTO migration VALUES (99, 'from the future')")
     db.close()
-    with pytest.raises(StorageError, match=r"collector\.sqlite: was written by another version"):
-        Store(tmp_path)
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match=r"a newer version of gpuledger wrote this index \(from the future"):
+            Store(tmp_path, read_only=read_only)
 
 
 def test_a_store_that_is_not_there_or_no_database_is_named(tmp_path: Path) -> None:
