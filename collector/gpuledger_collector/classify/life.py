@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload's life: its signs cell by cell, folded into sums and into what was asserted when. Pure.
+
+A function of the set of signs: `fold` sorts them, and going on from where an earlier fold ended gives the same. A kind
+is asserted when it had p >= 0.90 at the end of two cells in a row and retracted below 0.75; each cell is judged by all
+that came up to it, so a verdict covers the workload's whole time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from gpuledger.cells import CELL_MS
+from gpuledger_collector.classify.evidence import RULES_KEPT_MAX, Rules, Sums, log_odds, observed, probability, support
+from gpuledger_collector.classify.kinds import KINDS, Kind
+from gpuledger_collector.classify.signs import CellSign, HourSigns, order
+
+ASSERT_AT = 0.90
+RETRACT_BELOW = 0.75
+HELD_CELLS = 2
+"""Seal intervals in a row for which a kind must be likely before it is asserted."""
+REQUEUE_GAP_MS = 2 * CELL_MS
+"""A job that nobody saw for so long and that then runs at other nodes alone was queued again."""
+CHANGES_MAX = 50
+"""Of kind, kept of one life: the first, and the last ones."""
+NODES_MAX = 256
+"""Nodes kept by name."""
+
+
+@dataclass(slots=True)
+class Life:
+    """One run of a workload. `cells_ms` is the last cell that counts; times are POSIX ms.
+
+    `hour` are the cells of the last hour that are counted already, and `hour_features` the features of that hour, which
+    count for cells of later hours: an hour's sums are complete only when it is over.
+    """
+
+    sums: Sums = field(default_factory=Sums)
+    first_ms: int = 0
+    last_ms: int = -1
+    cells: int = 0
+    """With busy or held time."""
+    asserted: Kind | None = None
+    likely: Kind | None = None
+    likely_cells: int = 0
+    changes: list[tuple[int, Kind]] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    last_nodes: list[str] = field(default_factory=list)
+    gpus_max: int = 0
+    site: str = ""
+    user: str | None = None
+    source: str | None = None
+    hour_ms: int = -1
+    hour: tuple[CellSign, ...] = ()
+    hour_features: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def end_ms(self) -> int:
+        return self.last_ms + CELL_MS
+
+    def features(self) -> Mapping[str, int]:
+        """Return the sums of features up to now, the last hour included."""
+        total = dict(self.sums.features)
+        for name, amount in self.hour_features.items():
+            total[name] = total.get(name, 0) + amount
+        return total
+
+
+class SignsChangedError(Exception):
+    """Signs that were counted already are different now: the life must be folded anew."""
+
+
+def fold(signs: Iterable[HourSigns], rules: Rules, *, may_requeue: bool) -> list[Life]:
+    """Return the runs of one workload from all of its signs, oldest first; more than one only if it may be requeued."""
+    lives: list[Life] = []
+    ordered = sorted(signs, key=lambda one: (one.hour_ms, one.node, one.workload))
+    for _, hour in groupby(ordered, key=lambda one: one.hour_ms):
+        extend(lives, list(hour), rules, may_requeue=may_requeue)
+    return lives
+
+
+def extend(lives: list[Life], hour: Sequence[HourSigns], rules: Rules, *, may_requeue: bool) -> None:
+    """Go on with all signs of one hour that is none before the last one; raises SignsChangedError."""
+    cells = merged(hour)
+    features: dict[str, int] = {}
+    for signs in hour:
+        for name, amount in signs.features.items():
+            features[name] = features.get(name, 0) + amount
+    life = lives[-1] if lives else None
+    hour_ms = hour[0].hour_ms
+    counted: tuple[CellSign, ...] = ()
+    if life is not None and life.hour_ms == hour_ms:
+        counted = life.hour
+        if cells[: len(counted)] != counted:
+            raise SignsChangedError
+    elif life is not None and life.hour_ms > hour_ms:
+        raise SignsChangedError
+    for cell_ms, group in groupby(cells[len(counted) :], key=lambda cell: cell.cell_ms):
+        now = list(group)
+        if life is not None and life.last_ms == cell_ms:
+            raise SignsChangedError  # another node's part of a cell that is counted
+        if life is None or (may_requeue and _is_requeued(life, cell_ms, now)):
+            if life is not None:
+                _close(life, hour_ms)
+            life = Life(first_ms=cell_ms)
+            lives.append(life)
+        if life.hour_ms != hour_ms:
+            life.sums.add_features(life.hour_features)
+            life.hour_ms, life.hour_features = hour_ms, {}
+        _step(life, cell_ms, now, rules)
+        _describe(life, [signs for signs in hour if signs.node in life.last_nodes])
+    if life is not None:
+        life.hour, life.hour_features = cells, features
+
+
+def _close(life: Life, hour_ms: int) -> None:
+    """End a run before another that begins in this hour."""
+    life.hour = ()
+    if life.hour_ms == hour_ms:
+        life.hour_features = {}  # An hour's sums cannot be divided: they go to the run that it ends with.
+
+
+def merged(hour: Sequence[HourSigns]) -> tuple[CellSign, ...]:
+    """Return the cells of all nodes in one order."""
+    if len(hour) == 1:
+        return hour[0].cells
+    cells = [cell for signs in hour for cell in signs.cells]
+    return tuple(sorted(cells, key=lambda cell: (cell.cell_ms, cell.node, order(cell.hints), cell[3:])))
+
+
+def _is_requeued(life: Life, cell_ms: int, cells: Iterable[CellSign]) -> bool:
+    return cell_ms - life.end_ms >= REQUEUE_GAP_MS and not {cell.node for cell in cells} & set(life.last_nodes)
+
+
+def _step(life: Life, cell_ms: int, cells: Sequence[CellSign], rules: Rules) -> None:
+    life.last_ms = cell_ms
+    life.last_nodes = sorted({cell.node for cell in cells})
+    if not set(life.last_nodes) <= set(life.nodes) and len(life.nodes) < NODES_MAX:
+        life.nodes = sorted({*life.nodes, *life.last_nodes})[:NODES_MAX]
+    life.gpus_max = max(life.gpus_max, sum(cell.gpus for cell in cells))
+    if not any(cell.busy_slice_ms or cell.held_slice_ms for cell in cells):
+        return  # Allocated only: nothing was to be seen of what it is for.
+    life.cells += 1
+    for cell in cells:
+        life.sums.add_cell(cell)
+    _bound_rules(life.sums)
+    _judge(life, cell_ms, rules)
+
+
+def _bound_rules(sums: Sums) -> None:
+    if len(sums.rules) > RULES_KEPT_MAX:
+        kept = sorted(sums.rules.items(), key=lambda item: (-item[1], item[0]))[:RULES_KEPT_MAX]
+        sums.rules = dict(sorted(kept))
+
+
+def _judge(life: Life, cell_ms: int, rules: Rules) -> None:
+    """Take the cell's end into account: what is likely now, what is asserted, what is no longer."""
+    odds = log_odds(support(observed(life.sums, rules)))
+    best = max(KINDS, key=lambda kind: odds[kind])
+    if life.asserted is not None and probability(odds[life.asserted]) < RETRACT_BELOW:
+        _change(life, cell_ms, None)
+    if probability(odds[best]) < ASSERT_AT:
+        life.likely, life.likely_cells = None, 0
+        return
+    life.likely_cells = min(HELD_CELLS, life.likely_cells + 1) if life.likely is best else 1
+    life.likely = best
+    if life.likely_cells >= HELD_CELLS and life.asserted is not best:
+        _change(life, cell_ms, best)
+
+
+def _change(life: Life, cell_ms: int, kind: Kind | None) -> None:
+    life.asserted = kind
+    life.changes.append((cell_ms + CELL_MS, Kind.UNCLASSIFIED if kind is None else kind))
+    if len(life.changes) > CHANGES_MAX:
+        del life.changes[1]
+
+
+def _describe(life: Life, hour: Sequence[HourSigns]) -> None:
+    """Keep the least of what the signs say of the workload, so that it does not matter which came first."""
+    life.site = min([signs.site for signs in hour] + ([life.site] if life.site else []))
+    users = [signs.user for signs in hour if signs.user is not None] + ([] if life.user is None else [life.user])
+    life.user = min(users, default=None)
+    sources = [signs.source for signs in hour if signs.source is not None]
+    life.source = min(sources + ([] if life.source is None else [life.source]), default=None)
+
+
+# ---------------------------------------------------------------------------------------------- for a store
+
+
+def to_plain(life: Life) -> dict[str, Any]:
+    """Return all of a life but its last hour's cells, which its signs restore, as JSON takes it."""
+    sums = life.sums
+    return {
+        "sums": [sums.busy, sums.held, sums.known, sums.listens_known, sums.listens, sums.world, sums.checkpoints],
+        "rules": sums.rules,
+        "features": sums.features,
+        "span": [life.first_ms, life.last_ms, life.cells, life.hour_ms, life.gpus_max],
+        "asserted": life.asserted,
+        "likely": [life.likely, life.likely_cells],
+        "changes": life.changes,
+        "nodes": life.nodes,
+        "last_nodes": life.last_nodes,
+        "who": [life.site, life.user, life.source],
+        "hour_features": life.hour_features,
+    }
+
+
+def from_plain(value: Mapping[str, Any], hour: Sequence[HourSigns]) -> Life:
+    """Return the life that `to_plain` wrote; `hour` are the signs of its last hour."""
+    first_ms, last_ms, cells, hour_ms, gpus_max = value["span"]
+    likely, likely_cells = value["likely"]
+    site, user, source = value["who"]
+    return Life(
+        sums=_sums(value),
+        first_ms=first_ms,
+        last_ms=last_ms,
+        cells=cells,
+        asserted=_kind(value["asserted"]),
+        likely=_kind(likely),
+        likely_cells=likely_cells,
+        changes=[(at_ms, Kind(kind)) for at_ms, kind in value["changes"]],
+        nodes=list(value["nodes"]),
+        last_nodes=list(value["last_nodes"]),
+        gpus_max=gpus_max,
+        site=site,
+        user=user,
+        source=source,
+        hour_ms=hour_ms,
+        hour=merged(hour) if hour else (),
+        hour_features=dict(value["hour_features"]),
+    )
+
+
+def _sums(value: Mapping[str, Any]) -> Sums:
+    busy, held, known, listens_known, listens, world, checkpoints = value["sums"]
+    return Sums(
+        busy=busy,
+        held=held,
+        known=known,
+        listens_known=listens_known,
+        listens=listens,
+        world=world,
+        checkpoints=checkpoints,
+        rules=dict(value["rules"]),
+        features=dict(value["features"]),
+    )
+
+
+def _kind(value: str | None) -> Kind | None:
+    return None if value is None else Kind(value)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs: what the readings of one hour tell of a workload at one node, as small as verdicts allow. Pure.
+
+Everything is a sum or a set by cell, so signs of nodes and hours can be put together in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gpuledger.cells import HOUR_MS, floor_to
+from gpuledger.hints import Hints
+from gpuledger.states import State
+from gpuledger.workload_time import REST, UNATTRIBUTED, WorkloadTime
+
+
+class CellSign(NamedTuple):
+    """A workload in one cell at one node: the hints of its processes, its slice-ms, and on how many GPUs.
+
+    `hints` is None where nobody looked; `gpus` counts GPUs with time of any state.
+    """
+
+    cell_ms: int
+    node: str
+    hints: Hints | None
+    busy_slice_ms: int
+    held_slice_ms: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourSigns:
+    """One workload (a digest) at one node in one hour; `features` are sums over the hour by the names of FEATURES."""
+
+    hour_ms: int
+    node: str
+    site: str
+    workload: str
+    user: str | None
+    source: str | None
+    cells: tuple[CellSign, ...]
+    features: Mapping[str, int] = field(default_factory=dict)
+
+
+class Seen(NamedTuple):
+    """A workload's part of a reading that counts, and where the roster has its GPU."""
+
+    cell_ms: int
+    site: str
+    node: str
+    part: WorkloadTime
+
+
+def gather(seen: Iterable[Seen]) -> tuple[HourSigns, ...]:
+    """Return the signs of all workloads in canonical order; what stands for many workloads is none."""
+    found: dict[tuple[int, str, str], list[Seen]] = {}
+    for one in seen:
+        if one.part.workload not in (REST, UNATTRIBUTED):
+            found.setdefault((floor_to(one.cell_ms, HOUR_MS), one.node, one.part.workload), []).append(one)
+    return tuple(_hour_signs(hour_ms, parts) for (hour_ms, _, _), parts in sorted(found.items()))
+
+
+def _hour_signs(hour_ms: int, parts: list[Seen]) -> HourSigns:
+    cells: dict[tuple[int, Hints | None], list[int]] = {}
+    gpus: dict[tuple[int, Hints | None], set[str]] = {}
+    features: dict[str, int] = {}
+    for one in parts:
+        key = one.cell_ms, one.part.hints
+        sums = cells.setdefault(key, [0, 0])
+        sums[0] += one.part.state_slice_ms.get(State.BUSY, 0)
+        sums[1] += one.part.state_slice_ms.get(State.HELD, 0)
+        gpus.setdefault(key, set()).add(one.part.uuid)
+        for name, amount in one.part.features.items():
+            features[name] = features.get(name, 0) + amount
+    first = parts[0]
+    return HourSigns(
+        hour_ms=hour_ms,
+        node=first.node,
+        site=first.site,
+        workload=first.part.workload,
+        # The least text, so that it does not matter which reading came first.
+        user=min((one.part.user for one in parts if one.part.user is not None), default=None),
+        source=min((one.part.source for one in parts if one.part.source is not None), default=None),
+        cells=tuple(
+            CellSign(cell_ms, first.node, hints, sums[0], sums[1], len(gpus[cell_ms, hints]))
+            for (cell_ms, hints), sums in sorted(cells.items(), key=lambda item: (item[0][0], order(item[0][1])))
+        ),
+        features=dict(sorted(features.items())),
+    )
+
+
+def order(hints: Hints | None) -> tuple[object, ...]:
+    """Return what hints are sorted by; None comes first."""
+    if hints is None:
+        return (0,)
+    facts = (hints.listens, hints.world_size, hints.checkpoints)
+    return (1, hints.table, hints.rules, *(-1 if fact is None else int(fact) for fact in facts))
+
+
+# ---------------------------------------------------------------------------------------------- as text and back
+
+
+def to_text(signs: HourSigns) -> str:
+    """Return what a store keeps of the signs beside hour, node and workload; hints stand once each."""
+    told: dict[Hints | None, int] = {}
+    rows = []
+    for cell in signs.cells:
+        place = told.setdefault(cell.hints, len(told))
+        rows.append([(cell.cell_ms - signs.hour_ms) // 1000, place, cell.busy_slice_ms, cell.held_slice_ms, cell.gpus])
+    value = {
+        "site": signs.site,
+        "user": signs.user,
+        "source": signs.source,
+        "hints": [_plain(hints) for hints in told],
+        "cells": rows,
+        "features": signs.features,
+    }
+    return json.dumps(value, separators=(",", ":"))
+
+
+def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
+    """Return the signs that `to_text` wrote."""
+    value = json.loads(text)
+    told = [_hints(item) for item in value["hints"]]
+    return HourSigns(
+        hour_ms=hour_ms,
+        node=node,
+        site=value["site"],
+        workload=workload,
+        user=value["user"],
+        source=value["source"],
+        cells=tuple(
+            CellSign(hour_ms + second * 1000, node, told[place], busy, held, gpus)
+            for second, place, busy, held, gpus in value["cells"]
+        ),
+        features=value["features"],
+    )
+
+
+def _plain(hints: Hints | None) -> list[Any] | None:
+    if hints is None:
+        return None
+    return [hints.rules, hints.listens, hints.world_size, hints.checkpoints, hints.table]
+
+
+def _hints(value: list[Any] | None) -> Hints | None:
+    if value is None:
+        return None
+    rules, listens, world_size, checkpoints, table = value
+    return Hints(rules=tuple(rules), listens=listens, world_size=world_size, checkpoints=checkpoints, table=table)
