@@ -23,7 +23,7 @@ KIND_PREFIX = "kind:"
 
 _PYTHONS = ("python", "pypy")
 _SHELLS = frozenset({"bash", "sh", "dash", "zsh", "ksh"})
-_PYTHON_OPTIONS_WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+_PYTHON_OPTIONS_WITH_VALUE = frozenset({"--check-hash-based-pycs"})
 _SHELL_OPTIONS_WITH_VALUE = frozenset({"-o", "-O", "+o", "+O", "--rcfile", "--init-file"})
 _DELETED = " (deleted)"
 
@@ -114,19 +114,25 @@ def program_of(process: ProcessFact) -> Program:
 
 def _python(argv: tuple[str, ...]) -> Program:
     position = 1
-    while position < len(argv):
+    while position < len(argv) and argv[position].startswith("-") and argv[position] not in {"-", "--"}:
         option = argv[position]
-        if option == "-m" and position + 1 < len(argv):
-            return Program(module=argv[position + 1], arguments=argv[position + 2 :])
-        if option.startswith("-m") and len(option) > 2:
-            return Program(module=option[2:], arguments=argv[position + 1 :])
-        if option.startswith("-c") or not option.startswith("-"):
-            break
-        # Short options run together, as in -um MODULE.
-        if option.endswith("m") and option[1:].isalpha() and position + 1 < len(argv):
-            return Program(module=argv[position + 1], arguments=argv[position + 2 :])
-        position += 2 if option in _PYTHON_OPTIONS_WITH_VALUE else 1
-    return _script(argv[position - 1 :], frozenset())
+        position += 1
+        if option.startswith("--"):
+            position += option in _PYTHON_OPTIONS_WITH_VALUE
+            continue
+        # Short options run together, as in -um MODULE; what follows c, m, W or X is that one's value.
+        taker = next((index for index, letter in enumerate(option) if letter in "cmWX"), None)
+        if taker is None:
+            continue
+        if option[taker] == "c":
+            return Program()  # code on the command line is text: it names no program
+        value = option[taker + 1 :]
+        if not value:
+            value = argv[position] if position < len(argv) else ""
+            position += 1
+        if option[taker] == "m":
+            return Program(module=value or None, arguments=argv[position:])
+    return _script(argv[:1] + argv[position:], frozenset())
 
 
 def _script(argv: tuple[str, ...], with_value: frozenset[str]) -> Program:
@@ -137,7 +143,7 @@ def _script(argv: tuple[str, ...], with_value: frozenset[str]) -> Program:
             position += 1
             break
         if not option.startswith("--") and "c" in option[1:]:
-            return Program()  # code on the command line is text: it names no program
+            return Program()
         position += 2 if option in with_value else 1
     if position >= len(argv) or not argv[position]:
         return Program()
@@ -205,9 +211,15 @@ def make_table(version: str, rules: Iterable[Rule]) -> RuleTable:
 
 
 def match_one(process: ProcessFact, table: RuleTable) -> frozenset[str]:
-    """Return the ids of the rules that a process matches by itself; what covers what is not looked at."""
+    """Return the ids of the rules that a process matches by itself; what covers what is not looked at.
+
+    Words of a name count only where no rule knows the program: they would say the same again.
+    """
     program = program_of(process)
-    return frozenset(rule.id for rule in _candidates(program, table) if _holds(rule, program, process))
+    found = frozenset(rule.id for rule in _candidates(program, table) if _holds(rule, program, process))
+    if found:
+        return found
+    return frozenset(rule.id for rule in _by_words(program, table) if _holds(rule, program, process))
 
 
 def match(processes: Sequence[ProcessFact], table: RuleTable) -> tuple[str, ...]:
@@ -245,19 +257,23 @@ def _candidates(program: Program, table: RuleTable) -> Iterable[Rule]:
         yield from table.by_module.get(program.module, ())
         for length in range(len(parts), 0, -1):
             yield from table.by_module.get(".".join(parts[:length]) + ".*", ())
-        yield from _by_words(parts[-1], table)
     if program.script is not None:
         for rule in table.by_script.get(_base(program.script), ()):
             if any(_ends_in(program.script, script) for script in rule.scripts):
                 yield rule
-        yield from _by_words(_base(program.script).partition(".")[0], table)
     if program.title is not None:
         for title, rule in table.by_title:
             if program.title.startswith(title):
                 yield rule
 
 
-def _by_words(name: str, table: RuleTable) -> Iterable[Rule]:
+def _by_words(program: Program, table: RuleTable) -> Iterable[Rule]:
+    if program.module is not None:
+        name = program.module.rpartition(".")[2]
+    elif program.script is not None:
+        name = _base(program.script).partition(".")[0]
+    else:
+        return
     for word in name.lower().replace("-", "_").split("_"):
         yield from table.by_word.get(word, ())
 

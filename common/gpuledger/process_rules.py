@@ -45,7 +45,10 @@ def load_rules(extra: Path | None = None) -> RuleTable:
 
     The examples of a site's rules are tried: one that does not match, or a counterexample that does, is an error.
     """
-    rules = list(_rules(_TABLE, read_toml(_TABLE), len_max=None))
+    document = read_toml(_TABLE)
+    if document.pop("version", None) != RULES_VERSION:
+        raise AssertionError("the table and RULES_VERSION change together")
+    rules = list(_rules(_TABLE, document, len_max=None))
     version = str(RULES_VERSION)
     if extra is not None:
         site = list(_rules(extra, read_toml(extra), len_max=SITE_RULES_MAX))
@@ -89,16 +92,13 @@ def _line_of(path: Path, number: int) -> int:
 
 def _rules(path: Path, document: Mapping[str, Any], len_max: int | None) -> Iterator[Rule]:
     for key in document:
-        if key not in {"rule", "version"}:
-            raise ConfigurationError(f"{path}: {key[:40]!a} is not known; a table of rules has [[rule]] and version")
+        if key != "rule":
+            raise ConfigurationError(f"{path}: {key[:40]!a} is not known; a file of rules has only [[rule]]")
     rows = document.get("rule", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigurationError(f"{path}: rule is not a list of tables: each begins with [[rule]]")
     if len_max is not None and len(rows) > len_max:
         raise ConfigurationError(f"{path}: {len(rows)} rules, and at most {len_max} are allowed")
-    version = document.get("version", RULES_VERSION)
-    if version != RULES_VERSION:
-        raise ConfigurationError(f"{path}: version {version!a} is not known to this version (it knows {RULES_VERSION})")
     seen: set[str] = set()
     for number, row in enumerate(rows):
         rule = _rule(_Place(path, number, row.get("id")), row)
