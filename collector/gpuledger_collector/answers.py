@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +28,15 @@ class Outcome:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One answer, a JSON object: the target it came from, and the cursor that was sent, if any."""
+
+    document: Mapping[str, Any]
+    target: Target
+    asked: Cursor | None
+
+
 class Intake(Protocol):
     """Takes answers in; called from one thread at a time."""
 
@@ -44,14 +53,14 @@ class Intake(Protocol):
         ...
 
     def examine(self, document: Mapping[str, Any]) -> None:
-        """Compare the checkpoints that an agent says it was shown with the log; raises as `accept` does."""
+        """Compare the checkpoints that an agent says it was shown with the log; raises what `accept` returns."""
         ...
 
-    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
-        """Verify and log the readings of one answer, a JSON object; `asked` is the cursor that was sent, if any.
+    def accept(self, answers: Sequence[Answered], now_ms: int) -> list[Outcome | Exception]:
+        """Verify and log the readings of some answers; when it returns, what was accepted is on disk.
 
-        Raises ReadingError or SealError where the answer as a whole is not valid, and StorageError where it could
-        not be stored; either way the cursor stays where it was.
+        Each answer has an outcome of its own: ReadingError or SealError where it is not valid as a whole, StorageError
+        where it could not be stored, any other error where it brought out a bug; then its cursor stays where it was.
         """
         ...
 

@@ -88,7 +88,7 @@ class Catalog:
         *,
         now_ms: int,
         findings: Sequence[Finding] = (),
-        beside: Beside | None = None,
+        besides: Sequence[Beside] = (),
         decoded: Sequence[Accepted] = (),
         successor: Identity | None = None,
     ) -> None:
@@ -105,7 +105,7 @@ class Catalog:
             clock = self.log.append([encode(entry, key) for entry in batch], now_ms, successor=successor)
             closed: list[LogEntry] = [*batch, clock]
             known = Known(size=clock.size + 1, root=self.log.root.hex())
-            self.store.index(list(enumerate(closed, clock.size - len(batch))), known, beside)
+            self.store.index(list(enumerate(closed, clock.size - len(batch))), known, besides)
             for accepted in decoded:
                 self.recent.add(accepted)
 
@@ -137,7 +137,7 @@ class Catalog:
         """Learn the places of nodes again from the roster, where the store does not know them any more."""
         known = self.store.places()
         logged = {entry.node: (entry.site, entry.cluster, entry.pool) for entry in self.store.roster().entries}
-        self.store.put_beside(Beside(places=logged | known))
+        self.store.put_besides([Beside(places=logged | known)])
 
 
 def origin_entry(

@@ -8,7 +8,7 @@ the payload says what it is. Names in the clear never go to the log, which canno
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from gpuledger import wire
@@ -98,6 +98,13 @@ class DeclarationEntry:
 
     window: Window
     withdrawn_ms: int | None = None
+
+    @property
+    def effective(self) -> Window | None:
+        """The window as far as it stands; None where it was withdrawn before it began."""
+        if self.withdrawn_ms is None or self.withdrawn_ms >= self.window.end_ms:
+            return self.window
+        return replace(self.window, end_ms=self.withdrawn_ms) if self.withdrawn_ms > self.window.start_ms else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

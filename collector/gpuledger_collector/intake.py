@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gpuledger.cells import DAY_MS
-from gpuledger.errors import ReadingError
+from gpuledger.errors import ReadingError, StorageError
 from gpuledger.reading import GENESIS, Reading, digest
 from gpuledger.sealing import digest_name, node_id_of
-from gpuledger_collector.batch import Batch, BatchResult
-from gpuledger_collector.beside import Beside, Contact, Place
+from gpuledger_collector.batch import Batch, BatchResult, Offer
+from gpuledger_collector.beside import Place
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.continuity import compare_clocks, compare_odometers
 from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, ReadingEntry
 from gpuledger_collector.ledger import Accepted, Finding
-from gpuledger_collector.served import Item, parse_answer
+from gpuledger_collector.served import Answer, Item, parse_answer
 from gpuledger_collector.store import Indexed
 from gpuledger_collector.verification import Refusal, RefusedError, verify_item
 from gpuledger_collector.witness import Witness
@@ -77,37 +77,37 @@ class Intake:
         target: str | None = None,
         place: Place | None = None,
     ) -> BatchResult:
-        """Take in one answer of /v1/readings.
+        """Take in one answer (see Offer). When it returns, what was accepted is on disk.
 
-        `asked` is the journal and sequence after which was asked (None: from the journal's cursor or before it),
-        `target` the address that was asked, `place` (site, cluster, pool) where its group stands. When it returns, what
-        was accepted is on disk. Raises ReadingError where the answer as a whole is malformed, StorageError where it
-        cannot be stored, or the agent was shown more of this log than there is; then nothing of it was taken in.
+        Raises ReadingError where the answer as a whole is malformed, StorageError where it cannot be stored, or the
+        agent was shown more of this log than there is; then nothing of it was taken in.
         """
-        answer = parse_answer(document)
-        if node_id_of(answer.public_key) != answer.node_id:
-            raise ReadingError(f"answer: node_id {answer.node_id[:16]} is not the fingerprint of the public key given")
+        offer = Offer(document=document, asked=asked, target=target, place=place)
+        (found,) = self.accept_all([offer], now_ms=now_ms)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def accept_all(self, offers: Sequence[Offer], *, now_ms: int) -> list[BatchResult | Exception]:
+        """Take in answers, and log as many at once as may go together; one that is wrong costs only itself.
+
+        What came of an answer is in its place: an error is what `accept_batch` raises, or a bug that it brought out.
+        """
+        found: dict[int, BatchResult | Exception] = {}
+        group: dict[int, Batch] = {}
         with self._mutex:
-            self._witness.examine(answer.checkpoints)
-            cursor = self._store.cursor(answer.node_id, answer.journal)
-            known = self._store.enrolment(answer.node_id)
-            is_enrolled = known is not None and (known.is_declared or not self._is_enrolment_declared)
-            batch = Batch(
-                answer=answer,
-                now_ms=now_ms,
-                cursor=cursor,
-                known=known,
-                enrolled=known.node if known is not None and is_enrolled else None,
-            )
-            # Agents answer a question about another journal from the start of their own.
-            is_contiguous = asked is None or asked[0] != answer.journal or asked[1] <= cursor
-            after = asked[1] if asked is not None and asked[0] == answer.journal else 0
-            self._go_through(batch, after, is_contiguous=is_contiguous)
-            self._report_refusals(batch)
-            self._report_repetitions(batch, target)
-            self._commit(batch, cursor, target, place)
-            moved = batch.cursor > cursor or not is_contiguous
-            return self._result(batch, has_more=moved and batch.cursor < answer.last_sequence)
+            for number, offer in enumerate(offers):
+                try:
+                    answer = _answer_of(offer.document)
+                    if any(batch.answer.node_id == answer.node_id for batch in group.values()):
+                        self._commit(group, found)  # This one goes on from what that one brought.
+                    group[number] = batch = self._go_into(offer, answer, now_ms)
+                    if batch.known is None:
+                        self._commit(group, found)  # The next new key may bear the same name.
+                except Exception as exc:  # noqa: BLE001 - told to whoever brought this answer; the others go on
+                    found[number] = exc
+            self._commit(group, found)
+        return [found[number] for number in range(len(offers))]
 
     def cursor_of(self, target: str) -> tuple[str, int] | None:
         """Return the journal last met at a target and how far it is taken in; None where nobody ever answered."""
@@ -118,8 +118,30 @@ class Intake:
 
     # ------------------------------------------------------------------------------------------ one answer
 
-    def _go_through(self, batch: Batch, after: int, *, is_contiguous: bool) -> None:
-        is_held = not is_contiguous
+    def _go_into(self, offer: Offer, answer: Answer, now_ms: int) -> Batch:
+        """Return what is to be logged and stored of an answer; raises StorageError."""
+        self._witness.examine(answer.checkpoints)
+        cursor, asked = self._store.cursor(answer.node_id, answer.journal), offer.asked
+        known = self._store.enrolment(answer.node_id)
+        is_enrolled = known is not None and (known.is_declared or not self._is_enrolment_declared)
+        batch = Batch(
+            offer=offer,
+            answer=answer,
+            now_ms=now_ms,
+            cursor=cursor,
+            cursor_before=cursor,
+            known=known,
+            enrolled=known.node if known is not None and is_enrolled else None,
+            # Agents answer a question about another journal from the start of their own.
+            is_contiguous=asked is None or asked[0] != answer.journal or asked[1] <= cursor,
+        )
+        self._go_through(batch, asked[1] if asked is not None and asked[0] == answer.journal else 0)
+        self._report_refusals(batch)
+        self._report_repetitions(batch, offer.target)
+        return batch
+
+    def _go_through(self, batch: Batch, after: int) -> None:
+        is_held = not batch.is_contiguous
         for item in sorted(batch.answer.items, key=lambda item: item.sequence):
             refusal: Refusal | None = None
             at_ms = batch.now_ms
@@ -315,47 +337,42 @@ class Intake:
             text = f"key {batch.answer.node_id[:16]} of {node} answers at {first} and at {second}"
             self._find(batch, "two_addresses", node, batch.now_ms, text)
 
-    def _commit(self, batch: Batch, cursor: int, target: str | None, place: Place | None) -> None:
-        answer, node = batch.answer, batch.node_name
-        # Who never sealed anything that holds is nobody: an answer alone gives no place and no contact.
-        is_known = batch.enrolled is not None
-        contact = None
-        if target is not None and is_known:
-            contact = Contact(
-                target=target, node_id=answer.node_id, journal=answer.journal, node=node, at_ms=batch.now_ms
-            )
-        beside = Beside(
-            cursor=(answer.node_id, answer.journal, batch.cursor) if batch.cursor != cursor else None,
-            openings=batch.openings,
-            places={node: place} if place is not None and is_known else {},
-            contact=contact,
-        )
-        if batch.entries or batch.findings:
-            decoded = list(batch.decoded.values())
-            self._catalog.commit(
-                batch.entries, now_ms=batch.now_ms, findings=batch.findings, beside=beside, decoded=decoded
-            )
-        else:
-            self._store.put_beside(beside)
+    def _commit(self, group: dict[int, Batch], found: dict[int, BatchResult | Exception]) -> None:
+        """Log and store what the group brought, all or nothing; put what came of it in its place, and empty the group.
 
-    def _result(self, batch: Batch, *, has_more: bool) -> BatchResult:
-        refused = {reason: len(sequences) for reason, sequences in batch.refused.items()}
-        self.accepted += len(batch.decoded)
-        self.duplicates += batch.duplicates
-        self.refused.update(refused)
-        self.refused_openings += batch.refused_openings
-        return BatchResult(
-            node_id=batch.answer.node_id,
-            node=batch.node_name,
-            journal=batch.answer.journal,
-            accepted=len(batch.decoded),
-            duplicates=batch.duplicates,
-            refused=refused,
-            refused_openings=batch.refused_openings,
-            cursor=batch.cursor,
-            has_more=has_more,
-            findings=tuple(batch.findings),
-        )
+        `group` and `found` are by the number of the answer.
+        """
+        batches = list(group.values())
+        besides = [batch.beside for batch in batches]
+        entries = [entry for batch in batches for entry in batch.entries]
+        findings = [finding for batch in batches for finding in batch.findings]
+        try:
+            if entries or findings:
+                decoded = [accepted for batch in batches for accepted in batch.decoded.values()]
+                now_ms = max(batch.now_ms for batch in batches)
+                self._catalog.commit(entries, now_ms=now_ms, findings=findings, besides=besides, decoded=decoded)
+            else:
+                self._store.put_besides(besides)
+        except StorageError as exc:
+            found |= dict.fromkeys(group, exc)
+        else:
+            found |= {number: self._counted(batch) for number, batch in group.items()}
+        group.clear()
+
+    def _counted(self, batch: Batch) -> BatchResult:
+        result = batch.result
+        self.accepted += result.accepted
+        self.duplicates += result.duplicates
+        self.refused.update(result.refused)
+        self.refused_openings += result.refused_openings
+        return result
+
+
+def _answer_of(document: object) -> Answer:
+    answer = parse_answer(document)
+    if node_id_of(answer.public_key) != answer.node_id:
+        raise ReadingError(f"answer: node_id {answer.node_id[:16]} is not the fingerprint of the public key given")
+    return answer
 
 
 def _list(sequences: Sequence[int]) -> str:

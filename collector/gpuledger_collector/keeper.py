@@ -157,9 +157,9 @@ def _merge(spans: list[Span], horizon_ms: int) -> list[Span]:
     """Return the spans widened to whole hours, cut at the horizon's hour, and joined where they touch."""
     merged: list[Span] = []
     for start_ms, end_ms in sorted(spans):
+        if start_ms >= horizon_ms:
+            continue  # Nothing in the ledger speaks of it yet; the horizon will pass it with all that has come by then.
         first_ms, last_ms = floor_to(start_ms, HOUR_MS), ceil_to(min(end_ms, horizon_ms), HOUR_MS)
-        if first_ms >= horizon_ms:
-            continue
         if merged and first_ms <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(merged[-1][1], last_ms)
         else:

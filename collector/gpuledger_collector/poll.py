@@ -7,14 +7,12 @@ Each target is on its own: what it does wrong costs only itself, is counted by r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import aiohttp
@@ -22,11 +20,12 @@ import aiohttp
 from gpuledger import __version__
 from gpuledger.clock import Clock
 from gpuledger.credentials import Keyring
-from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
+from gpuledger.errors import ConfigurationError
 from gpuledger.reading import INTEGER_MAX
-from gpuledger_collector.answers import Cursor, Intake, Outcome, PollFigures
+from gpuledger_collector.answers import Cursor, Intake, PollFigures
 from gpuledger_collector.live import LiveBoard
-from gpuledger_collector.poll_failures import Failure, PollError, document_of, explain, shorten
+from gpuledger_collector.poll_failures import Failure, PollError, explain
+from gpuledger_collector.taking import Taker
 from gpuledger_collector.targets import Target
 
 PATH = "/v1/readings"
@@ -96,8 +95,7 @@ class Poller:
         self._accepted = 0
         self._polled: dict[str, _Watch] = {}
         self._drained: set[str] = set()
-        # One thread, so that the intake's transactions follow each other and the event loop never waits for a disk.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
+        self._taker = Taker(intake, board, clock)
         self._due: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
         self._pushed = asyncio.Event()
@@ -168,7 +166,7 @@ class Poller:
                 await self._ask_witnesses(session)
                 await self._poll_for_ever(session, ready)
         finally:
-            self._thread.shutdown(wait=True)
+            self._taker.close()
 
     async def _poll_for_ever(self, session: aiohttp.ClientSession, ready: asyncio.Queue[_Watch]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -189,7 +187,7 @@ class Poller:
             async with places:
                 try:
                     body = await self._fetch(session, watch, _NOTHING)
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._examine, body)
+                    await self._taker.examine(body)
                 except PollError as exc:
                     logger.debug("witness_not_heard", extra={"target": watch.target.url, "why": str(exc)})
 
@@ -199,12 +197,6 @@ class Poller:
                     tasks.create_task(ask(watch))
         except TimeoutError:
             logger.warning("witnesses_not_heard", extra={"within_s": WITNESSES_S_MAX})
-
-    def _examine(self, body: bytes) -> None:
-        """Runs in the intake's thread."""
-        with contextlib.suppress(GpuledgerError):
-            # What is refused for good is refused again, and said, when a reading is to be logged.
-            self._intake.examine(document_of(body))
 
     async def _hand_out(self, ready: asyncio.Queue[_Watch]) -> None:
         loop = asyncio.get_running_loop()
@@ -283,13 +275,12 @@ class Poller:
 
     async def _drain(self, session: aiohttp.ClientSession, watch: _Watch) -> bool:
         """Take in pages until nothing is left (False) or the round's bound is reached (True)."""
-        loop = asyncio.get_running_loop()
         if not watch.is_begun:
-            watch.cursor = await loop.run_in_executor(self._thread, self._begin, watch.target)
+            watch.cursor = await self._taker.begin(watch.target)
             watch.is_begun = True
         for _ in range(self._limits.pages_per_round_max):
             body = await self._fetch(session, watch, self._query(watch))
-            outcome = await loop.run_in_executor(self._thread, self._take, body, watch)
+            outcome = await self._taker.take(body, watch.target, watch.cursor)
             self._beat()
             self._accepted += outcome.accepted
             self._refused.update(outcome.refused)
@@ -300,27 +291,6 @@ class Poller:
                 raise PollError(Failure.STUCK, "says that more readings wait, and gives the same page again")
             watch.cursor = outcome.cursor
         return True
-
-    def _begin(self, target: Target) -> Cursor | None:
-        try:
-            return self._intake.cursor(target)
-        except StorageError as exc:
-            raise PollError(Failure.STORAGE, str(exc)) from exc
-
-    def _take(self, body: bytes, watch: _Watch) -> Outcome:
-        """Runs in the intake's thread."""
-        document = document_of(body)
-        now_ms = self._clock.wall_ns() // 1_000_000
-        try:
-            outcome = self._intake.accept(document, watch.target, watch.cursor, now_ms)
-        except StorageError as exc:
-            raise PollError(Failure.STORAGE, str(exc)) from exc
-        except GpuledgerError as exc:
-            raise PollError(Failure.REJECTED, f"gives an answer that cannot be taken in: {exc}") from exc
-        except Exception as exc:
-            raise PollError(Failure.INTERNAL, f"gives an answer that this collector fails on: {shorten(exc)}") from exc
-        self._board.note(document, watch.target, now_ms)
-        return outcome
 
     def _query(self, watch: _Watch) -> dict[str, str]:
         query = {"after": "0", "limit": str(watch.limit), **self._intake.checkpoint()}

@@ -19,8 +19,9 @@ from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
 from gpuledger.protection import make_access
 from gpuledger.tls import TlsContexts
-from gpuledger_collector.answers import Cursor, Outcome
+from gpuledger_collector.answers import Answered, Cursor, Outcome
 from gpuledger_collector.arrivals import Arrivals
+from gpuledger_collector.batch import BatchResult, Offer
 from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.http import Port, Server, Shelf, open_listener
@@ -117,22 +118,29 @@ class AgentIntake:
             shown=self.checkpoint(),
         )
 
-    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
-        result = self._state.intake.accept_batch(
-            document,
-            now_ms=now_ms,
-            asked=None if asked is None else (asked.journal, asked.sequence),
-            target=target.url,
-            place=(target.site, target.cluster, target.pool),
-        )
-        self._polled.add(result.node_id)
-        if result.has_more:
+    def accept(self, answers: Sequence[Answered], now_ms: int) -> list[Outcome | Exception]:
+        offers = [
+            Offer(
+                document=answer.document,
+                asked=None if answer.asked is None else (answer.asked.journal, answer.asked.sequence),
+                target=answer.target.url,
+                place=(answer.target.site, answer.target.cluster, answer.target.pool),
+            )
+            for answer in answers
+        ]
+        return [self._outcome(found) for found in self._state.intake.accept_all(offers, now_ms=now_ms)]
+
+    def _outcome(self, found: BatchResult | Exception) -> Outcome | Exception:
+        if isinstance(found, Exception):
+            return found
+        self._polled.add(found.node_id)
+        if found.has_more:
             self.backlog_ns = self._clock.boottime_ns()
         return Outcome(
-            accepted=result.accepted,
-            refused={reason.value: number for reason, number in result.refused.items()},
-            cursor=Cursor(journal=str(document["journal"]), sequence=result.cursor),
-            more=result.has_more,
+            accepted=found.accepted,
+            refused={reason.value: number for reason, number in found.refused.items()},
+            cursor=Cursor(journal=found.journal, sequence=found.cursor),
+            more=found.has_more,
         )
 
 

@@ -12,12 +12,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from gpuledger.errors import StorageError
-from gpuledger_collector.beside import Beside, Contact, Place, put_beside
+from gpuledger_collector.beside import Around, Beside, Contact, Place, contact_of, put_beside
 from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import DeclarationEntry, LogEntry, ReadingEntry
 from gpuledger_collector.indexing import EVER_MS, Claims, index_entries, put_meta
@@ -45,6 +45,7 @@ class Store:
         self.path = directory / FILE_NAME
         self._mutex = threading.RLock()
         self._claims: dict[tuple[str, str], Claim] | None = None
+        self._around = Around()
         self.claims_revision = 0
         """Grows whenever a claim was added or changed."""
         mode = "ro" if read_only else "rwc"
@@ -88,7 +89,7 @@ class Store:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException as exc:
-                self._claims = None
+                self._claims, self._around = None, Around()
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if isinstance(exc, sqlite3.Error):
@@ -125,21 +126,30 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ index
 
-    def index(self, entries: Sequence[tuple[int, LogEntry]], known: Known, beside: Beside | None = None) -> None:
+    def index(self, entries: Sequence[tuple[int, LogEntry]], known: Known, besides: Sequence[Beside] = ()) -> None:
         """Take logged batches, (index, entry) each with its clock entry last, into the index: all or nothing."""
         with self._writing() as db:
             index_entries(db, entries, self._known_claims(db))
             put_meta(db, "log_size", known.size)
             put_meta(db, "log_root", known.root)
-            if beside is not None:
-                put_beside(db, beside)
+            for beside in besides:
+                self._put_beside(db, beside)
         if any(isinstance(entry, ReadingEntry) for _, entry in entries):
             self.claims_revision += 1
 
-    def put_beside(self, beside: Beside) -> None:
-        """Store what came with a batch of which nothing had to be logged."""
-        with self._writing() as db:
+    def put_besides(self, besides: Sequence[Beside]) -> None:
+        """Store what came with batches of which nothing had to be logged; where all of it is known, nothing is done."""
+        with self._mutex:
+            if all(self._around.is_known(beside) for beside in besides):
+                return
+            with self._writing() as db:
+                for beside in besides:
+                    self._put_beside(db, beside)
+
+    def _put_beside(self, db: sqlite3.Connection, beside: Beside) -> None:
+        if not self._around.is_known(beside):
             put_beside(db, beside)
+            self._around.note(beside)
 
     def drop_derived(self, *, cursors: bool = False) -> None:
         """Empty all that the log can restore; with `cursors` agents are asked for everything again, too."""
@@ -213,14 +223,12 @@ class Store:
 
     def contact(self, target: str) -> Contact | None:
         """Return who answered at a target when it was last reached."""
-        return next((found for found in self.contacts() if found.target == target), None)
+        rows = self._rows("SELECT * FROM contact WHERE target = ?", target)
+        return contact_of(*rows[0]) if rows else None
 
     def contacts(self) -> list[Contact]:
         """Return the last contact of every target that ever answered."""
-        return [
-            Contact(target=target, node_id=node_id, journal=journal, node=node, at_ms=at_ms)
-            for target, node_id, journal, node, at_ms in self._rows("SELECT * FROM contact ORDER BY target")
-        ]
+        return [contact_of(*row) for row in self._rows("SELECT * FROM contact ORDER BY target")]
 
     def last_seen(self) -> dict[str, int]:
         """Return the end of the newest accepted reading by node name, POSIX ms."""
@@ -297,7 +305,7 @@ class Store:
         )
         return Roster(
             entries=entries,
-            windows=tuple(window for window in map(_effective, self.declarations()) if window is not None),
+            windows=tuple(window for entry in self.declarations() if (window := entry.effective) is not None),
             is_declared=self._meta("roster_declared") == 1,
         )
 
@@ -380,13 +388,6 @@ class Store:
 
 def _indexed(digest: bytes, index: int, cell_ms: int) -> Indexed:
     return Indexed(digest=digest.hex(), index=index, cell_ms=cell_ms)
-
-
-def _effective(entry: DeclarationEntry) -> Window | None:
-    """Return the window as far as it stands; None where it was withdrawn before it began."""
-    if entry.withdrawn_ms is None or entry.withdrawn_ms >= entry.window.end_ms:
-        return entry.window
-    return replace(entry.window, end_ms=entry.withdrawn_ms) if entry.withdrawn_ms > entry.window.start_ms else None
 
 
 def _is_hex(text: str) -> bool:

@@ -3,7 +3,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gpuledger.errors import StorageError
-from gpuledger_collector.answers import Cursor, Outcome
+from gpuledger_collector.answers import Answered, Cursor, Outcome
 from gpuledger_collector.targets import Target
 
 
@@ -141,9 +141,13 @@ class FakeIntake:
         assert document["readings"] == []
         self.examined.append(document["node"])
 
-    def accept(self, document: Mapping[str, Any], target: Target, asked: Cursor | None, now_ms: int) -> Outcome:
+    def accept(self, answers: Sequence[Answered], now_ms: int) -> list[Outcome | Exception]:
+        return [self._accept(answer, now_ms) for answer in answers]
+
+    def _accept(self, answer: Answered, now_ms: int) -> Outcome | Exception:
+        document, target, asked = answer.document, answer.target, answer.asked
         if self.error is not None:
-            raise self.error
+            return self.error
         self.times_ms.append(now_ms)
         assert asked == self.cursors.get(target.url)
         sequences = [part["sequence"] for part in document["readings"]]

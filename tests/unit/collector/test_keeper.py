@@ -83,6 +83,20 @@ def test_a_refresh_without_news_redoes_nothing(storage: Storage) -> None:
     assert storage.refresh().hours == 0
 
 
+def test_what_came_of_a_cell_that_is_not_settled_redoes_nothing(storage: Storage) -> None:
+    node = FakeNode(gpus=1)
+    node.seal_cells(MONDAY_MS, 4, BUSY)
+    storage.now_ms = MONDAY_MS + 3 * CELL_MS
+    storage.take(node, node.sealed[:3])
+    assert storage.refresh().hours == 1
+    storage.take(node, node.sealed[3:])
+    assert storage.refresh().hours == 0
+    storage.now_ms = MONDAY_MS + 4 * CELL_MS
+    assert storage.refresh().hours == 1
+    assert State.DARK not in states(storage)
+    assert_up_to_date(storage)
+
+
 def test_a_late_reading_redoes_its_hour_alone(storage: Storage) -> None:
     node = FakeNode(gpus=1)
     node.seal_cells(MONDAY_MS, 36, BUSY)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpuledger.cells import CELL_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
-from gpuledger_collector.answers import Cursor
+from gpuledger_collector.answers import Answered, Cursor, Outcome
 from gpuledger_collector.program import AgentIntake
 from gpuledger_collector.state import State as CollectorState
 from gpuledger_collector.targets import Target
@@ -51,7 +51,9 @@ class Node:
         if is_stale and asked is not None:
             asked = Cursor(journal=asked.journal, sequence=0)
         after = 0 if asked is None else asked.sequence
-        outcome = self.intake.accept(self.page(after, size), TARGET, asked, self.storage.now_ms)
+        answer = Answered(document=self.page(after, size), target=TARGET, asked=asked)
+        (outcome,) = self.intake.accept([answer], self.storage.now_ms)
+        assert isinstance(outcome, Outcome)
         self.cursor = outcome.cursor
 
     def push(self, size: int, *, is_answer_lost: bool = False) -> None:

@@ -192,7 +192,7 @@ def test_readings_of_one_name_are_found_wherever_they_are(storage: Storage) -> N
 
 
 def test_names_are_found_by_digest_only(storage: Storage) -> None:
-    storage.store.put_beside(Beside(openings={"ab" * 32: "alice"}))
+    storage.store.put_besides([Beside(openings={"ab" * 32: "alice"})])
     assert storage.store.names(["ab" * 32, "cd" * 32, "rest", "z" * 64]) == {"ab" * 32: "alice"}
     assert storage.store.names([]) == {}
     assert len(storage.store.names([f"{number:064x}" for number in range(2000)])) == 0
@@ -242,4 +242,4 @@ def test_a_reader_sees_names_and_findings_while_the_collector_writes(storage: St
     with Store(storage.directory, read_only=True) as reader:
         assert reader.findings() == storage.store.findings() != []
         with pytest.raises(StorageError, match="cannot write the store"):
-            reader.put_beside(Beside(openings={"ab" * 32: "x"}))
+            reader.put_besides([Beside(openings={"ab" * 32: "x"})])
