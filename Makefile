@@ -50,6 +50,7 @@ arch-proof: $(VENV)/.dev ## Break every import contract on purpose, in a copy, a
 .PHONY: drift
 drift: $(VENV)/.dev ## Generated documents are what the code says
 	@$(BIN)/python tools/docs.py --check
+	@PYTHONPATH=.:common:collector $(BIN)/python -m dashboards.source --check
 
 .PHONY: lean
 lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the collector's packages
@@ -97,8 +98,9 @@ fmt: $(VENV)/.dev ## Format, and fix what ruff can fix
 	@$(BIN)/ruff format --quiet
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write the generated documents
+docs: $(VENV)/.dev ## Write the generated documents and dashboards
 	@$(BIN)/python tools/docs.py
+	@PYTHONPATH=.:common:collector $(BIN)/python -m dashboards.source
 
 .PHONY: golden
 golden: $(VENV)/.test ## Rewrite tests/golden from what the code says now; read the diff before you commit it

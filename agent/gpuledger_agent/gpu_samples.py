@@ -202,6 +202,7 @@ GPU_SAMPLES: dict[str, Callable[[View], Samples]] = {
     "gpuledger_gpu_energy_joules_total": _energy_joules,
     "gpuledger_gpu_idle_floor_watts": _idle_floors,
     "gpuledger_gpu_power_watts": per_gpu(lambda gpu: _scaled(gpu.power_mw, 1000)),
+    "gpuledger_gpu_power_limit_watts": per_gpu(lambda gpu: _scaled(gpu.identity.power_limit_mw, 1000)),
     "gpuledger_gpu_memory_used_bytes": _memory_used,
     "gpuledger_gpu_memory_total_bytes": _memory_total,
     "gpuledger_gpu_current_state": _current_state,

@@ -73,6 +73,29 @@ PEOPLE = {
 }
 
 
+_GRAPHICS, _SM, _OCCUPANCY, _TENSOR, _DRAM, _PCIE_TX, _PCIE_RX, _NVLINK_RX, _NVLINK_TX = 1, 2, 3, 5, 10, 20, 21, 60, 61
+_ENGINES = {_GRAPHICS: 1.0, _SM: 0.8, _OCCUPANCY: 0.35}
+_ANYTHING = {_TENSOR: 0.2, _DRAM: 0.3, _PCIE_TX: 4.0, _PCIE_RX: 9.0, _NVLINK_RX: 0.0, _NVLINK_TX: 0.0}
+_MIXES = {
+    4100: {_TENSOR: 0.55, _DRAM: 0.5, _PCIE_TX: 6.0, _PCIE_RX: 20.0, _NVLINK_RX: 1900.0, _NVLINK_TX: 1900.0},
+    4200: {_TENSOR: 0.12, _DRAM: 0.6, _PCIE_TX: 3.0, _PCIE_RX: 3.0, _NVLINK_RX: 240.0, _NVLINK_TX: 240.0},
+}
+"""By process, what GPM says beside each percent of activity: percent of the time, and MiB/s over the links."""
+_LINKS = (_PCIE_TX, _PCIE_RX, _NVLINK_RX, _NVLINK_TX)
+
+
+def means_of(moment: Moment, instance: int | None) -> dict[int, float]:
+    """Return what GPM says of a moment, by number of the metric; of one instance, which has no links of its own."""
+    if instance is None:
+        mix = _ENGINES | _MIXES.get(moment.pid, _ANYTHING)
+        return {metric: moment.percent * share for metric, share in mix.items()}
+    found = next((one for one in moment.instances or () if one.instance == instance), None)
+    if found is None:
+        return {}
+    mix = _ENGINES | _MIXES.get(found.pid, _ANYTHING)
+    return {metric: found.percent * share for metric, share in mix.items() if metric not in _LINKS}
+
+
 def chance(*parts: object) -> float:
     """Return a number in 0..1 that is always the same for the same parts."""
     text = "/".join(map(str, parts)).encode("utf-8")

@@ -20,7 +20,7 @@ from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION, FI_THROTTLED
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts
-from gpuledger_agent.scenarios import MINUTE_S, PEOPLE, SCENARIOS, Moment, Slices, chance
+from gpuledger_agent.scenarios import MINUTE_S, PEOPLE, SCENARIOS, Moment, Slices, chance, means_of
 
 MODEL = "SIMULATED NVIDIA H100 80GB HBM3"
 GPUS = 8
@@ -32,9 +32,6 @@ _NO_INSTANCE = 0xFFFFFFFF
 _MS_NS = 10**6
 _HOUR_NS = 3_600 * 10**9
 _INVALID_ARGUMENT, _NOT_SUPPORTED, _NOT_FOUND, _LOST = 2, 3, 6, 15
-_GRAPHICS, _SM = 1, 2
-_SM_SHARE = 0.8
-"""What SMs have to do while the engine is active; it is the same for all that is simulated."""
 
 
 class SimulatedNVMLError(Exception):
@@ -63,7 +60,7 @@ class SimulatedGpmSample:
     """The moment at which a sample was taken, and of what."""
 
     gpu: int = 0
-    instance: int = 0
+    instance: int | None = None
     time_ms: int = 0
 
 
@@ -183,7 +180,8 @@ class SimulatedNvml:
         return SimpleNamespace(gpuInstanceSliceCount=slices, memorySizeMB=_INSTANCE_GB[slices] << 10)
 
     def nvmlGpmQueryDeviceSupport(self, gpu: int) -> SimpleNamespace:
-        return SimpleNamespace(isSupportedDevice=int(self._now(gpu).instances is not None))
+        self._now(gpu)
+        return SimpleNamespace(isSupportedDevice=1)
 
     def nvmlGpmSampleAlloc(self) -> SimulatedGpmSample:
         return SimulatedGpmSample()
@@ -192,7 +190,9 @@ class SimulatedNvml:
         return
 
     def nvmlGpmSampleGet(self, gpu: int, sample: SimulatedGpmSample) -> SimulatedGpmSample:
-        raise SimulatedNVMLError(_NOT_SUPPORTED)
+        self._now(gpu)
+        sample.gpu, sample.instance, sample.time_ms = gpu, None, self._clock.wall_ns() // _MS_NS
+        return sample
 
     def nvmlGpmMigSampleGet(self, gpu: int, instance: int, sample: SimulatedGpmSample) -> SimulatedGpmSample:
         sample.gpu, sample.instance, sample.time_ms = gpu, instance, self._clock.wall_ns() // _MS_NS
@@ -200,17 +200,14 @@ class SimulatedNvml:
 
     def nvmlGpmMetricsGet(self, request: SimulatedGpmRequest) -> SimulatedGpmRequest:
         first, second = request.sample1, request.sample2
-        area = sum(
-            one.percent * (end_ms - begin_ms)
-            for begin_ms, end_ms in split_at(first.time_ms, second.time_ms, 1000 * MINUTE_S)
-            for one in self._play(second.gpu, begin_ms // (1000 * MINUTE_S) * MINUTE_S).instances or ()
-            if one.instance == second.instance
-        )
-        mean = area / (second.time_ms - first.time_ms)
-        shares = {_GRAPHICS: 1.0, _SM: _SM_SHARE}
+        areas: dict[int, float] = {}
+        for begin_ms, end_ms in split_at(first.time_ms, second.time_ms, 1000 * MINUTE_S):
+            moment = self._play(second.gpu, begin_ms // (1000 * MINUTE_S) * MINUTE_S)
+            for metric_id, value in means_of(moment, second.instance).items():
+                areas[metric_id] = areas.get(metric_id, 0.0) + value * (end_ms - begin_ms)
         for metric in request.metrics[: request.numMetrics]:
-            metric.nvmlReturn = 0 if metric.metricId in shares else _NOT_SUPPORTED
-            metric.value = mean * shares.get(metric.metricId, 0.0)
+            metric.nvmlReturn = 0 if metric.metricId in areas else _NOT_SUPPORTED
+            metric.value = areas.get(metric.metricId, 0.0) / (second.time_ms - first.time_ms)
         return request
 
     # ------------------------------------------------------------------------------------------ everything else

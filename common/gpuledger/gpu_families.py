@@ -136,6 +136,14 @@ GPU: tuple[Family, ...] = (
         _GPU,
     ),
     family(
+        "gpuledger_gpu_power_limit_watts",
+        Kind.GAUGE,
+        "uuid",
+        "Power limit of the board that the driver enforces, as it was when the GPU was found.",
+        "the driver does not tell",
+        _GPU,
+    ),
+    family(
         "gpuledger_gpu_idle_floor_watts",
         Kind.GAUGE,
         "uuid kind",
