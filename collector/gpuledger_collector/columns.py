@@ -15,8 +15,9 @@ from gpuledger.accounting import Account
 from gpuledger.gpu_time import MIG_ENERGY, UNCOVERED_ENERGY
 from gpuledger.states import ACTIVITY_EDGES_PPM, OBSERVED, State, Uncovered
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
+from gpuledger_collector.spare import FreeTags
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the columns, kept in every file's metadata."""
 
 ColumnKind = Literal["integer", "text", "flag"]
@@ -25,6 +26,7 @@ STATES = {f"state_{state.value}": state for state in State}
 BINS = tuple(f"bin_{index}" for index in range(len(ACTIVITY_EDGES_PPM)))
 ENERGY = {f"energy_{key}": key for key in (*(state.value for state in OBSERVED), MIG_ENERGY, UNCOVERED_ENERGY)}
 REASONS = {f"reason_{reason.value}": reason for reason in Uncovered}
+TAGS = ("not_schedulable_slice_ms", "stranded_node_slice_ms", "stranded_mig_slice_ms")
 
 HOURS: dict[str, ColumnKind] = {
     "hour_ms": "integer",
@@ -47,6 +49,7 @@ HOURS: dict[str, ColumnKind] = {
     "hang_suspicion_ms": "integer",
     "intervals_ms": "text",
     "activity_sources": "text",
+    **dict.fromkeys(TAGS, "integer"),
 }
 HOLDERS: dict[str, ColumnKind] = {
     "hour_ms": "integer",
@@ -92,6 +95,7 @@ def hour_record(row: HourRow) -> Record:
         "activity_sources": json.dumps(row.activity_sources),
     }
     record.update(zip(BINS, account.bin_slice_ms, strict=True))
+    record.update({name: getattr(row.tags, name) for name in TAGS})
     record.update({f"state_{state.value}": amount for state, amount in account.state_slice_ms.items()})
     record.update({f"energy_{key}": amount for key, amount in account.energy_mj.items()})
     record.update({f"reason_{reason.value}": amount for reason, amount in row.uncovered_slice_ms.items()})
@@ -119,7 +123,13 @@ def hour_row(record: Mapping[str, Any]) -> HourRow:
         hang_suspicion_ms=record["hang_suspicion_ms"],
         intervals_ms=tuple(json.loads(record["intervals_ms"])),
         activity_sources=tuple(json.loads(record["activity_sources"])),
+        tags=tags_of(record),
     )
+
+
+def tags_of(record: Mapping[str, Any]) -> FreeTags:
+    """Return the tags of free time in a record's columns."""
+    return FreeTags(**{name: record[name] for name in TAGS})
 
 
 def account_of(record: Mapping[str, Any]) -> Account:

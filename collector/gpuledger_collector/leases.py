@@ -42,6 +42,29 @@ LEASE_KINDS = (Commercial.VOUCHER, Commercial.INTERNAL, Commercial.RELATED, Comm
 """In the order in which an oversold pool serves them: what is said to be paid for comes last."""
 
 
+class Several(str, Enum):
+    """States whose bounds together are closer than the sums of theirs, where a lease is of a number of a pool."""
+
+    DELIVERED = "delivered"
+    DELIVERED_OR_DARK = "delivered_or_dark"
+    USED_OR_UNKNOWN = "used_or_unknown"
+    SOLD_IDLE = "sold_idle"
+
+    __hash__ = str.__hash__  # as for gpuledger.states.State
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_DELIVERED = (State.BUSY, State.HELD, State.RESERVED, State.UNMEASURED)
+STATES_OF: Mapping[Several, tuple[State, ...]] = {
+    Several.DELIVERED: _DELIVERED,
+    Several.DELIVERED_OR_DARK: (*_DELIVERED, State.DARK),
+    Several.USED_OR_UNKNOWN: (State.BUSY, State.DARK, State.UNMEASURED),
+    Several.SOLD_IDLE: (State.HELD, State.RESERVED),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """One lease, of `gpus` (as the roster names them) and the GPUs at `nodes`, or of `count` GPUs of `pool`.
@@ -78,14 +101,19 @@ class Lease:
 class Share:
     """What one lease, or none, had of some cells: its time, and of each state at least `low` and at most `high`.
 
-    All in slice-ms. Shares of the same lease and kind add up, and so do their bounds.
+    All in slice-ms. Shares of the same place, lease and kind add up (`add_shares`), and so do their bounds. `site` is
+    None where a pool is leased as a whole: which site's GPUs were meant nobody said.
     """
 
+    site: str | None
+    pool: str
     kind: Commercial
     lease: str | None
     slice_ms: int
     low_slice_ms: Mapping[State, int]
     high_slice_ms: Mapping[State, int]
+    low_of_slice_ms: Mapping[Several, int]
+    high_of_slice_ms: Mapping[Several, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +129,10 @@ class Conflict:
 class _Group:
     """GPUs of one pool in one cell which no lease names, and how many of them are signed for by name."""
 
-    members: list[Mapping[State, int]] = field(default_factory=list)
-    signed: int = 0
     entry: Entry
+    count: int = 0
+    signed: int = 0
+    total: dict[State, int] = field(default_factory=dict)
 
 
 class LeaseBook:
@@ -141,29 +170,24 @@ class LeaseBook:
 
         The shares' time sums to the installed time.
         """
-        if cell_ms < self.from_ms:
-            return [_exact(Commercial.UNDECLARED, None, states) for _, states in installed], []
+        shares = CellShares(self, cell_ms)
+        for entry, states in installed:
+            shares.add(entry, states)
+        return shares.close()
+
+    def group_of(self, entry: Entry) -> tuple[str, str | None]:
+        """Return the pool, and the site unless the pool is leased as a whole, to whose leases a GPU may belong."""
+        return entry.pool, None if entry.pool in self._whole_pools else entry.site
+
+    def share_groups(
+        self, cell_ms: int, groups: Mapping[tuple[str, str | None], _Group]
+    ) -> tuple[list[Share], list[Conflict]]:
+        """Return what the leases of pools had of the GPUs that no lease names, and which pools did not suffice."""
         shares: list[Share] = []
         conflicts: list[Conflict] = []
-        groups: dict[tuple[str, str | None], _Group] = {}
-        for entry, states in installed:
-            named = self.naming(entry)
-            running = [lease for lease in named if lease.runs_in(cell_ms)]
-            if len(running) == 1:
-                shares.append(_exact(running[0].kind, running[0].name, states))
-            elif running:
-                shares.append(_exact(Commercial.UNDECLARED, None, states))
-                names = ", ".join(lease.name for lease in running)
-                text = f"{entry.gpu} at {entry.node} is under the leases {names} at once; its time counts as undeclared"
-                conflicts.append(Conflict(kind="double_lease", subject=entry.gpu, text=text))
-            else:
-                site = None if entry.pool in self._whole_pools else entry.site
-                group = groups.setdefault((entry.pool, site), _Group(entry=entry))
-                group.members.append(states)
-                group.signed += any(lease.is_signed_in(cell_ms) for lease in named)
         left = {lease.name: lease.count or 0 for lease in self._of_pools if lease.runs_in(cell_ms)}
         for key in sorted(groups, key=lambda key: (key[0], key[1] or "")):
-            shares += self._share_group(cell_ms, groups[key], left)
+            shares += self._share_group(cell_ms, key, groups[key], left)
         for lease in self._of_pools:
             if left.get(lease.name, 0) > 0:
                 where = lease.pool if lease.site is None else f"{lease.pool} at {lease.site}"
@@ -171,9 +195,11 @@ class LeaseBook:
                 conflicts.append(Conflict(kind="oversold", subject=lease.name, text=text))
         return shares, conflicts
 
-    def _share_group(self, cell_ms: int, group: _Group, left: dict[str, int]) -> list[Share]:
+    def _share_group(
+        self, cell_ms: int, place: tuple[str, str | None], group: _Group, left: dict[str, int]
+    ) -> list[Share]:
         """Give the GPUs of a group to the leases of its pool, as far as they go; `left` is what each still wants."""
-        room = len(group.members)
+        room = group.count
         counts: list[tuple[Commercial, str | None, int]] = []
         own = [lease for lease in self._of_pools if lease.is_of_pool(group.entry)]
         for lease in sorted(own, key=lambda lease: (LEASE_KINDS.index(lease.kind), lease.name)):
@@ -185,45 +211,134 @@ class LeaseBook:
         signed = group.signed + sum(lease.count or 0 for lease in own if lease.is_signed_in(cell_ms))
         counts.append((Commercial.SIGNED, None, min(signed, room)))
         counts.append((Commercial.UNSOLD, None, room - min(signed, room)))
-        total: dict[State, int] = {}
-        for states in group.members:
+        return [_bounded(place, kind, lease, count, group) for kind, lease, count in counts if count > 0]
+
+
+class CellShares:
+    """What each lease and kind had of one cell, in which the GPUs that are added were installed."""
+
+    def __init__(self, book: LeaseBook, cell_ms: int) -> None:
+        self._book = book
+        self._cell_ms = cell_ms
+        self._shares: list[Share] = []
+        self._conflicts: list[Conflict] = []
+        self._groups: dict[tuple[str, str | None], _Group] = {}
+
+    def add(self, entry: Entry, states: Mapping[State, int]) -> None:
+        """Add one GPU and its states, which sum to the cell."""
+        if self._cell_ms < self._book.from_ms:
+            self._shares.append(_exact(entry, Commercial.UNDECLARED, None, states))
+            return
+        named = self._book.naming(entry)
+        running = [lease for lease in named if lease.runs_in(self._cell_ms)]
+        if len(running) == 1:
+            self._shares.append(_exact(entry, running[0].kind, running[0].name, states))
+        elif running:
+            self._shares.append(_exact(entry, Commercial.UNDECLARED, None, states))
+            names = ", ".join(lease.name for lease in running)
+            text = f"{entry.gpu} at {entry.node} is under the leases {names} at once; its time counts as undeclared"
+            self._conflicts.append(Conflict(kind="double_lease", subject=entry.gpu, text=text))
+        else:
+            group = self._groups.setdefault(self._book.group_of(entry), _Group(entry=entry))
+            group.count += 1
+            group.signed += any(lease.is_signed_in(self._cell_ms) for lease in named)
             for state, amount in states.items():
-                total[state] = total.get(state, 0) + amount
-        whole = len(group.members) * CELL_SLICE_MS
-        return [
-            _bounded(kind, lease, count * CELL_SLICE_MS, total, whole) for kind, lease, count in counts if count > 0
-        ]
+                group.total[state] = group.total.get(state, 0) + amount
+
+    def close(self) -> tuple[list[Share], list[Conflict]]:
+        """Return the shares, whose time sums to the installed time, and what cannot be."""
+        if self._cell_ms < self._book.from_ms:
+            return self._shares, []
+        shares, conflicts = self._book.share_groups(self._cell_ms, self._groups)
+        return [*self._shares, *shares], [*self._conflicts, *conflicts]
 
 
-def _exact(kind: Commercial, lease: str | None, states: Mapping[State, int]) -> Share:
-    return Share(kind=kind, lease=lease, slice_ms=sum(states.values()), low_slice_ms=states, high_slice_ms=states)
-
-
-def _bounded(kind: Commercial, lease: str | None, own: int, total: Mapping[State, int], whole: int) -> Share:
-    """Return the share of `own` slice-ms of a pool of `whole`, in which the states took `total`."""
+def _exact(entry: Entry, kind: Commercial, lease: str | None, states: Mapping[State, int]) -> Share:
+    of = _of(states)
     return Share(
+        site=entry.site,
+        pool=entry.pool,
+        kind=kind,
+        lease=lease,
+        slice_ms=sum(states.values()),
+        low_slice_ms=states,
+        high_slice_ms=states,
+        low_of_slice_ms=of,
+        high_of_slice_ms=of,
+    )
+
+
+def _of(states: Mapping[State, int]) -> dict[Several, int]:
+    return {several: sum(states.get(state, 0) for state in some) for several, some in STATES_OF.items()}
+
+
+def _bounded(place: tuple[str, str | None], kind: Commercial, lease: str | None, count: int, group: _Group) -> Share:
+    """Return the share of `count` GPUs of a group: of each state what they had at least and at most."""
+    own, whole = count * CELL_SLICE_MS, group.count * CELL_SLICE_MS
+    of = _of(group.total)
+    return Share(
+        site=place[1],
+        pool=place[0],
         kind=kind,
         lease=lease,
         slice_ms=own,
-        low_slice_ms={state: own + amount - whole for state, amount in total.items() if own + amount > whole},
-        high_slice_ms={state: min(own, amount) for state, amount in total.items() if amount > 0},
+        low_slice_ms={state: own + amount - whole for state, amount in group.total.items() if own + amount > whole},
+        high_slice_ms={state: min(own, amount) for state, amount in group.total.items() if amount > 0},
+        low_of_slice_ms={several: max(own + amount - whole, 0) for several, amount in of.items()},
+        high_of_slice_ms={several: min(own, amount) for several, amount in of.items()},
     )
 
 
 def add_shares(shares: Iterable[Share]) -> list[Share]:
-    """Return one share for each lease and kind, in order of kind and name."""
-    sums: dict[tuple[Commercial, str | None], tuple[int, dict[State, int], dict[State, int]]] = {}
+    """Return one share for each place, lease and kind, in order of kind, lease, pool and site."""
+    sums: dict[tuple[str | None, str, Commercial, str | None], Sum] = {}
     for share in shares:
-        time, low, high = sums.get((share.kind, share.lease), (0, {}, {}))
-        for state, amount in share.low_slice_ms.items():
-            low[state] = low.get(state, 0) + amount
-        for state, amount in share.high_slice_ms.items():
-            high[state] = high.get(state, 0) + amount
-        sums[share.kind, share.lease] = (time + share.slice_ms, low, high)
+        key = share.site, share.pool, share.kind, share.lease
+        if key not in sums:
+            sums[key] = Sum()
+        sums[key].add(share)
     order = list(Commercial)
-    return [
-        Share(kind=kind, lease=lease, slice_ms=time, low_slice_ms=low, high_slice_ms=high)
-        for (kind, lease), (time, low, high) in sorted(
-            sums.items(), key=lambda item: (order.index(item[0][0]), item[0][1] or "")
+    found = [
+        Share(
+            site=site,
+            pool=pool,
+            kind=kind,
+            lease=lease,
+            slice_ms=total.slice_ms,
+            low_slice_ms=total.low,
+            high_slice_ms=total.high,
+            low_of_slice_ms=total.low_of,
+            high_of_slice_ms=total.high_of,
         )
+        for (site, pool, kind, lease), total in sums.items()
     ]
+    return sorted(found, key=lambda one: (order.index(one.kind), one.lease or "", one.pool, one.site or ""))
+
+
+class Sum:
+    """Shares of one place, lease and kind, added up."""
+
+    __slots__ = ("high", "high_of", "low", "low_of", "slice_ms")
+
+    def __init__(self) -> None:
+        self.slice_ms = 0
+        self.low: dict[State, int] = {}
+        self.high: dict[State, int] = {}
+        self.low_of: dict[Several, int] = {}
+        self.high_of: dict[Several, int] = {}
+
+    def add(self, share: Share) -> None:
+        self.slice_ms += share.slice_ms
+        for state, amount in share.low_slice_ms.items():
+            self.low[state] = self.low.get(state, 0) + amount
+        for state, amount in share.high_slice_ms.items():
+            self.high[state] = self.high.get(state, 0) + amount
+        for several, amount in share.low_of_slice_ms.items():
+            self.low_of[several] = self.low_of.get(several, 0) + amount
+        for several, amount in share.high_of_slice_ms.items():
+            self.high_of[several] = self.high_of.get(several, 0) + amount
+
+
+def undeclared(entry: Entry, states: Mapping[State, int]) -> Share:
+    """Return the share of a GPU of which no lease book speaks."""
+    return _exact(entry, Commercial.UNDECLARED, None, states)

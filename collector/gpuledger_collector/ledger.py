@@ -8,15 +8,22 @@ installed cell is accounted for exactly once; what no reading covers is dark unl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpuledger.accounting import Account, add
-from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, floor_to
+from gpuledger.cells import CELL_MS, HOUR_MS, floor_to
 from gpuledger.gpu_time import GpuTime
 from gpuledger.reading import Reading
-from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered
+from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import UNATTRIBUTED, WorkloadTime
-from gpuledger_collector.roster import Entry, Roster, Window, WindowKind, installed_cells
+from gpuledger_collector.allotment import NO_ROWS, AllotmentRows
+from gpuledger_collector.cell_account import account_cell
+from gpuledger_collector.commerce import CommerceRow
+from gpuledger_collector.given import Given
+from gpuledger_collector.leases import Conflict, LeaseBook
+from gpuledger_collector.roster import Entry, Roster, Window, installed_cells
+from gpuledger_collector.scheduling import NOTHING_SEEN, Scheduling
+from gpuledger_collector.spare import NO_TAGS, FreeTags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class HourRow:
     hang_suspicion_ms: int = 0
     intervals_ms: tuple[int, ...] = ()
     activity_sources: tuple[str, ...] = ()
+    tags: FreeTags = NO_TAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,46 +100,72 @@ class Ledger:
     hours: tuple[HourRow, ...]
     holders: tuple[HolderRow, ...]
     findings: tuple[Finding, ...]
+    commerce: tuple[CommerceRow, ...] = ()
+    allotted: AllotmentRows = NO_ROWS
 
 
-def build(readings: Iterable[Accepted], roster: Roster, start_ms: int, end_ms: int) -> Ledger:
+def build(
+    readings: Iterable[Accepted],
+    roster: Roster,
+    start_ms: int,
+    end_ms: int,
+    *,
+    leases: LeaseBook | None = None,
+    scheduling: Scheduling = NOTHING_SEEN,
+) -> Ledger:
     """Return the ledger of [start_ms, end_ms), both on cell edges.
 
     `readings` must hold every accepted reading of the cells in the span. Readings of other cells add no time; they
     only show which names were used twice, so hand in all that carry the name of one in the span.
     """
     index, equivocal, findings = _index(readings, roster, start_ms, end_ms)
-    hours: list[HourRow] = []
+    given = Given(leases, scheduling)
+    hours: list[tuple[Entry, HourRow]] = []
     holders: list[HolderRow] = []
     for gpu, entries in roster.by_gpu().items():
         cells: dict[tuple[int, Entry], list[CellRow]] = {}
         for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
             parts, dropped = _settle(index.pop((gpu, cell_ms), []), equivocal, entry, cell_ms)
             findings.update(dropped)
-            row = _account_cell(cell_ms, entry, parts, roster.windows)
+            row = _account(cell_ms, entry, parts, roster.windows, given)
+            _give(row, given)
             cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
         for (hour_ms, entry), rows in cells.items():
-            hours.append(_hour_row(hour_ms, entry, rows))
-            if hours[-1].hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
-                findings.add(_hang_suspected(hours[-1]))
+            hour = _hour_row(hour_ms, entry, rows)
+            hours.append((entry, hour))
+            if hour.hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
+                findings.add(_hang_suspected(hour))
             holders.extend(_holder_rows(hour_ms, entry, rows))
     # What is left was said about cells in which the roster has the GPU nowhere.
     findings.update(_out_of_service(gpu, part[0].reading) for (gpu, _), parts in index.items() for part in parts)
+    commerce, conflicts = given.commerce.close()
+    findings.update(_conflict(cell_ms, conflict) for cell_ms, conflict in conflicts)
+    tagged = (replace(hour, tags=given.tags(hour.hour_ms, entry)) for entry, hour in hours)
     return Ledger(
-        hours=tuple(sorted(hours, key=lambda r: (r.hour_ms, r.gpu, r.node))),
+        hours=tuple(sorted(tagged, key=lambda r: (r.hour_ms, r.gpu, r.node))),
         holders=tuple(sorted(holders, key=lambda r: (r.hour_ms, r.gpu, r.workload, r.user or ""))),
         findings=tuple(sorted(findings)),
+        commerce=tuple(commerce),
+        allotted=given.allotments.close(start_ms, end_ms),
     )
 
 
-def cell_rows(readings: Iterable[Accepted], roster: Roster, cell_ms: int) -> list[CellRow]:
+def cell_rows(
+    readings: Iterable[Accepted],
+    roster: Roster,
+    cell_ms: int,
+    *,
+    leases: LeaseBook | None = None,
+    scheduling: Scheduling = NOTHING_SEEN,
+) -> list[CellRow]:
     """Return one row per GPU installed in the cell, in order of GPU identity."""
     index, equivocal, _ = _index(readings, roster, cell_ms, cell_ms + CELL_MS)
+    given = Given(leases, scheduling)
     rows = []
     for gpu, entries in roster.by_gpu().items():
         for start_ms, entry in installed_cells(entries, cell_ms, cell_ms + CELL_MS):
             parts, _ = _settle(index.get((gpu, start_ms), []), equivocal, entry, start_ms)
-            rows.append(_account_cell(start_ms, entry, parts, roster.windows))
+            rows.append(_account(start_ms, entry, parts, roster.windows, given))
     return rows
 
 
@@ -139,8 +173,11 @@ HANG_SUSPICION_MS_MIN = 60_000
 """So much suspicion in one hour is a finding."""
 
 _Part = tuple[Accepted, GpuTime]
-_STATES = tuple(State)
-"""In order; iterating over the Enum itself is slow, and this is done for every cell of every GPU."""
+
+
+def _conflict(cell_ms: int, conflict: Conflict) -> Finding:
+    at_ms = floor_to(cell_ms, HOUR_MS)
+    return Finding(at_ms=at_ms, kind=conflict.kind, subject=conflict.subject, text=conflict.text)
 
 
 def _index(
@@ -254,46 +291,23 @@ def _overlaps(parts: Sequence[_Part]) -> set[tuple[str, str]]:
     return found
 
 
-def _account_cell(cell_ms: int, entry: Entry, parts: Sequence[_Part], windows: Sequence[Window]) -> CellRow:
-    states: dict[State, int] = {}
-    energy: dict[str, int] = {}
-    bins = [0] * len(ACTIVITY_EDGES_PPM)
-    active_ns: int | None = None
-    for _, gpu in parts:
-        for state, amount in gpu.state_slice_ms.items():
-            states[state] = states.get(state, 0) + amount
-        for key, amount in gpu.energy_mj.items():
-            energy[key] = energy.get(key, 0) + amount
-        for position, amount in enumerate(gpu.bin_slice_ms):
-            bins[position] += amount
-        if gpu.active_ns is not None:
-            active_ns = gpu.active_ns + (0 if active_ns is None else active_ns)
-    uncovered = CELL_SLICE_MS - sum(states.values())
-    if uncovered < 0:  # pragma: no cover - excluded by the reading's own law and by dropping overlaps
-        raise AssertionError(f"{entry.gpu} has more than a cell of time in cell {cell_ms}")
+def _account(cell_ms: int, entry: Entry, parts: Sequence[_Part], windows: Sequence[Window], given: Given) -> CellRow:
     declared = {window.kind for window in windows if window.covers(entry, cell_ms)}
-    declared_uncovered = 0
-    if uncovered > 0:
-        # Standby before maintenance: it counts as idle, so a double declaration cannot flatter.
-        if WindowKind.STANDBY in declared:
-            target, declared_uncovered = State.STANDBY, uncovered
-        elif WindowKind.MAINTENANCE in declared:
-            target, declared_uncovered = State.MAINTENANCE, uncovered
-        else:
-            target = State.DARK
-        states[target] = states.get(target, 0) + uncovered
-    if WindowKind.MAINTENANCE in declared:
-        moved = states.pop(State.FREE, 0) + states.pop(State.RESERVED, 0)
-        if moved > 0:
-            states[State.MAINTENANCE] = states.get(State.MAINTENANCE, 0) + moved
-    account = Account(
-        state_slice_ms={state: states[state] for state in _STATES if states.get(state, 0) > 0},
-        bin_slice_ms=tuple(bins),
-        active_ns=active_ns,
-        energy_mj=energy,
-        declared_uncovered_slice_ms=declared_uncovered,
-    )
+    is_given = given.is_given(cell_ms, entry, _index_of(parts))
+    account = account_cell([gpu for _, gpu in parts], declared, is_given=is_given)
     return CellRow(cell_ms=cell_ms, entry=entry, account=account, parts=tuple(parts))
+
+
+def _give(row: CellRow, given: Given) -> None:
+    lengths = [(accepted.reading.end_ms - accepted.reading.start_ms, gpu) for accepted, gpu in row.parts]
+    workloads = [part for accepted, gpu in row.parts for part in accepted.workloads if part.uuid == gpu.uuid]
+    given.add(row.cell_ms, row.entry, row.account, _index_of(row.parts), lengths, workloads)
+
+
+def _index_of(parts: Sequence[_Part]) -> int | None:
+    """Return the GPU's index on its node, as its agent says; None where it does not, or the GPU is divided."""
+    told = {None if gpu.instances else gpu.index for _, gpu in parts}
+    return told.pop() if len(told) == 1 else None
 
 
 def _hour_row(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> HourRow:

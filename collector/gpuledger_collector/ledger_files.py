@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger on disk: the only door to Parquet and DuckDB.
 
-`hours/`, `holders/` and `findings/` hold one Parquet file per UTC day, `extent.json` the span of cells accounted for.
+`hours/`, `holders/`, `findings/` and the directories of `side_tables` hold one Parquet file per UTC day, `extent.json`
+the span of cells accounted for and the version of the columns; files of an older version are made anew from the log.
 Files are replaced whole by rename, so a reader sees an old or a new day, never half of one, and never waits.
 """
 
@@ -26,8 +27,30 @@ from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger_collector import columns
 from gpuledger_collector.columns import ColumnKind, Record
-from gpuledger_collector.figures import Group, Holding, Key
+from gpuledger_collector.figures import (
+    Allotted,
+    ClusterSum,
+    CommerceSum,
+    Group,
+    Holding,
+    Key,
+    NotSchedulable,
+    QueueSum,
+)
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
+from gpuledger_collector.roster import Roster
+from gpuledger_collector.roster_change import Bridge, bridge
+from gpuledger_collector.side_tables import (
+    NAMED,
+    SIDE_TABLES,
+    Names,
+    allotted,
+    cluster_sum,
+    commerce_sum,
+    not_schedulable,
+    queue_sum,
+    side_records,
+)
 from gpuledger_collector.store import Store
 
 _TYPES: dict[ColumnKind, Any] = {"integer": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
@@ -35,11 +58,13 @@ _TABLES: dict[str, dict[str, ColumnKind]] = {
     "hours": columns.HOURS,
     "holders": columns.HOLDERS,
     "findings": columns.FINDINGS,
+    **{name: dict(table.columns) for name, table in SIDE_TABLES.items()},
 }
-_ORDER = {
+_ORDER: dict[str, tuple[str, ...]] = {
     "hours": ("hour_ms", "gpu", "node"),
     "holders": ("hour_ms", "gpu", "workload", "user"),
     "findings": ("at_ms", "kind", "subject", "text"),
+    **{name: table.order for name, table in SIDE_TABLES.items()},
 }
 _SCHEMAS = {
     table: pa.schema(
@@ -56,6 +81,7 @@ _SUMMED = (
     "declared_uncovered_slice_ms",
     "active_known_ms",
     "hang_suspicion_ms",
+    *columns.TAGS,
 )
 _KEY_SQL: dict[Key, str] = {
     "model": "coalesce(model, '')",
@@ -63,6 +89,7 @@ _KEY_SQL: dict[Key, str] = {
 }
 DIRECTORY = "ledger"
 """Where the ledger lies below the state directory."""
+_OUTDATED = "the collector makes them anew when it starts (gpuledger ledger rebuild does, too)"
 _ATTEMPTS = 3
 """A day may be replaced between a query's plan and its reading: it is asked again."""
 
@@ -73,6 +100,8 @@ class Annotations(Protocol):
     def names(self, digests: Iterable[str]) -> Mapping[str, str]: ...
 
     def findings(self, start_ms: int, end_ms: int) -> list[Finding]: ...
+
+    def roster(self) -> Roster | None: ...
 
 
 def open_reader(state_dir: Path) -> LedgerFiles:
@@ -99,6 +128,7 @@ class LedgerFiles:
             "hours": [columns.hour_record(row) for row in ledger.hours],
             "holders": [columns.holder_record(row, sites[row.hour_ms, row.gpu, row.node]) for row in ledger.holders],
             "findings": [columns.finding_record(found, floor_to(found.at_ms, HOUR_MS)) for found in ledger.findings],
+            **side_records(ledger),
         }
         replaced = set(hours)
         for table, found in records.items():
@@ -218,6 +248,7 @@ class LedgerFiles:
                 intervals_ms=tuple(columns.merge_lists(record["intervals_ms"])),
                 activity_sources=tuple(columns.merge_lists(record["activity_sources"])),
                 simulated=record["simulated"],
+                tags=columns.tags_of(record),
             )
             for record in records
         ]
@@ -247,6 +278,40 @@ class LedgerFiles:
         found = {columns.finding_of(record) for record in records}
         return sorted(found | set(self._annotations.findings(start_ms, end_ms)))
 
+    def commerce(self, start_ms: int, end_ms: int) -> list[CommerceSum]:
+        """Return installed time by kind, lease, pool and site."""
+        records, names = self._summed("commerce", start_ms, end_ms)
+        return [commerce_sum(record, names) for record in records]
+
+    def allotments(self, start_ms: int, end_ms: int) -> list[Allotted]:
+        """Return who was given GPUs, most time without a process first."""
+        records, names = self._summed("allotments", start_ms, end_ms)
+        return [allotted(record, names) for record in records]
+
+    def not_schedulable(self, start_ms: int, end_ms: int) -> list[NotSchedulable]:
+        """Return which nodes took no new work, most free time first."""
+        records, names = self._summed("unschedulable", start_ms, end_ms)
+        return [not_schedulable(record, names) for record in records]
+
+    def queues(self, start_ms: int, end_ms: int) -> list[QueueSum]:
+        """Return what waited, most wanted GPU time first."""
+        return [queue_sum(record) for record in self._summed("queues", start_ms, end_ms)[0]]
+
+    def clusters(self, start_ms: int, end_ms: int) -> list[ClusterSum]:
+        """Return every scheduler that was looked at."""
+        return [cluster_sum(record) for record in self._summed("clusters", start_ms, end_ms)[0]]
+
+    def bridge(self, start_ms: int, end_ms: int) -> Bridge | None:
+        """Return what the roster says of GPUs added and retired in between."""
+        roster = self._annotations.roster()
+        return None if roster is None else bridge(roster.entries, start_ms, end_ms)
+
+    def _summed(self, table: str, start_ms: int, end_ms: int) -> tuple[list[Record], Names]:
+        """Return the sums of a side table, and the names that are open of those in it."""
+        records = self._query(table, start_ms, end_ms, SIDE_TABLES[table].sql)
+        digests = {record[column] for record in records for column in NAMED[table]} - {None}
+        return records, self._annotations.names(digests)
+
     def rows(self, start_ms: int, end_ms: int) -> list[HourRow]:
         """Return the hourly rows of [start_ms, end_ms), in canonical order (hour, GPU, node)."""
         return [columns.hour_row(record) for record in self._records("hours", start_ms, end_ms)]
@@ -258,7 +323,7 @@ class LedgerFiles:
     def digest(self, start_ms: int, end_ms: int) -> str:
         """Return SHA-256 over the canonical rows of [start_ms, end_ms): a line of JSON each, absent values left out."""
         hashed = hashlib.sha256()
-        for table in ("hours", "holders"):
+        for table in ("hours", "holders", *SIDE_TABLES):
             for record in self._records(table, start_ms, end_ms):
                 present = {name: value for name, value in record.items() if value is not None}
                 line = json.dumps([table, present], sort_keys=True, separators=(",", ":"))
@@ -288,6 +353,8 @@ class LedgerFiles:
                     names = [column[0] for column in answer.description or ()]
                     return [dict(zip(names, found, strict=True)) for found in answer.fetchall()]
             except duckdb.Error as exc:
+                if self.is_outdated():
+                    raise StorageError(f"{self._directory}: has columns of an earlier version: {_OUTDATED}") from exc
                 if attempt == _ATTEMPTS or not isinstance(exc, duckdb.IOException):
                     raise StorageError(f"{self._directory / table}: cannot be read: {exc}") from exc
         raise AssertionError("unreachable")
@@ -300,8 +367,7 @@ class LedgerFiles:
         written = (found.schema.metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
         if written != str(columns.SCHEMA):
             raise StorageError(
-                f"{path}: has columns of version {written}, and this version writes {columns.SCHEMA}: the collector "
-                "makes them anew when it starts (gpuledger ledger rebuild does, too)"
+                f"{path}: has columns of version {written}, and this version writes {columns.SCHEMA}: {_OUTDATED}"
             )
         return found.cast(schema)
 

@@ -10,12 +10,15 @@ from gpuledger.accounting import add
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
+from gpuledger_collector.spare import add_tags
+from tests.fakes.side_rows import SideRows
 
 
-class FakeLedger:
+class FakeLedger(SideRows):
     """Answers from rows in any order; `openings` maps digests of names to names.
 
-    `extent` is the span of the hours of the rows unless it is given (a last hour that is not over yet).
+    `extent` is the span of the hours of the rows unless it is given (a last hour that is not over yet). `sides` has the
+    rows beside the hours.
     """
 
     def __init__(
@@ -26,11 +29,14 @@ class FakeLedger:
         *,
         openings: Mapping[str, str] | None = None,
         extent: tuple[int, int] | None = None,
+        sides: SideRows | None = None,
     ) -> None:
+        sides = SideRows() if sides is None else sides
+        known = {**sides.openings, **({} if openings is None else openings)}
+        super().__init__(sides.all_commerce, sides.allotted, openings=known, bridge=sides.bridge(0, 0))
         self.hours = list(hours)
         self.holders = list(holders)
         self.all_findings = list(findings)
-        self.openings = {} if openings is None else dict(openings)
         self._extent = extent
 
     def extent(self) -> tuple[int, int] | None:
@@ -107,4 +113,5 @@ def _group(key: tuple[str | int, ...], rows: Sequence[HourRow]) -> Group:
         intervals_ms=tuple(sorted({interval for row in rows for interval in row.intervals_ms})),
         activity_sources=tuple(sorted({source for row in rows for source in row.activity_sources})),
         simulated=any(row.simulated for row in rows),
+        tags=add_tags([row.tags for row in rows]),
     )

@@ -7,6 +7,7 @@ A roster entry and a window are dictionaries with the names used in accounting.m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 CELL = 300_000
@@ -102,8 +103,28 @@ def put(amounts: dict[Any, int], key: Any, amount: int) -> None:
         amounts[key] = amounts.get(key, 0) + amount
 
 
-def account(good: list[Any], kinds: set[str]) -> Plain:
-    """Return one cell's account: the observed states, and what absence and declarations make of the rest."""
+def settle_rest(states: dict[str, int], kinds: set[str], *, is_given: bool) -> int:
+    """Change one cell's states for absence, declarations and leases; return what was declared and not covered."""
+    uncovered = WHOLE - sum(states.values())
+    declared_uncovered = 0
+    if "standby" in kinds:
+        put(states, "standby", uncovered)
+        declared_uncovered = uncovered
+    elif "maintenance" in kinds:
+        put(states, "maintenance", uncovered)
+        declared_uncovered = uncovered
+    else:
+        put(states, "dark", uncovered)
+    if is_given:
+        put(states, "reserved", states.pop("free", 0))
+    if "maintenance" in kinds:
+        for state in ("free", "reserved"):
+            put(states, "maintenance", states.pop(state, 0))
+    return declared_uncovered
+
+
+def account(good: list[Any], kinds: set[str], *, is_given: bool) -> Plain:
+    """Return one cell's account: the observed states, and what absence, declarations and leases make of the rest."""
     states: dict[str, int] = {}
     bins: dict[int, int] = {}
     energy: dict[str, int] = {}
@@ -132,20 +153,7 @@ def account(good: list[Any], kinds: set[str]) -> Plain:
             missing = part.get("states", {}).get(key, 0) - named
             if missing > 0:
                 put(holders.setdefault(("unattributed", None), {}), key, missing)
-    covered = sum(states.values())
-    uncovered = WHOLE - covered
-    declared_uncovered = 0
-    if "standby" in kinds:
-        put(states, "standby", uncovered)
-        declared_uncovered = uncovered
-    elif "maintenance" in kinds:
-        put(states, "maintenance", uncovered)
-        declared_uncovered = uncovered
-    else:
-        put(states, "dark", uncovered)
-    if "maintenance" in kinds:
-        for state in ("free", "reserved"):
-            put(states, "maintenance", states.pop(state, 0))
+    declared_uncovered = settle_rest(states, kinds, is_given=is_given)
     return {
         "states": states,
         "bins": bins,
@@ -157,18 +165,34 @@ def account(good: list[Any], kinds: set[str]) -> Plain:
     }
 
 
-def ledger(readings: list[Plain], entries: list[Plain], windows: list[Plain], start: int, end: int) -> Plain:
-    """Return {"hours": {(hour, gpu, node, from): account}, "findings": {(hour, kind, subject)}}."""
+def ledger(
+    readings: list[Plain],
+    entries: list[Plain],
+    windows: list[Plain],
+    start: int,
+    end: int,
+    is_given: Callable[[Plain, list[Any], int], bool] = lambda entry, good, cell: False,
+) -> Plain:
+    """Return {"hours": {(hour, gpu, node, from): account}, "findings": {(hour, kind, subject)}, "cells": by GPU, cell}.
+
+    `is_given` says of an entry, what counts of it and a cell whether somebody had the GPU.
+    """
     unique = {reading["digest"]: reading for reading in readings}
     known = [unique[key] for key in sorted(unique)]
     hours: dict[Any, Plain] = {}
     findings = set()
     cells = installed(entries, start, end)
+    by_cell: dict[Any, Plain] = {}
     for (gpu, cell), entry in cells.items():
         good, kinds_found = counting(gpu, cell, entry, known, entries)
         hour = cell // HOUR * HOUR
         findings |= {(hour, kind, gpu) for kind in kinds_found}
-        found = account(good, declared(windows, entry, cell))
+        found = account(good, declared(windows, entry, cell), is_given=is_given(entry, good, cell))
+        by_cell[gpu, cell] = {
+            "entry": entry,
+            "states": found["states"],
+            "divided": any(part.get("instances") for _, part in good),
+        }
         key = (hour, gpu, entry["node"], entry["from"])
         total = hours.setdefault(
             key, {"states": {}, "bins": {}, "energy": {}, "holders": {}, "active": None, "declared": 0, "hang": 0}
@@ -195,4 +219,4 @@ def ledger(readings: list[Plain], entries: list[Plain], windows: list[Plain], st
                 findings.add((cell // HOUR * HOUR, "unrostered", part["uuid"]))
             elif (gpu_name, cell) not in cells:
                 findings.add((cell // HOUR * HOUR, "out_of_service", gpu_name))
-    return {"hours": hours, "findings": findings}
+    return {"hours": hours, "findings": findings, "cells": by_cell}

@@ -42,6 +42,9 @@ class Names:
         """Return what stands beside the rows: nothing, findings are written with them."""
         return []
 
+    def roster(self) -> None:
+        """Return none: what an engine has samples of is no roster."""
+
 
 def accept(
     gpu: Gpu,

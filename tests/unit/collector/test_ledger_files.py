@@ -19,6 +19,8 @@ from gpuledger_collector import columns
 from gpuledger_collector.figures import Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
 from gpuledger_collector.ledger_files import LedgerFiles, open_reader
+from gpuledger_collector.roster import Entry, Roster
+from gpuledger_collector.spare import FreeTags, add_tags
 from tests.fakes.readings import MONDAY_MS, FakeNode
 from tests.fakes.storage import Storage
 
@@ -37,6 +39,9 @@ class Annotations:
 
     def findings(self, start_ms: int, end_ms: int) -> list[Finding]:
         return [found for found in self._findings if start_ms <= found.at_ms < end_ms]
+
+    def roster(self) -> Roster:
+        return Roster(entries=(Entry(gpu="GPU-1", node="n1", from_ms=MONDAY_MS),))
 
 
 amounts = st.integers(min_value=0, max_value=2**62)
@@ -69,6 +74,12 @@ rows = st.builds(
     hang_suspicion_ms=amounts,
     intervals_ms=st.lists(st.integers(1, 300_000), max_size=3, unique=True).map(sorted).map(tuple),
     activity_sources=st.lists(small, max_size=3, unique=True).map(sorted).map(tuple),
+    tags=st.builds(
+        FreeTags,
+        not_schedulable_slice_ms=amounts,
+        stranded_node_slice_ms=amounts,
+        stranded_mig_slice_ms=amounts,
+    ),
 )
 tables = st.lists(rows, max_size=8, unique_by=lambda row: (row.hour_ms, row.gpu, row.node)).map(
     lambda found: tuple(sorted(found, key=lambda row: (row.hour_ms, row.gpu, row.node)))
@@ -121,6 +132,7 @@ def test_sums_by_any_keys_are_those_of_the_rows(
         assert group.intervals_ms == tuple(sorted({one for row in some for one in row.intervals_ms}))
         assert group.activity_sources == tuple(sorted({one for row in some for one in row.activity_sources}))
         assert group.simulated == any(row.simulated for row in some)
+        assert group.tags == add_tags([row.tags for row in some])
 
 
 def row(hour: int, gpu: str = "GPU-1", node: str = "n1", busy: int = 7) -> HourRow:
