@@ -23,6 +23,7 @@ from gpuledger_collector.entries import (
     DeclarationEntry,
     EnrolmentEntry,
     FindingsEntry,
+    LabelEntry,
     OriginEntry,
     OwnEntry,
     RevocationEntry,
@@ -199,7 +200,7 @@ class _EntryCheck:
             case FindingsEntry():
                 for found in entry.findings:
                     self._checked.find(f"at intake, {found.kind}: {found.text}")
-            case RosterEntry() | DeclarationEntry():
+            case RosterEntry() | DeclarationEntry() | LabelEntry():
                 pass
 
     # ------------------------------------------------------------------------------------------ readings

@@ -34,6 +34,12 @@ class CollectorConfig(PortConfig):
     enrolment: Path | None = setting(
         "enrolment", "File of the keys that may write (docs/log.md); without one a key counts at first sight.", None
     )
+    process_rules: Path | None = setting(
+        "process_rules", "The site's own rules about processes, as its agents have them (docs/classification.md).", None
+    )
+    declared_rules: Path | None = setting(
+        "declared_rules", "The site's rules about what is declared: partitions, users, names.", None
+    )
     log_origin: str | None = setting(
         "log_origin", "Name of a new log, like example.com/gpuledger/fra1; without one it is made of its key.", None
     )

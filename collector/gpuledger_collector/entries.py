@@ -114,6 +114,15 @@ class FindingsEntry:
     findings: tuple[Finding, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelEntry:
+    """What the operator says that a workload is for, by its id; a later entry takes its place, None takes it away."""
+
+    workload: str
+    kind: str | None
+    at_ms: int
+
+
 LogEntry = (
     OriginEntry
     | ReadingEntry
@@ -122,9 +131,10 @@ LogEntry = (
     | RosterEntry
     | DeclarationEntry
     | FindingsEntry
+    | LabelEntry
     | ClockEntry
 )
-OwnEntry = OriginEntry | EnrolmentEntry | RevocationEntry | RosterEntry | DeclarationEntry | FindingsEntry
+OwnEntry = OriginEntry | EnrolmentEntry | RevocationEntry | RosterEntry | DeclarationEntry | FindingsEntry | LabelEntry
 
 READING, CLOCK = "reading", "clock"
 _KINDS: dict[type[OwnEntry], str] = {
@@ -134,6 +144,7 @@ _KINDS: dict[type[OwnEntry], str] = {
     RosterEntry: "roster",
     DeclarationEntry: "declaration",
     FindingsEntry: "findings",
+    LabelEntry: "label",
 }
 _TYPE_START, _TYPE_END = "application/vnd.gpuledger.", ".v1+json"
 _Value = TypeVar("_Value", Entry, Finding)
@@ -228,6 +239,8 @@ def decode_own(envelope: Envelope) -> OwnEntry | ClockEntry:
             )
         case "findings":
             return FindingsEntry(findings=tuple(Finding(**item) for item in value["findings"]))
+        case "label":
+            return LabelEntry(**value)
         case _:
             raise ValueError(f"a payload of type {wire.quote(envelope.payload_type)} is not known to this version")
 

@@ -15,6 +15,7 @@ from gpuledger_collector.entries import (
     DeclarationEntry,
     EnrolmentEntry,
     FindingsEntry,
+    LabelEntry,
     LogEntry,
     OriginEntry,
     ReadingEntry,
@@ -97,6 +98,9 @@ class _Step:
                     "INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?)",
                     [(found.at_ms, found.kind, found.subject, found.text) for found in entry.findings],
                 )
+            case LabelEntry():
+                values = (entry.workload, entry.kind, entry.at_ms)
+                self._db.execute("INSERT INTO label (workload, kind, at_ms) VALUES (?, ?, ?)", values)
             case OriginEntry():
                 put_meta(self._db, "origin", entry.origin)
             case ClockEntry():

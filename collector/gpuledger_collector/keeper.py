@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.enrolment_book import EnrolmentBook
+from gpuledger_collector.label_book import LabelBook
 from gpuledger_collector.ledger import CellRow, build, cell_rows
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster import Roster
 from gpuledger_collector.roster_book import RosterBook
+from gpuledger_collector.workload_book import WorkloadBook
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +48,18 @@ class Keeper:
         files: LedgerFiles,
         book: RosterBook,
         enrolment: EnrolmentBook,
+        workloads: WorkloadBook,
         *,
         settle_grace_ms: int,
+        labels: LabelBook | None = None,
     ) -> None:
         self._catalog = catalog
         self._store = catalog.store
         self._files = files
         self._book = book
         self._enrolment = enrolment
+        self._workloads = workloads
+        self._labels = labels
         self._grace_ms = settle_grace_ms
         self._mutex = threading.Lock()
 
@@ -66,6 +72,8 @@ class Keeper:
         with self._mutex:
             self._enrolment.sync(now_ms)
             self._book.sync(now_ms)
+            if self._labels is not None:
+                self._labels.sync(now_ms)
             self._renew()
             return self._bring_up_to(self.horizon_ms(now_ms))
 
@@ -74,6 +82,7 @@ class Keeper:
         with self._mutex:
             extent = self._files.extent()
             self._files.clear()
+            self._workloads.clear()
             self._catalog.reindex()
             clock_ms = self._store.clock_ms()
             if extent is not None:
@@ -129,7 +138,9 @@ class Keeper:
             return first + self._rebuild_span(roster, middle_ms, end_ms)
         readings = read_accepted(self._catalog.log, indexed, self._catalog.recent)
         ledger = build(readings, _with_windows_of(roster, start_ms, end_ms), start_ms, end_ms)
-        self._files.write_hours(ledger, range(start_ms, end_ms, HOUR_MS))
+        hours = range(start_ms, end_ms, HOUR_MS)
+        self._files.write_hours(ledger, hours)
+        self._workloads.take(hours, ledger.signs)
         return len(indexed)
 
 

@@ -7,7 +7,7 @@ installed cell is accounted for exactly once; what no reading covers is dark unl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gpuledger.accounting import Account, add
@@ -18,6 +18,7 @@ from gpuledger.states import State, Uncovered
 from gpuledger.workload_time import UNATTRIBUTED, WorkloadTime
 from gpuledger_collector.allotment import NO_ROWS, AllotmentRows
 from gpuledger_collector.cell_account import account_cell
+from gpuledger_collector.classify.signs import HourSigns, Seen, gather
 from gpuledger_collector.commerce import CommerceRow
 from gpuledger_collector.given import Given
 from gpuledger_collector.leases import Conflict, LeaseBook
@@ -95,13 +96,14 @@ class CellRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Rows in canonical order (hour, gpu, ...), and what was found on the way."""
+    """Rows in canonical order (hour, gpu, ...), and what was found on the way; `signs` tell what workloads are for."""
 
     hours: tuple[HourRow, ...]
     holders: tuple[HolderRow, ...]
     findings: tuple[Finding, ...]
     commerce: tuple[CommerceRow, ...] = ()
     allotted: AllotmentRows = NO_ROWS
+    signs: tuple[HourSigns, ...] = ()
 
 
 def build(
@@ -122,6 +124,7 @@ def build(
     given = Given(leases, scheduling)
     hours: list[tuple[Entry, HourRow]] = []
     holders: list[HolderRow] = []
+    seen: list[Seen] = []
     for gpu, entries in roster.by_gpu().items():
         cells: dict[tuple[int, Entry], list[CellRow]] = {}
         for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
@@ -136,6 +139,7 @@ def build(
             if hour.hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
                 findings.add(_hang_suspected(hour))
             holders.extend(_holder_rows(hour_ms, entry, rows))
+            seen.extend(_seen(entry, rows))
     # What is left was said about cells in which the roster has the GPU nowhere.
     findings.update(_out_of_service(gpu, part[0].reading) for (gpu, _), parts in index.items() for part in parts)
     commerce, conflicts = given.commerce.close()
@@ -147,6 +151,7 @@ def build(
         findings=tuple(sorted(findings)),
         commerce=tuple(commerce),
         allotted=given.allotments.close(start_ms, end_ms),
+        signs=gather(seen),
     )
 
 
@@ -371,6 +376,14 @@ def _holder_rows(hour_ms: int, entry: Entry, rows: Sequence[CellRow]) -> list[Ho
         # Who only had time of other states (an allocation that nobody used, say) holds nothing here.
         if states.get(State.BUSY, 0) + states.get(State.HELD, 0) > 0
     ]
+
+
+def _seen(entry: Entry, rows: Sequence[CellRow]) -> Iterator[Seen]:
+    for row in rows:
+        for accepted, gpu in row.parts:
+            for part in accepted.workloads:
+                if part.uuid == gpu.uuid:
+                    yield Seen(row.cell_ms, entry.site, entry.cluster, entry.node, part)
 
 
 def _add_times(

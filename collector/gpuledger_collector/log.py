@@ -62,6 +62,10 @@ def refuse_old_form(directory: Path) -> None:
         )
 
 
+class LogInUseError(StorageError):
+    """Another program writes this log."""
+
+
 class LogWriter(LogReader):
     """The one process that appends. `known` is how far the index knows the log: it must be there, and be the same.
 
@@ -242,7 +246,7 @@ class LogWriter(LogReader):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(file)
-            raise StorageError(f"{lock}: another collector is writing this log; one state_dir serves one") from exc
+            raise LogInUseError(f"{lock}: another collector is writing this log; one state_dir serves one") from exc
         return file
 
     def _load(self) -> None:

@@ -53,10 +53,59 @@ FIRST = (
         PRIMARY KEY (site, model, state)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first Merkle log", FIRST),)
+WORKLOADS = (
+    # What the readings of an hour tell of a workload at a node; `base` is the workload that its digest belongs to.
+    """CREATE TABLE sign (
+        hour_ms INTEGER NOT NULL, node TEXT NOT NULL, digest TEXT NOT NULL, base TEXT NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (hour_ms, node, digest)) WITHOUT ROWID""",
+    """CREATE INDEX sign_by_base ON sign (base, hour_ms)""",
+    """CREATE TABLE member (
+        node TEXT NOT NULL, digest TEXT NOT NULL, base TEXT NOT NULL, PRIMARY KEY (node, digest)) WITHOUT ROWID""",
+    """CREATE INDEX member_by_base ON member (base)""",
+    """CREATE TABLE workload (
+        id TEXT PRIMARY KEY, base TEXT NOT NULL, run INTEGER NOT NULL, site TEXT NOT NULL, owner TEXT, source TEXT,
+        first_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, busy_slice_ms INTEGER NOT NULL,
+        held_slice_ms INTEGER NOT NULL, gpus_max INTEGER NOT NULL, kind TEXT NOT NULL, lean TEXT,
+        calibration TEXT NOT NULL, tags TEXT NOT NULL, pattern TEXT NOT NULL, facts TEXT NOT NULL,
+        life TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE INDEX workload_by_base ON workload (base, run)""",
+    """CREATE INDEX workload_by_pattern ON workload (site, pattern)""",
+    """CREATE INDEX workload_by_end ON workload (end_ms)""",
+    """CREATE TABLE remark (
+        workload TEXT NOT NULL, kind TEXT NOT NULL, at_ms INTEGER NOT NULL, text TEXT NOT NULL,
+        PRIMARY KEY (workload, kind, text)) WITHOUT ROWID""",
+    # What was found at intake, and what verdicts as they stand now find.
+    """CREATE VIEW found AS SELECT at_ms, kind, subject, text FROM finding
+        UNION ALL SELECT at_ms, kind, workload, text FROM remark""",
+    # A row without a kind takes the label away; the last row of a workload counts.
+    """CREATE TABLE label (id INTEGER PRIMARY KEY, workload TEXT NOT NULL, kind TEXT, at_ms INTEGER NOT NULL)""",
+    """CREATE INDEX label_by_workload ON label (workload, id)""",
+    """CREATE TABLE kind_counter (
+        site TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, slice_ms INTEGER NOT NULL,
+        PRIMARY KEY (site, model, kind, state)) WITHOUT ROWID""",
+    # Signs are made with the ledger's hours: all of those are made anew.
+    """INSERT INTO dirty (start_ms, end_ms)
+        SELECT cell_ms, 4611686018427387904 FROM reading ORDER BY cell_ms LIMIT 1""",
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first Merkle log", FIRST), ("workloads", WORKLOADS))
 """(name, statements) in order; each is applied in one transaction."""
 
-DERIVED = ("reading", "node", "claim", "seen", "roster", "declaration", "finding", "dirty")
+DERIVED = (
+    "reading",
+    "node",
+    "claim",
+    "seen",
+    "roster",
+    "declaration",
+    "finding",
+    "dirty",
+    "sign",
+    "member",
+    "workload",
+    "remark",
+    "label",
+)
 """What the log can restore, in an order in which it may be emptied."""
 
 REINDEX = (

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuledger.errors import StorageError
+from gpuledger.process_rules import load_rules
 from gpuledger_collector.catalog import Catalog
+from gpuledger_collector.classify.declared import OWN_RULES
 from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.declared_rules import load_declared_rules
 from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.identity import LOG, open_identity
 from gpuledger_collector.intake import Intake
 from gpuledger_collector.keeper import Keeper
+from gpuledger_collector.label_book import LabelBook
 from gpuledger_collector.ledger_files import DIRECTORY as LEDGER
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.log import LogWriter, refuse_old_form
@@ -28,6 +32,7 @@ from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
 from gpuledger_collector.tiles import LogReader
 from gpuledger_collector.witness import Witness
+from gpuledger_collector.workload_book import WorkloadBook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class State:
     intake: Intake
     book: RosterBook
     enrolment: EnrolmentBook
+    workloads: WorkloadBook
+    labels: LabelBook
     keeper: Keeper
 
 
@@ -61,6 +68,9 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
         book = RosterBook(catalog, config.roster)
         enrolment = EnrolmentBook(catalog, config.enrolment)
         enrolment.sync(now_ms)
+        declared_rules = OWN_RULES if config.declared_rules is None else load_declared_rules(config.declared_rules)
+        workloads = WorkloadBook(store, load_rules(config.process_rules).rules, declared_rules)
+        labels = LabelBook(catalog, workloads, config.state_dir)
         yield State(
             catalog=catalog,
             store=store,
@@ -74,7 +84,17 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
             ),
             book=book,
             enrolment=enrolment,
-            keeper=Keeper(catalog, files, book, enrolment, settle_grace_ms=config.settle_grace_ms),
+            workloads=workloads,
+            labels=labels,
+            keeper=Keeper(
+                catalog,
+                files,
+                book,
+                enrolment,
+                workloads,
+                settle_grace_ms=config.settle_grace_ms,
+                labels=labels,
+            ),
         )
 
 

@@ -105,6 +105,8 @@ class Store:
             except sqlite3.Error as exc:
                 raise StorageError(f"{self.path}: cannot read the store: {exc}") from exc
 
+    writing, rows = _writing, _rows  # for modules that keep tables of their own here
+
     def _migrate(self) -> None:
         with self._writing() as db:
             db.execute("CREATE TABLE IF NOT EXISTS migration (position INTEGER PRIMARY KEY, name TEXT NOT NULL)")
@@ -346,7 +348,7 @@ class Store:
 
     def findings(self, start_ms: int = 0, end_ms: int = EVER_MS) -> list[Finding]:
         """Return what was found at intake in [start_ms, end_ms), oldest first."""
-        sql = "SELECT at_ms, kind, subject, text FROM finding WHERE at_ms >= ? AND at_ms < ? ORDER BY 1, 2, 3, 4"
+        sql = "SELECT at_ms, kind, subject, text FROM found WHERE at_ms >= ? AND at_ms < ? ORDER BY 1, 2, 3, 4"
         return [
             Finding(at_ms=at_ms, kind=kind, subject=subject, text=text)
             for at_ms, kind, subject, text in self._rows(sql, start_ms, end_ms)

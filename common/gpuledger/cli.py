@@ -36,6 +36,7 @@ _COMMANDS = {
     "report": _Entry("gpuledger_collector.report.command", "report", "collector", "Write reports from the ledger."),
     "roster": _Entry("gpuledger_collector.roster_cli", "roster", "collector", "Check, compare or import rosters."),
     "run": _Entry("gpuledger_collector.demo", "run", "agent,collector", "Run everything on this machine."),
+    "workload": _Entry("gpuledger_collector.workload_cli", "workload", "collector", "What workloads are for, and why."),
 }
 
 

@@ -68,6 +68,7 @@ def hours(
             hour_ms=hour_ms,
             node=node,
             site=site,
+            cluster="cluster",
             workload=workload,
             user=user,
             source="slurm_job",

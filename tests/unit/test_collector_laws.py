@@ -30,6 +30,7 @@ from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster import Claim, discover
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
+from gpuledger_collector.workload_book import WorkloadBook
 from tests.fakes.fleets import Fleet, fleets
 from tests.fakes.logs import open_log
 from tests.profiles import examples
@@ -77,7 +78,7 @@ def play(fleet: Fleet, rng: Random, directory: Path) -> tuple[Ledger, Ledger, tu
         catalog = Catalog(log, store, now_ms=fleet.start_ms)
         files = LedgerFiles(directory / "ledger", store)
         book = cast("RosterBook", LoggedRoster()) if fleet.roster.is_declared else RosterBook(catalog, None)
-        keeper = Keeper(catalog, files, book, EnrolmentBook(catalog, None), settle_grace_ms=0)
+        keeper = Keeper(catalog, files, book, EnrolmentBook(catalog, None), WorkloadBook(store, {}), settle_grace_ms=0)
         catalog.commit(enrolments(fleet), now_ms=fleet.start_ms)
         waiting = arrivals(fleet, rng)
         now_ms = fleet.start_ms

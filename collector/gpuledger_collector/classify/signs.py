@@ -38,6 +38,7 @@ class HourSigns:
     hour_ms: int
     node: str
     site: str
+    cluster: str
     workload: str
     user: str | None
     source: str | None
@@ -50,6 +51,7 @@ class Seen(NamedTuple):
 
     cell_ms: int
     site: str
+    cluster: str
     node: str
     part: WorkloadTime
 
@@ -80,6 +82,7 @@ def _hour_signs(hour_ms: int, parts: list[Seen]) -> HourSigns:
         hour_ms=hour_ms,
         node=first.node,
         site=first.site,
+        cluster=first.cluster,
         workload=first.part.workload,
         # The least text, so that it does not matter which reading came first.
         user=min((one.part.user for one in parts if one.part.user is not None), default=None),
@@ -111,7 +114,7 @@ def to_text(signs: HourSigns) -> str:
         place = told.setdefault(cell.hints, len(told))
         rows.append([(cell.cell_ms - signs.hour_ms) // 1000, place, cell.busy_slice_ms, cell.held_slice_ms, cell.gpus])
     value = {
-        "site": signs.site,
+        "place": [signs.site, signs.cluster],
         "user": signs.user,
         "source": signs.source,
         "hints": [_plain(hints) for hints in told],
@@ -124,11 +127,13 @@ def to_text(signs: HourSigns) -> str:
 def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
     """Return the signs that `to_text` wrote."""
     value = json.loads(text)
+    site, cluster = value["place"]
     told = [_hints(item) for item in value["hints"]]
     return HourSigns(
         hour_ms=hour_ms,
         node=node,
-        site=value["site"],
+        site=site,
+        cluster=cluster,
         workload=workload,
         user=value["user"],
         source=value["source"],

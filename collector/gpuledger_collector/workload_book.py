@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps every workload's verdict up to date: signs in as the ledger's hours are made, lives carried on, labels weighed.
+
+What an hour says anew is compared with what is known of it. Where it only goes on, the life is carried on; where the
+past changed (a reading that came late, a name that was opened), all signs of that workload are folded again. So what
+stands here is what folding everything at once would give. One transaction for each batch of hours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from gpuledger_collector import workload_rows
+from gpuledger_collector.classify.calibration import Counts, calibrate
+from gpuledger_collector.classify.declared import OWN_RULES, DeclaredRule, Facts
+from gpuledger_collector.classify.evidence import Rules
+from gpuledger_collector.classify.identity import base_of, may_requeue, run_id
+from gpuledger_collector.classify.kinds import Kind
+from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold
+from gpuledger_collector.classify.signs import HourSigns, to_text
+from gpuledger_collector.classify.verdict import Context, Verdict, judge
+from gpuledger_collector.indexing import Database
+from gpuledger_collector.store import Store
+
+LIVES_MAX = 20_000
+"""Lives kept in memory, those that went on last; the others are read from the store when they go on."""
+
+logger = logging.getLogger(__name__)
+
+_Calibration = dict[tuple[str, str], Counts]
+
+
+class WorkloadBook:
+    """Verdicts on all workloads of one store; used by the ledger's keeper, one thread at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Rules,
+        declared_rules: Sequence[DeclaredRule] = OWN_RULES,
+        *,
+        lives_max: int = LIVES_MAX,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._declared_rules = declared_rules
+        self._lives_max = lives_max
+        self._lives: OrderedDict[str, tuple[int, Life]] = OrderedDict()
+        """By base: the last run's number and life."""
+        self._calibration: _Calibration | None = None
+        self._labels: dict[str, Kind] = {}
+
+    def clear(self) -> None:
+        """Forget what is in memory: the store was emptied, or is to be read again."""
+        self._lives.clear()
+        self._calibration = None
+
+    # ------------------------------------------------------------------------------------------ signs
+
+    def take(self, hours: Collection[int], signs: Sequence[HourSigns]) -> int:
+        """Replace all signs of these hours; return how many workloads changed. Raises StorageError, all or nothing."""
+        names = self._store.names({one.workload for one in signs} | {one.user for one in signs if one.user is not None})
+        self._load_context()
+        try:
+            with self._store.writing() as db:
+                changed, facts = self._replace(db, sorted(hours), signs, names)
+                for base in sorted(changed):
+                    self._bring_up(db, base, changed[base], facts.get(base, Facts()))
+        except BaseException:
+            self.clear()
+            raise
+        self._forget()
+        if changed:
+            self.weigh()
+        return len(changed)
+
+    def _replace(
+        self, db: Database, hours: Sequence[int], signs: Sequence[HourSigns], names: Mapping[str, str]
+    ) -> tuple[dict[str, dict[int, list[HourSigns]] | None], dict[str, Facts]]:
+        """Store what is new; return the signs of changed hours by workload (None: fold anew), and facts."""
+        known = workload_rows.known_signs(db, hours)
+        changed: dict[str, set[int] | None] = {}
+        by_base: dict[str, dict[int, list[HourSigns]]] = {}
+        facts: dict[str, Facts] = {}
+        rows = []
+        for one in signs:
+            name = names.get(one.workload)
+            found = Facts(name=name, user=None if one.user is None else names.get(one.user))
+            base = base_of(one.workload, name, node=one.node, cluster=one.cluster, facts=found)
+            facts[base] = _least(facts.get(base), found)
+            by_base.setdefault(base, {}).setdefault(one.hour_ms, []).append(one)
+            body = to_text(one)
+            old_base, old_body = known.pop((one.hour_ms, one.node, one.workload), (None, None))
+            if old_base is None:
+                old_base = workload_rows.member(db, one.node, one.workload)
+            if old_base != base:
+                workload_rows.put_member(db, one.node, one.workload, base, old_base)
+                if old_base is not None:
+                    changed[old_base] = changed[base] = None  # It goes by another id now, with all of its past.
+            if old_body != body:
+                rows.append((one.hour_ms, one.node, one.workload, base, body))
+                new = changed.setdefault(base, set())
+                if new is not None:
+                    new.add(one.hour_ms)
+        for base, new in changed.items():
+            if new is not None and base not in self._lives and (last := workload_rows.last_run(db, base)) is not None:
+                self._lives[base] = last  # as it was counted, before its last hour gets new signs
+        workload_rows.put_signs(db, rows)
+        workload_rows.drop_signs(db, known)
+        changed |= dict.fromkeys({base for base, _ in known.values()})
+        told = {
+            base: None if new is None else {hour_ms: by_base[base][hour_ms] for hour_ms in new}
+            for base, new in changed.items()
+        }
+        return told, facts
+
+    def _bring_up(self, db: Database, base: str, hours: dict[int, list[HourSigns]] | None, facts: Facts) -> None:
+        last = self._lives.pop(base, None)
+        requeues = may_requeue(base)
+        if last is not None and hours is not None:
+            run, life = last
+            lives = [life]
+            try:
+                for hour_ms in sorted(hours):
+                    extend(lives, hours[hour_ms], self._rules, may_requeue=requeues)
+            except SignsChangedError:
+                lives, run = self._fold(db, base), 1
+        else:
+            lives, run = self._fold(db, base), 1
+        for number, life in enumerate(lives, run):
+            self._put(db, base, number, life, facts)
+        if lives:
+            self._lives[base] = run + len(lives) - 1, lives[-1]
+
+    def _fold(self, db: Database, base: str) -> list[Life]:
+        workload_rows.drop_runs(db, base)
+        return fold(workload_rows.signs_of(db, base), self._rules, may_requeue=may_requeue(base))
+
+    def _put(self, db: Database, base: str, run: int, life: Life, facts: Facts) -> None:
+        name = run_id(base, run)
+        verdict = judge(name, life, self._context({name: facts}))
+        workload_rows.put_run(db, base, run, life, verdict, facts)
+
+    def _forget(self) -> None:
+        while len(self._lives) > self._lives_max:
+            self._lives.popitem(last=False)
+
+    # ------------------------------------------------------------------------------------------ labels
+
+    def verdict(self, row: workload_rows.WorkloadRow) -> Verdict:
+        """Return the verdict on a run that was read with its life, as it stands now."""
+        if row.life is None:
+            raise AssertionError(f"{row.id} was read without its life")
+        self._load_context()
+        return judge(row.id, row.life, self._context({row.id: row.facts}))
+
+    def _context(self, facts: Mapping[str, Facts]) -> Context:
+        return Context(
+            rules=self._rules,
+            calibration=self._calibration or {},
+            facts=facts,
+            labels=self._labels,
+            declared_rules=self._declared_rules,
+        )
+
+    def _load_context(self) -> None:
+        if self._calibration is None:
+            self._labels = workload_rows.labels(self._store)
+            self._calibration = self._calibrate()
+
+    def _calibrate(self) -> _Calibration:
+        names = self._store.names(workload_rows.owners(self._store, self._labels))
+        return calibrate(workload_rows.confirmed(self._store, self._labels, names))
+
+    def weigh(self) -> int:
+        """Judge anew what labels change: the workloads labelled, and those with evidence that was calibrated by them.
+
+        Return how many were judged. Raises StorageError.
+        """
+        self._load_context()
+        before_labels, before = self._labels, self._calibration or {}
+        self._labels = workload_rows.labels(self._store)
+        self._calibration = self._calibrate()
+        workloads = {
+            name
+            for name in before_labels.keys() | self._labels.keys()
+            if before_labels.get(name) is not self._labels.get(name)
+        }
+        patterns = {
+            key for key in before.keys() | self._calibration.keys() if before.get(key) != self._calibration.get(key)
+        }
+        rows = [row for name in sorted(workloads) for row in self._rows("WHERE id = ?", name)]
+        for site, pattern in sorted(patterns):
+            rows += self._rows("WHERE site = ? AND pattern = ?", site, pattern)
+        if rows:
+            self._judge_again(rows)
+        return len(rows)
+
+    def _rows(self, clause: str, *values: str) -> list[workload_rows.WorkloadRow]:
+        return workload_rows.runs(self._store, clause, *values, with_life=True)
+
+    def _judge_again(self, rows: Iterable[workload_rows.WorkloadRow]) -> None:
+        with self._store.writing() as db:
+            for row in rows:
+                if row.life is not None:
+                    verdict = self.verdict(row)
+                    workload_rows.put_run(db, row.base, row.run, row.life, verdict, row.facts)
+
+
+def _least(one: Facts | None, other: Facts) -> Facts:
+    """Return the facts that both make together, the same whichever came first."""
+    if one is None or one == other:
+        return other
+    found = {}
+    for name in ("name", "user"):
+        texts = [text for text in (getattr(one, name), getattr(other, name)) if text is not None]
+        found[name] = min(texts, default=None)
+    return replace(other, **found)

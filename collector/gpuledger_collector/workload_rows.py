@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store keeps of workloads: signs by hour, a row for each run, remarks, labels. The log restores all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from gpuledger.cells import HOUR_MS, ceil_to, floor_to
+from gpuledger_collector.classify.calibration import Confirmed
+from gpuledger_collector.classify.declared import Facts
+from gpuledger_collector.classify.identity import run_id
+from gpuledger_collector.classify.kinds import Kind
+from gpuledger_collector.classify.life import Life, from_plain, to_plain
+from gpuledger_collector.classify.signs import HourSigns, from_text
+from gpuledger_collector.classify.verdict import Verdict
+from gpuledger_collector.indexing import Database
+
+_COLUMNS = (
+    "id, base, run, site, owner, source, first_ms, end_ms, busy_slice_ms, held_slice_ms, gpus_max, kind, lean,"
+    " calibration, tags, pattern, facts, life"
+)
+_CHUNK = 500
+"""Values in one question."""
+
+
+class Rows(Protocol):
+    """Answers questions about the store's tables."""
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadRow:
+    """One run of a workload as last judged; `life` is None where it was not asked for. Times are POSIX ms."""
+
+    id: str
+    base: str
+    run: int
+    site: str
+    owner: str | None
+    source: str | None
+    first_ms: int
+    end_ms: int
+    busy_slice_ms: int
+    held_slice_ms: int
+    gpus_max: int
+    kind: Kind
+    lean: Kind | None
+    calibration: str
+    tags: tuple[str, ...]
+    pattern: str
+    facts: Facts
+    life: Life | None = None
+
+
+# ---------------------------------------------------------------------------------------------- signs
+
+
+def known_signs(db: Database, hours: Sequence[int]) -> dict[tuple[int, str, str], tuple[str, str]]:
+    """Return (base, body) of the signs of these hours by (hour, node, digest)."""
+    found: dict[tuple[int, str, str], tuple[str, str]] = {}
+    for hour_ms in hours:
+        for node, digest, base, body in db.execute(
+            "SELECT node, digest, base, body FROM sign WHERE hour_ms = ?", (hour_ms,)
+        ):
+            found[hour_ms, node, digest] = base, body
+    return found
+
+
+def put_signs(db: Database, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
+    """Store (hour, node, digest, base, body)."""
+    db.executemany("INSERT OR REPLACE INTO sign VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def drop_signs(db: Database, keys: Iterable[tuple[int, str, str]]) -> None:
+    """Forget signs by (hour, node, digest)."""
+    db.executemany("DELETE FROM sign WHERE hour_ms = ? AND node = ? AND digest = ?", keys)
+
+
+def signs_of(db: Database, base: str, hour_ms: int | None = None) -> list[HourSigns]:
+    """Return all signs of a workload, or those of one hour, in order."""
+    where = "base = ?" if hour_ms is None else "base = ? AND hour_ms = ?"
+    values = (base,) if hour_ms is None else (base, hour_ms)
+    sql = f"SELECT hour_ms, node, digest, body FROM sign WHERE {where} ORDER BY hour_ms, node, digest"  # noqa: S608 - ours
+    return [from_text(*row) for row in db.execute(sql, values)]
+
+
+def member(db: Database, node: str, digest: str) -> str | None:
+    """Return which workload a digest at a node was taken for last."""
+    for (base,) in db.execute("SELECT base FROM member WHERE node = ? AND digest = ?", (node, digest)):
+        return str(base)
+    return None
+
+
+def put_member(db: Database, node: str, digest: str, base: str, old_base: str | None) -> None:
+    """Note which workload a digest at a node belongs to, and move what was known of it there."""
+    db.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?)", (node, digest, base))
+    if old_base is not None:
+        sql = "UPDATE sign SET base = ? WHERE base = ? AND node = ? AND digest = ?"
+        db.execute(sql, (base, old_base, node, digest))
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def put_run(db: Database, base: str, run: int, life: Life, verdict: Verdict, facts: Facts) -> None:
+    """Store one run with its verdict, and the verdict's remarks as findings of the time when it began."""
+    name = run_id(base, run)
+    values = (
+        name,
+        base,
+        run,
+        life.site,
+        life.user,
+        life.source,
+        life.first_ms,
+        life.end_ms,
+        life.sums.busy,
+        life.sums.held,
+        life.gpus_max,
+        verdict.kind.value,
+        None if verdict.lean is None else verdict.lean.value,
+        verdict.calibration,
+        " ".join(verdict.tags),
+        verdict.pattern,
+        json.dumps({name: text for name, text in asdict(facts).items() if text is not None}),
+        json.dumps(to_plain(life), separators=(",", ":")),
+    )
+    marks = ", ".join("?" * len(values))
+    db.execute(f"INSERT OR REPLACE INTO workload ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608 - ours
+    put_remarks(db, name, life, verdict)
+
+
+def put_remarks(db: Database, name: str, life: Life, verdict: Verdict) -> None:
+    """Replace what was found about one run."""
+    db.execute("DELETE FROM remark WHERE workload = ?", (name,))
+    if verdict.remarks:
+        rows = [(name, kind, life.first_ms, text) for kind, text in verdict.remarks]
+        db.executemany("INSERT OR REPLACE INTO remark VALUES (?, ?, ?, ?)", rows)
+
+
+def drop_runs(db: Database, base: str) -> None:
+    """Forget all runs of a workload."""
+    db.execute("DELETE FROM remark WHERE workload IN (SELECT id FROM workload WHERE base = ?)", (base,))
+    db.execute("DELETE FROM workload WHERE base = ?", (base,))
+
+
+def last_run(db: Database, base: str) -> tuple[int, Life] | None:
+    """Return the number and the life of a workload's last run, ready to go on."""
+    for run, text in db.execute("SELECT run, life FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1", (base,)):
+        value = json.loads(text)
+        return int(run), from_plain(value, signs_of(db, base, value["span"][3]))
+    return None
+
+
+def runs(store: Rows, clause: str, *values: Any, with_life: bool = False) -> list[WorkloadRow]:
+    """Return the runs that a clause (ours) chooses."""
+    columns = _COLUMNS if with_life else _COLUMNS.removesuffix(", life")
+    found = []
+    for row in store.rows(f"SELECT {columns} FROM workload {clause}", *values):  # noqa: S608 - columns and clauses are ours
+        fields = dict(zip(columns.split(", "), row, strict=True))
+        life = fields.pop("life", None)
+        fields["kind"] = Kind(fields["kind"])
+        fields["lean"] = None if fields["lean"] is None else Kind(fields["lean"])
+        fields["tags"] = tuple(fields["tags"].split())
+        fields["facts"] = Facts(**json.loads(fields["facts"]))
+        found.append(WorkloadRow(**fields, life=None if life is None else from_plain(json.loads(life), ())))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def labels(store: Rows) -> dict[str, Kind]:
+    """Return the labels that stand, by workload."""
+    sql = "SELECT workload, kind FROM label WHERE id IN (SELECT MAX(id) FROM label GROUP BY workload)"
+    return {workload: Kind(kind) for workload, kind in store.rows(sql) if kind is not None}
+
+
+def label_history(store: Rows, workload: str) -> list[tuple[int, Kind | None]]:
+    """Return when a workload was labelled as what (None: the label was taken away), oldest first."""
+    rows = store.rows("SELECT at_ms, kind FROM label WHERE workload = ? ORDER BY id", workload)
+    return [(at_ms, None if kind is None else Kind(kind)) for at_ms, kind in rows]
+
+
+def confirmed(store: Rows, standing: Mapping[str, Kind], names: Mapping[str, str]) -> list[Confirmed]:
+    """Return the labelled workloads with their evidence; owners go by their names where these are open."""
+    found = []
+    ids = sorted(standing)
+    for first in range(0, len(ids), _CHUNK):
+        some = ids[first : first + _CHUNK]
+        marks = ", ".join("?" * len(some))
+        sql = f"SELECT id, site, pattern, owner FROM workload WHERE id IN ({marks})"  # noqa: S608 - question marks only
+        for workload, site, pattern, owner in store.rows(sql, *some):
+            name = None if owner is None else names.get(owner, owner)
+            found.append(Confirmed(site=site, pattern=pattern, owner=name, kind=standing[workload]))
+    return found
+
+
+def owners(store: Rows, ids: Iterable[str]) -> set[str]:
+    """Return the digests of the owners of these runs."""
+    found: set[str] = set()
+    wanted = sorted(ids)
+    for first in range(0, len(wanted), _CHUNK):
+        some = wanted[first : first + _CHUNK]
+        marks = ", ".join("?" * len(some))
+        sql = f"SELECT DISTINCT owner FROM workload WHERE owner IS NOT NULL AND id IN ({marks})"  # noqa: S608 - as above
+        found |= {owner for (owner,) in store.rows(sql, *some)}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- kinds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindSpan:
+    """In the hours [first_hour_ms, end_hour_ms) a digest at a node is of this kind."""
+
+    node: str
+    digest: str
+    first_hour_ms: int
+    end_hour_ms: int
+    kind: Kind
+
+
+def kind_spans(store: Rows, start_ms: int, end_ms: int) -> list[KindSpan]:
+    """Return the kind of every digest of a workload that runs in [start_ms, end_ms), by node.
+
+    Spans of one digest never overlap: an hour in which two runs were belongs to the later one.
+    """
+    sql = (
+        "SELECT node, digest, first_ms, end_ms, kind FROM workload JOIN member USING (base)"
+        " WHERE end_ms > ? AND first_ms < ? ORDER BY node, digest, run DESC"
+    )
+    found: list[KindSpan] = []
+    for node, digest, run_first_ms, run_end_ms, kind in store.rows(sql, start_ms, end_ms):
+        end_hour_ms = ceil_to(run_end_ms, HOUR_MS)
+        if found and (found[-1].node, found[-1].digest) == (node, digest):
+            end_hour_ms = min(end_hour_ms, found[-1].first_hour_ms)
+        first_hour_ms = min(floor_to(run_first_ms, HOUR_MS), end_hour_ms)
+        found.append(
+            KindSpan(node=node, digest=digest, first_hour_ms=first_hour_ms, end_hour_ms=end_hour_ms, kind=Kind(kind))
+        )
+    return found
