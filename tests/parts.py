@@ -13,11 +13,13 @@ import pytest
 
 UNPACKED = Path(__file__).resolve().parent.parent / ".tools" / "bin"
 PACKAGES = {
+    "amtool": "Debian's package prometheus-alertmanager",
     "cc": "Debian's packages gcc and libc6-dev (or the Python package ziglang)",
     "chromium": "Debian's package chromium",
     "munged": "Debian's package munge",
     "nvitop-exporter": "the Python package nvitop-exporter",
     "prometheus": "Debian's package prometheus",
+    "prometheus-alertmanager": "Debian's package prometheus-alertmanager",
     "promtool": "Debian's package prometheus",
     "slurmctld": "Debian's package slurm-wlm",
     "slurmd": "Debian's package slurm-wlm",

@@ -39,6 +39,9 @@ class Part:
 
 PARTS = {
     "prometheus": Part(commands=("prometheus", "promtool"), packages=("prometheus",), standalone=True),
+    "alertmanager": Part(
+        commands=("prometheus-alertmanager", "amtool"), packages=("prometheus-alertmanager",), standalone=True
+    ),
     "victoria-metrics": Part(commands=("victoria-metrics",), packages=("victoria-metrics",), standalone=True),
     # Slurm's daemons do not start without /etc/slurm/slurm.conf; munged may, with a key of its own, and is harmless.
     "slurm": Part(
