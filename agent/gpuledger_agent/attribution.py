@@ -12,12 +12,17 @@ from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.pod_names import PodNames
 from gpuledger_agent.pod_poll import PodResources
+from gpuledger_agent.process_hints import ProcessHints
 from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.reservations import Reservations
 
 
 def attribute(
-    config: AgentConfig, processes: ProcessTable, names: NameSealer, boot_id: str
+    config: AgentConfig,
+    processes: ProcessTable,
+    names: NameSealer,
+    boot_id: str,
+    hints: ProcessHints | None = None,
 ) -> tuple[Holders, Reservations]:
     """Return the two parts, which share digests; nothing is read yet."""
     pod_names = PodNames(config.pod_names_dir)
@@ -30,6 +35,7 @@ def attribute(
         operator_cgroups=config.operator_cgroups,
         slurm_cluster=config.slurm_cluster,
         pod_names=pod_names,
+        hints=hints,
     )
     sources: list[AllocationSource] = []
     if config.slurm_dir is not None:

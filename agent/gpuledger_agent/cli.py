@@ -19,7 +19,7 @@ from gpuledger.settings import describe
 from gpuledger_agent import config as agent_config
 from gpuledger_agent import once, passthrough, program, release
 from gpuledger_agent.nvml import Nvml
-from gpuledger_agent.processes import ProcessTable, SystemProcessTable
+from gpuledger_agent.processes import ProcessTable, SystemProcessTable, SystemProcessTree
 
 _config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the agent's settings."
@@ -74,6 +74,7 @@ def run(
             stop=stop,
             sysfs=passthrough.SYSFS,
             libvirt=passthrough.LIBVIRT,
+            process_tree=SystemProcessTree(),
         )
     else:
         from gpuledger_agent import simulate as simulator

@@ -61,6 +61,14 @@ class AgentConfig(PortConfig):
         "Directory of the kubelet's links to logs; their names say what a pod's container is called.",
         Path("/var/log/containers"),
     )
+    are_processes_looked_at: bool = setting(
+        "workloads.process_hints",
+        "Whether workloads' processes are held against rules that tell programs; no command line leaves.",
+        True,
+    )
+    rules_file: Path | None = setting(
+        "workloads.rules_file", "TOML file of the site's own rules that tell programs.", None
+    )
     slurm_dir: Path | None = setting(
         "allocations.slurm_dir", "Directory that Slurm's prolog keeps a file for each job in (deploy/slurm).", None
     )

@@ -28,8 +28,8 @@ PART_ENTRIES_MAX = 24
 """GPUs and their instances in one part of a reading, so that a leaf keeps under its limit whatever its numbers are."""
 WORKLOAD_PARTS_MAX = 128
 """Entries of one workloads blob, likewise."""
-WORKLOAD_PART_BYTES_MAX = 2_100
-"""No entry takes more, with all its features."""
+WORKLOAD_PART_BYTES_MAX = 2_600
+"""No entry takes more, with all its features and hints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +223,7 @@ def rank_workloads(tallies: Mapping[str, Tally]) -> tuple[WorkloadTime, ...]:
                         source=tally.workload_source.get(key),
                         instance_uuid=instance_uuid,
                         features=_known_features(tally, key),
+                        hints=tally.workload_hints.get(key),
                     )
                 )
             else:
@@ -238,16 +239,18 @@ def _known_features(tally: Tally, key: WorkloadKey) -> dict[str, int]:
 
 
 def fit_features(parts: tuple[WorkloadTime, ...]) -> tuple[WorkloadTime, ...]:
-    """Return the parts, without the features of those with the least time where the blob would be too large."""
+    """Return the parts; where the blob would be too large, those with the least time lose features, and then hints."""
     if len(parts) * WORKLOAD_PART_BYTES_MAX <= WORKLOADS_BYTES_MAX:
         return parts
     excess = len(sketch_workloads(parts)) - WORKLOADS_BYTES_MAX
     kept = list(parts)
-    for index in sorted(range(len(parts)), key=lambda index: (sum(parts[index].state_slice_ms.values()), index)):
+    least_first = sorted(range(len(parts)), key=lambda index: (sum(parts[index].state_slice_ms.values()), index))
+    for index, without_hints in ((index, is_last) for is_last in (False, True) for index in least_first):
         if excess <= 0:
             break
-        bare = replace(parts[index], features={})
-        excess -= len(sketch_workloads([parts[index]])) - len(sketch_workloads([bare]))
+        part = kept[index]
+        bare = replace(part, features={}, hints=None if without_hints else part.hints)
+        excess -= len(sketch_workloads([part])) - len(sketch_workloads([bare]))
         kept[index] = bare
     return tuple(kept)
 

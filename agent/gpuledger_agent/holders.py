@@ -12,6 +12,7 @@ from gpuledger.sealing import NameSealer
 from gpuledger_agent.allocations import Allocation
 from gpuledger_agent.nvml import GpuProcess
 from gpuledger_agent.pod_names import PodNames
+from gpuledger_agent.process_hints import ProcessHints
 from gpuledger_agent.processes import ProcessFacts, ProcessTable
 from gpuledger_agent.snapshot import Holder
 from gpuledger_agent.workloads import Source, Workload, identify, identify_step, is_within, paths_of
@@ -94,6 +95,7 @@ class Holders:
         operator_cgroups: Iterable[str] = (),
         slurm_cluster: str | None = None,
         pod_names: PodNames | None = None,
+        hints: ProcessHints | None = None,
     ) -> None:
         self._table = table
         self._sealer = sealer
@@ -103,6 +105,7 @@ class Holders:
         self._operator_cgroups = tuple(operator_cgroups)
         self._slurm_cluster = slurm_cluster
         self._pod_names = pod_names
+        self._hints = hints
         self._known: dict[int, _Known] = {}
         self._names: dict[str, str] = {}
         self._digests: dict[str, str] = {}
@@ -117,6 +120,7 @@ class Holders:
         since what users start from it (cron, ssh) is theirs.
         """
         found: dict[tuple[str, str | None], Holder] = {}
+        members: dict[tuple[str, str | None], dict[int, float]] = {}
         for process in sorted(processes, key=lambda process: process.pid):
             if process.pid == self._own_pid:
                 continue
@@ -127,7 +131,18 @@ class Holders:
             key = (holder.workload, holder.user if holder.source == Source.UNIT.value else None)
             before = found.get(key)
             found[key] = holder if before is None else _merge(before, holder)
-        return tuple(sorted(found.values(), key=lambda holder: (holder.workload, holder.user or "")))
+            if known is not None:
+                members.setdefault(key, {})[process.pid] = known.facts.started_s
+        holders = (self._hint(holder, members.get(key)) for key, holder in found.items())
+        return tuple(sorted(holders, key=lambda holder: (holder.workload, holder.user or "")))
+
+    def _hint(self, holder: Holder, members: Mapping[int, float] | None) -> Holder:
+        """Return the holder with what its processes told of its kind, as far as somebody has looked."""
+        if self._hints is None or members is None:
+            return holder
+        key = f"{holder.workload} {holder.user}"
+        hints = self._hints.of(key, members, is_alone=holder.source == Source.PROCESS.value)
+        return replace(holder, hints=hints)
 
     def of_allocation(self, allocation: Allocation) -> Holder:
         """Return the workload that was given a GPU, under the digest that it has as the holder of one."""

@@ -2,7 +2,8 @@
 """The only door to /proc: who a pid is, where it belongs, and who a user is (psutil, and files of /proc itself).
 
 No environment is ever read. A command line is where it completes a program's name, which the kernel cuts to 15
-characters (psutil), and where it is the process title of a slurmstepd of root's; no more of it is kept.
+characters (psutil), where it is the process title of a slurmstepd of root's, and where it is held against the rules
+that tell programs (gpuledger_agent.process_hints); none is kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ _STAT_BYTES_MAX = 4_096
 _TITLE_BYTES_MAX = 256
 _ANCESTORS_MAX = 64
 _KNOWN_MAX = 4_096
+_ARGV_BYTES_MAX = 16_384
+_SOCKETS_BYTES_MAX = 262_144
+"""Of a table of sockets; those that listen stand first in it."""
+_FILES_MAX = 4_096
+_PIDS_MAX = 65_536
+_LISTEN = "0A"
 _STEP_DAEMON = "slurmstepd"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -135,6 +142,111 @@ def _stat(pid: int) -> _Stat | None:
     if len(fields) < 20:
         return None
     return _Stat(head.partition("(")[2], int(fields[1]), int(fields[19]) / _TICKS_PER_SECOND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """A socket that waits for TCP connections: its inode and its port."""
+
+    inode: int
+    port: int
+
+
+class ProcessTree(Protocol):
+    """Looks at processes beside each other; every answer is of this moment, and None or nothing where there is none."""
+
+    def parents(self) -> dict[int, int]:
+        """Return the parent of every process that is visible, by pid."""
+        ...
+
+    def cgroup(self, pid: int) -> str | None:
+        """Return the text of a process' cgroup file."""
+        ...
+
+    def started_s(self, pid: int) -> float | None:
+        """Return when a process started, in seconds since boot."""
+        ...
+
+    def argv(self, pid: int) -> tuple[str, ...] | None:
+        """Return a process' command line; one that named itself anew has that as its only part."""
+        ...
+
+    def executable(self, pid: int) -> str | None:
+        """Return the path of a process' executable; None where it may not be read."""
+        ...
+
+    def listening(self, pid: int) -> tuple[Listening, ...] | None:
+        """Return what waits for TCP connections in the network namespace of a process."""
+        ...
+
+    def sockets(self, pid: int) -> frozenset[int] | None:
+        """Return the inodes of the sockets that a process has open; None where they may not be read."""
+        ...
+
+
+class SystemProcessTree:
+    """The node's own processes; every file that is read has a bound."""
+
+    def parents(self) -> dict[int, int]:
+        parents: dict[int, int] = {}
+        for name in _names_in("/proc", _PIDS_MAX):
+            if name.isdigit():
+                stat = _stat(int(name))
+                if stat is not None:
+                    parents[int(name)] = stat.parent
+        return parents
+
+    def cgroup(self, pid: int) -> str | None:
+        return _text_of(f"/proc/{pid}/cgroup", _CGROUP_BYTES_MAX)
+
+    def started_s(self, pid: int) -> float | None:
+        stat = _stat(pid)
+        return None if stat is None else stat.started_s
+
+    def argv(self, pid: int) -> tuple[str, ...] | None:
+        text = _text_of(f"/proc/{pid}/cmdline", _ARGV_BYTES_MAX)
+        # A process that named itself anew leaves zeros, or the rest of what was there, behind its title.
+        return None if text is None else tuple(text.rstrip("\0").split("\0"))
+
+    def executable(self, pid: int) -> str | None:
+        return _link_of(f"/proc/{pid}/exe")
+
+    def listening(self, pid: int) -> tuple[Listening, ...] | None:
+        found: list[Listening] = []
+        tables = [_text_of(f"/proc/{pid}/net/{name}", _SOCKETS_BYTES_MAX) for name in ("tcp", "tcp6")]
+        if tables == [None, None]:
+            return None
+        for table in tables:
+            for line in (table or "").splitlines()[1:]:
+                fields = line.split()
+                if len(fields) < 10 or fields[3] != _LISTEN:
+                    break  # those that listen come first, and the last line may be cut
+                found.append(Listening(inode=int(fields[9]), port=int(fields[1].rpartition(":")[2], 16)))
+        return tuple(found)
+
+    def sockets(self, pid: int) -> frozenset[int] | None:
+        try:
+            with os.scandir(f"/proc/{pid}/fd") as entries:
+                links = [_link_of(entry.path) for entry, _ in zip(entries, range(_FILES_MAX), strict=False)]
+        except OSError:
+            return None
+        inodes = [link[8:-1] for link in links if link is not None and link.startswith("socket:[")]
+        return frozenset(int(inode) for inode in inodes if inode.isdigit())
+
+
+def _names_in(directory: str, most: int) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry, _ in zip(entries, range(most), strict=False)]
+    except OSError:
+        return []
+
+
+def _link_of(path: str) -> str | None:
+    try:
+        return _text(str(Path(path).readlink()))
+    except OSError:
+        return None
 
 
 def read_boot_id() -> str:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from gpuledger.clock import Clock
 from gpuledger.credentials import Keyring
 from gpuledger.errors import GpuledgerError, StorageError
+from gpuledger.process_rules import load_rules
 from gpuledger.protection import make_access
 from gpuledger.sealing import NameSealer, load_or_create_key, load_or_create_secret
 from gpuledger.tls import TlsContexts
@@ -36,7 +37,8 @@ from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.passthrough import PassedThrough, PciBook, PciBus, VirtualMachines
-from gpuledger_agent.processes import ProcessTable, read_boot_id
+from gpuledger_agent.process_hints import ProcessHints
+from gpuledger_agent.processes import ProcessTable, ProcessTree, read_boot_id
 from gpuledger_agent.push import Pusher
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.server import Limits, Server, serve
@@ -60,6 +62,8 @@ class Parts:
     sysfs: Path | None = None
     """Where GPUs in the hands of virtual machines are looked for."""
     libvirt: tuple[Path, ...] = ()
+    process_tree: ProcessTree | None = None
+    """Where it is looked up what the processes of workloads are; None: nowhere."""
 
 
 class DevicesGone(GpuledgerError):
@@ -106,7 +110,8 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     node_name = socket.gethostname() if config.node_name is None else config.node_name
     boot_id = read_boot_id()
     witness = Witness(last_sealed(journal))
-    holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id)
+    hints = _process_hints(config, parts.process_tree)
+    holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id, hints)
     agent = Agent(
         config=config,
         node_name=node_name,
@@ -152,6 +157,8 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     listen = f"{parse_listen(config.listen)[0]}:{server.server_port}"
     facts: dict[str, Any] = {"listen": listen, "node": node_name, "node_id": key.node_id}
     _log.info("agent_started", extra=facts | {"simulated": parts.nvml.is_simulated})
+    if hints is not None:
+        hints.start()
     if pusher is not None:
         pusher.start()
     try:
@@ -163,6 +170,12 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
         server.server_close()
     _log.info("agent_stopped", extra={"last_sequence": journal.last.sequence, "why": ending.value})
     return ending, agent.stuck_calls
+
+
+def _process_hints(config: AgentConfig, tree: ProcessTree | None) -> ProcessHints | None:
+    """Return what looks at processes, None where nothing does; raises ConfigurationError for a site's rules."""
+    table = load_rules(config.rules_file)
+    return None if tree is None or not config.are_processes_looked_at else ProcessHints(tree, table)
 
 
 def _passed_through(config: AgentConfig, parts: Parts, holders: Holders, node_id: str) -> PassedThrough | None:

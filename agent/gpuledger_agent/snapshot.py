@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gpuledger.hints import Hints
 from gpuledger.states import Uncovered
 
 
@@ -45,7 +46,7 @@ class Holder:
     """One workload that holds the GPU: digests of its name and of its user's (None: user unknown).
 
     `memory_bytes` is that of all its processes on the GPU, None where one's is unknown; `source` says what told it, one
-    of WORKLOAD_SOURCES.
+    of WORKLOAD_SOURCES; `hints` are what its processes told of its kind (None: nobody has looked yet).
     """
 
     workload: str
@@ -53,6 +54,7 @@ class Holder:
     memory_bytes: int | None
     is_operator: bool = False
     source: str | None = None
+    hints: Hints | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuledger.cells import SLICES_PER_GPU, share_equally
+from gpuledger.hints import Hints, merge
 from gpuledger.states import ACTIVITY_EDGES_PPM, State, Uncovered, activity_bin
 from gpuledger_agent.health_tally import HealthTally
 from gpuledger_agent.snapshot import GpuSnapshot, Holder, InstanceIdentity
@@ -177,6 +178,7 @@ class Tally(Measured):
     workload_memory_bytes_max: dict[WorkloadKey, int] = field(default_factory=dict)
     workload_source: dict[WorkloadKey, str] = field(default_factory=dict)
     workload_features: dict[WorkloadKey, dict[str, int]] = field(default_factory=dict)
+    workload_hints: dict[WorkloadKey, Hints] = field(default_factory=dict)
 
     def copy(self) -> Tally:
         """Return a copy that later ticks do not change (workloads are left out: only spans need them)."""
@@ -257,6 +259,14 @@ class Tally(Measured):
         for name, amount in found.items():
             features[name] = features.get(name, 0) + amount
 
+    def hint(self, key: WorkloadKey, hints: Hints) -> None:
+        """Add to what a workload's processes told of its kind."""
+        known = self.workload_hints.get(key)
+        if known is not hints:
+            merged = merge(known, hints)
+            if merged is not None:
+                self.workload_hints[key] = merged
+
     def _of_instance(self, identity: InstanceIdentity, memory_used_bytes: int | None) -> Measured:
         measured = self.instances.get(identity)
         if measured is None:
@@ -275,6 +285,8 @@ class Tally(Measured):
             times[state] = times.get(state, 0) + share
             if holder.source is not None:
                 self.workload_source[key] = holder.source
+            if holder.hints is not None:
+                self.hint(key, holder.hints)
             if holder.memory_bytes is not None:
                 most = self.workload_memory_bytes_max.get(key)
                 if most is None or holder.memory_bytes > most:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from gpuledger_agent.processes import ProcessFacts
+import shlex
+
+from gpuledger_agent.processes import Listening, ProcessFacts
 
 
 class FakeProcessTable:
@@ -31,3 +33,50 @@ class FakeProcessTable:
 
     def user_name(self, uid: int) -> str:
         return self.users.get(uid, str(uid))
+
+
+class FakeProcessTree:
+    """Processes beside each other; `add` says what each is."""
+
+    def __init__(self) -> None:
+        self.parent: dict[int, int] = {}
+        self.cgroups: dict[int, str] = {}
+        self.lines: dict[int, tuple[str, ...]] = {}
+        self.executables: dict[int, str] = {}
+        self.starts: dict[int, float] = {}
+        self.ports: dict[int, int] = {}
+        """Pid -> the port that it listens on."""
+        self.hidden: set[int] = set()
+        """Processes of which only root may know more than that they are there."""
+        self.looks = 0
+
+    def add(self, pid: int, parent: int, line: str, cgroup: str = "0::/\n", started_s: float = 7.5) -> None:
+        self.parent[pid] = parent
+        self.cgroups[pid] = cgroup
+        self.lines[pid] = tuple(shlex.split(line))
+        self.starts[pid] = started_s
+
+    def drop(self, pid: int) -> None:
+        del self.parent[pid], self.cgroups[pid], self.lines[pid], self.starts[pid]
+
+    def parents(self) -> dict[int, int]:
+        self.looks += 1
+        return dict(self.parent)
+
+    def cgroup(self, pid: int) -> str | None:
+        return self.cgroups.get(pid)
+
+    def started_s(self, pid: int) -> float | None:
+        return self.starts.get(pid)
+
+    def argv(self, pid: int) -> tuple[str, ...] | None:
+        return self.lines.get(pid)
+
+    def executable(self, pid: int) -> str | None:
+        return None if pid in self.hidden else self.executables.get(pid)
+
+    def listening(self, pid: int) -> tuple[Listening, ...] | None:
+        return tuple(Listening(inode=pid, port=port) for pid, port in self.ports.items())
+
+    def sockets(self, pid: int) -> frozenset[int] | None:
+        return None if pid in self.hidden else frozenset({pid} if pid in self.ports else {})

@@ -15,6 +15,7 @@ import docs
 from gpuledger import metrics
 from gpuledger.gpu_time import GpuTime, InstanceTime
 from gpuledger.metrics import Family, Kind
+from gpuledger.process_rules import load_rules
 from gpuledger.reading import Reading, encode
 from gpuledger.settings import read_toml, setting
 from gpuledger.states import State, Uncovered
@@ -172,6 +173,10 @@ def load_keys(file: Path) -> None:
     assert len(enrolment_files.load_enrolment(file)) > 0
 
 
+def load_site_rules(file: Path) -> None:
+    assert len(load_rules(file).rules) > len(load_rules().rules)
+
+
 LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
@@ -179,6 +184,7 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     "node-leases.toml": load_node_leases,
     "roster.toml": load_roster,
     "keys.toml": load_keys,
+    "rules.toml": load_site_rules,
 }
 
 

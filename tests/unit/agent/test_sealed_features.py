@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from gpuledger.errors import ReadingError
+from gpuledger.hints import RULE_ID_CHARACTERS_MAX, RULES_MAX, WORLD_SIZE_MAX, Hints
+from gpuledger.hints import decode as decode_hints
+from gpuledger.hints import encode as encode_hints
 from gpuledger.reading import WORKLOADS_BYTES_MAX, decode_workloads, encode_workloads, sketch_workloads
 from gpuledger.states import FEATURES, POWER_BANDS_PERCENT, State
 from gpuledger.wire import INTEGER_MAX
@@ -64,6 +67,15 @@ def test_names_that_are_no_features_are_refused_and_so_is_what_is_no_amount() ->
         encode_workloads([replace(part, features={"sole_ms": -1})])
 
 
+LARGEST_HINTS = Hints(
+    rules=tuple(f"{number}{'x' * (RULE_ID_CHARACTERS_MAX - 1)}" for number in range(RULES_MAX)),
+    listens=False,
+    world_size=WORLD_SIZE_MAX,
+    checkpoints=INTEGER_MAX,
+    table="1000000+0123456789ab",
+)
+
+
 def parts(count: int, *, has_features: bool = True) -> tuple[WorkloadTime, ...]:
     """Entries as large as they can be; the first has the most time."""
     return tuple(
@@ -82,7 +94,14 @@ def parts(count: int, *, has_features: bool = True) -> tuple[WorkloadTime, ...]:
 def test_no_entry_takes_more_than_its_share() -> None:
     states = dict.fromkeys((State.BUSY, State.HELD, State.RESERVED, State.UNMEASURED, State.OPERATOR), INTEGER_MAX)
     (part,) = parts(1)
-    largest = replace(part, state_slice_ms=states, source="virtual_machine", instance_uuid="MIG-" + "0" * 36)
+    largest = replace(
+        part,
+        state_slice_ms=states,
+        source="virtual_machine",
+        instance_uuid="MIG-" + "0" * 36,
+        hints=LARGEST_HINTS,
+    )
+    assert decode_hints(encode_hints(LARGEST_HINTS), "hints") == LARGEST_HINTS
     assert len(sketch_workloads([largest])) <= WORKLOAD_PART_BYTES_MAX
 
 
@@ -100,6 +119,19 @@ def test_features_give_way_where_a_blob_would_be_too_large_those_of_the_least_ti
         assert len(sketch_workloads(more)) > WORKLOADS_BYTES_MAX
     else:
         assert count < 60
+
+
+def test_hints_outlive_features_and_give_way_where_they_alone_are_too_much() -> None:
+    hinted = tuple(replace(part, hints=LARGEST_HINTS) for part in parts(100))
+    fitted = fit_features(hinted)
+    encode_workloads(fitted)
+    kept = [part.hints is not None for part in fitted]
+    assert kept == sorted(kept, reverse=True)
+    assert 0 < sum(kept) < len(kept)
+    assert not any(part.features for part in fitted)
+    (first, *_) = fit_features(hinted[:45])
+    assert first.features
+    assert all(part.hints is not None for part in fit_features(hinted[:45]))
 
 
 def test_features_are_few_and_their_names_end_in_their_units() -> None:
