@@ -24,6 +24,7 @@ from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import COLLECTOR, Family, Kind
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.fleet import CellFigures, Fleet
+from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
 Sample = tuple[tuple[str, ...], float]
 """Label values in the contract's order, and the value in the family's base unit."""
@@ -46,6 +47,7 @@ class Exposed:
     findings: Mapping[str, int] = field(default_factory=dict)
     refreshed_ms: int | None = None
     refresh_duration_ns: int | None = None
+    workloads: WorkloadFigures = NO_WORKLOADS
 
 
 Source = Callable[[Exposed], Iterable[Sample]]
@@ -110,6 +112,13 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_fleet_busy_ratio": lambda exposed: _bounds(exposed, "busy"),
     "gpuledger_fleet_coverage_ratio": _coverage,
     "gpuledger_fleet_cell_timestamp_seconds": lambda exposed: (((), cell.cell_ms / 1000) for cell in _cell(exposed)),
+    "gpuledger_fleet_workload_seconds_total": lambda exposed: (
+        (key, _seconds(amount)) for key, amount in sorted(exposed.workloads.slice_ms.items())
+    ),
+    "gpuledger_fleet_workloads": lambda exposed: sorted(exposed.workloads.live.items()),
+    "gpuledger_workload_info": lambda exposed: (
+        ((info.workload, info.site, info.kind, info.calibration), 1) for info in exposed.workloads.infos
+    ),
     "gpuledger_node_last_seen_timestamp_seconds": lambda exposed: (
         (place, seen_ms / 1000) for place, seen_ms in sorted(exposed.last_seen_ms.items())
     ),

@@ -35,6 +35,7 @@ from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
 from gpuledger_collector.target_sources import Discovery
 from gpuledger_collector.targets import Group, Target, UrlList, load_groups, static_targets
+from gpuledger_collector.workload_metrics import WorkloadMeter
 
 PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
@@ -204,6 +205,7 @@ class _Program:
             polling=Arrivals(self._poller, self._receiver, self._discovery),
             board=self._board,
             clock=clock,
+            workloads=WorkloadMeter(state.store),
         )
         self._refresh = _Paced(self._refresh_now, clock, REFRESH_SHARE_MAX)
         self._refreshed_ns: int | None = None

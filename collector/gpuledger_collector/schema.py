@@ -56,7 +56,8 @@ FIRST = (
 WORKLOADS = (
     # What the readings of an hour tell of a workload at a node; `base` is the workload that its digest belongs to.
     """CREATE TABLE sign (
-        hour_ms INTEGER NOT NULL, node TEXT NOT NULL, digest TEXT NOT NULL, base TEXT NOT NULL, body TEXT NOT NULL,
+        hour_ms INTEGER NOT NULL, node TEXT NOT NULL, digest TEXT NOT NULL, base TEXT NOT NULL, site TEXT NOT NULL,
+        busy_slice_ms INTEGER NOT NULL, held_slice_ms INTEGER NOT NULL, gpus INTEGER NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (hour_ms, node, digest)) WITHOUT ROWID""",
     """CREATE INDEX sign_by_base ON sign (base, hour_ms)""",
     """CREATE TABLE member (

@@ -19,12 +19,13 @@ from gpuledger_collector import api, page
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import OPENMETRICS_TYPE, TEXT_TYPE, Exposed, Exposer
 from gpuledger_collector.figures import LedgerReader
-from gpuledger_collector.fleet import Fleet, added, resume, settle
+from gpuledger_collector.fleet import CellFigures, Fleet, added, resume, settle
 from gpuledger_collector.http import Document, Prepared
 from gpuledger_collector.ledger import CellRow
 from gpuledger_collector.live import LiveBoard, LiveNode
 from gpuledger_collector.overview import LedgerFigures, overview, read_free_since, read_ledger
 from gpuledger_collector.roster import UNKNOWN_PLACE
+from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
 CATCH_UP_CELLS_MAX = 288
 """After a longer outage the counters leave out what is older; the ledger has it."""
@@ -77,6 +78,15 @@ class Polling(Protocol):
     def figures(self) -> PollFigures: ...
 
 
+class Workloads(Protocol):
+    """Counts settled cells by kind of workload."""
+
+    @property
+    def figures(self) -> WorkloadFigures: ...
+
+    def settle(self, cell: CellFigures, rows: Sequence[CellRow]) -> None: ...
+
+
 class Snapshot:
     """Holds the fleet as last seen; `refresh` and `prepare` may run in different threads."""
 
@@ -89,9 +99,11 @@ class Snapshot:
         polling: Polling,
         board: LiveBoard,
         clock: Clock,
+        workloads: Workloads | None = None,
     ) -> None:
         self._keeper, self._counting, self._reader = keeper, counting, reader
         self._polling, self._board, self._clock = polling, board, clock
+        self._workloads = workloads
         self._exposer = Exposer()
         self._mutex = threading.Lock()
         self._fleet = resume(*counting.settled())
@@ -158,11 +170,14 @@ class Snapshot:
         fleet = self._fleet
         for cell_ms in _cells_to_settle(fleet, horizon_ms):
             earlier, looked_back_to_ms = read_free_since(self._reader) if fleet.cell is None else ({}, None)
-            after = settle(fleet, cell_ms, self._keeper.cell_rows(cell_ms), earlier, looked_back_to_ms)
+            rows = self._keeper.cell_rows(cell_ms)
+            after = settle(fleet, cell_ms, rows, earlier, looked_back_to_ms)
             grown = added(fleet, after)
             # On disk before it is shown: a counter that was seen never goes back.
             if after.counted_to_ms is not None and after.counted_to_ms != fleet.counted_to_ms:
                 self._counting.add_settled(after.counted_to_ms, grown)
+            if self._workloads is not None and after.cell is not None:
+                self._workloads.settle(after.cell, rows)
             fleet = after
             with self._mutex:
                 self._fleet = fleet
@@ -204,6 +219,7 @@ class Snapshot:
                 findings=ledger.findings_by_kind,
                 refreshed_ms=refreshed_ms,
                 refresh_duration_ns=duration_ns,
+                workloads=NO_WORKLOADS if self._workloads is None else self._workloads.figures,
             )
         )
         return Prepared(

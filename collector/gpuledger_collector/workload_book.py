@@ -101,7 +101,7 @@ class WorkloadBook:
                 if old_base is not None:
                     changed[old_base] = changed[base] = None  # It goes by another id now, with all of its past.
             if old_body != body:
-                rows.append((one.hour_ms, one.node, one.workload, base, body))
+                rows.append(workload_rows.sign_row(one, base, body))
                 new = changed.setdefault(base, set())
                 if new is not None:
                     new.add(one.hour_ms)

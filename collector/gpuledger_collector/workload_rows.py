@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from gpuledger.cells import HOUR_MS, ceil_to, floor_to
+from gpuledger.cells import HOUR_MS
 from gpuledger_collector.classify.calibration import Confirmed
 from gpuledger_collector.classify.declared import Facts
+from gpuledger_collector.classify.demand import KindHour
 from gpuledger_collector.classify.identity import run_id
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, from_plain, to_plain
@@ -70,9 +71,20 @@ def known_signs(db: Database, hours: Sequence[int]) -> dict[tuple[int, str, str]
     return found
 
 
-def put_signs(db: Database, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
-    """Store (hour, node, digest, base, body)."""
-    db.executemany("INSERT OR REPLACE INTO sign VALUES (?, ?, ?, ?, ?)", rows)
+def sign_row(signs: HourSigns, base: str, body: str) -> tuple[object, ...]:
+    """Return the signs as a row, with their sums, so that those can be asked for without reading all of it."""
+    busy = sum(cell.busy_slice_ms for cell in signs.cells)
+    held = sum(cell.held_slice_ms for cell in signs.cells)
+    gpus: dict[int, int] = {}
+    for cell in signs.cells:
+        gpus[cell.cell_ms] = gpus.get(cell.cell_ms, 0) + cell.gpus
+    most = max(gpus.values(), default=0)
+    return signs.hour_ms, signs.node, signs.workload, base, signs.site, busy, held, most, body
+
+
+def put_signs(db: Database, rows: Iterable[tuple[object, ...]]) -> None:
+    """Store rows that `sign_row` made."""
+    db.executemany("INSERT OR REPLACE INTO sign VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def drop_signs(db: Database, keys: Iterable[tuple[int, str, str]]) -> None:
@@ -215,33 +227,32 @@ def owners(store: Rows, ids: Iterable[str]) -> set[str]:
 # ---------------------------------------------------------------------------------------------- kinds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KindSpan:
-    """In the hours [first_hour_ms, end_hour_ms) a digest at a node is of this kind."""
+def kind_hours(store: Rows, sizes: Mapping[str, int], start_ms: int, end_ms: int) -> list[KindHour]:
+    """Return busy and held time by hour, site and kind as verdicts stand now; `sizes` are GPUs by node.
 
-    node: str
-    digest: str
-    first_hour_ms: int
-    end_hour_ms: int
-    kind: Kind
-
-
-def kind_spans(store: Rows, start_ms: int, end_ms: int) -> list[KindSpan]:
-    """Return the kind of every digest of a workload that runs in [start_ms, end_ms), by node.
-
-    Spans of one digest never overlap: an hour in which two runs were belongs to the later one.
+    An hour in which two runs of a job were at one node belongs to the later one.
     """
     sql = (
-        "SELECT node, digest, first_ms, end_ms, kind FROM workload JOIN member USING (base)"
-        " WHERE end_ms > ? AND first_ms < ? ORDER BY node, digest, run DESC"
+        "SELECT hour_ms, site, node, kind, busy_slice_ms, held_slice_ms, gpus FROM ("
+        " SELECT sign.hour_ms, sign.node, sign.site, sign.busy_slice_ms, sign.held_slice_ms, sign.gpus,"
+        " workload.kind, MAX(workload.run) FROM sign JOIN workload USING (base)"
+        " WHERE hour_ms >= ? AND hour_ms < ? AND first_ms < hour_ms + ? AND end_ms > hour_ms"
+        " GROUP BY sign.hour_ms, sign.node, sign.digest)"
     )
-    found: list[KindSpan] = []
-    for node, digest, run_first_ms, run_end_ms, kind in store.rows(sql, start_ms, end_ms):
-        end_hour_ms = ceil_to(run_end_ms, HOUR_MS)
-        if found and (found[-1].node, found[-1].digest) == (node, digest):
-            end_hour_ms = min(end_hour_ms, found[-1].first_hour_ms)
-        first_hour_ms = min(floor_to(run_first_ms, HOUR_MS), end_hour_ms)
-        found.append(
-            KindSpan(node=node, digest=digest, first_hour_ms=first_hour_ms, end_hour_ms=end_hour_ms, kind=Kind(kind))
-        )
-    return found
+    sums: dict[tuple[int, str, Kind], list[int]] = {}
+    for hour_ms, site, node, kind, busy, held, gpus in store.rows(sql, start_ms, end_ms, HOUR_MS):
+        found = sums.setdefault((hour_ms, site, Kind(kind)), [0, 0, 0])
+        found[0] += busy
+        found[1] += held
+        if gpus >= sizes.get(node, gpus + 1):
+            found[2] += busy + held
+    return [
+        KindHour(hour_ms=hour_ms, site=site, kind=kind, busy_slice_ms=busy, held_slice_ms=held, whole_slice_ms=whole)
+        for (hour_ms, site, kind), (busy, held, whole) in sorted(sums.items())
+    ]
+
+
+def live_kinds(store: Rows, since_ms: int) -> dict[tuple[str, str], Kind]:
+    """Return the kind of each digest, by node, of workloads that ran since; of a job's runs the last one counts."""
+    sql = "SELECT node, digest, kind FROM workload JOIN member USING (base) WHERE end_ms > ? ORDER BY run"
+    return {(node, digest): Kind(kind) for node, digest, kind in store.rows(sql, since_ms)}

@@ -15,6 +15,7 @@ from gpuledger.states import State
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import SOURCES, Exposed, Exposer, Families, Sample
 from gpuledger_collector.fleet import Fleet, settle
+from gpuledger_collector.workload_metrics import Info, WorkloadFigures
 from tests.fakes.cells import T0_MS, rows
 from tests.parts import require_part
 
@@ -53,6 +54,11 @@ def everything() -> Exposed:
         findings={"foreign_claim": 2},
         refreshed_ms=T0_MS + 2 * CELL_MS + 1,
         refresh_duration_ns=42_000_000,
+        workloads=WorkloadFigures(
+            slice_ms={("fra1", "H100", "training", "busy"): 7_000_000, ("fra1", "H100", "inference", "busy"): 0},
+            infos=(Info(workload="slurm:c1/7", site="fra1", kind="training", calibration="default", gpus=8),),
+            live={("fra1", "training"): 1},
+        ),
     )
 
 

@@ -12,7 +12,8 @@ from gpuledger.states import State
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.entries import LabelEntry
 from gpuledger_collector.workload_book import WorkloadBook
-from gpuledger_collector.workload_rows import KindSpan, WorkloadRow, kind_spans, runs
+from gpuledger_collector.workload_demand import LedgerDemand
+from gpuledger_collector.workload_rows import WorkloadRow, runs
 from tests.fakes.readings import MONDAY_MS, FakeNode, gpu_time
 from tests.fakes.signs import ENGINE, LAUNCHER, NOBODY_KNOWS, RULES
 from tests.fakes.storage import Storage
@@ -201,12 +202,8 @@ def test_runs_of_a_job_that_was_queued_again_share_no_hour_of_a_digest(tmp_path:
             "slurm:c1/1#2": Kind.INFERENCE,
             "slurm:c1/1#3": Kind.INFERENCE,
         }
-        spans = kind_spans(storage.store, MONDAY_MS, MONDAY_MS + HOUR_MS)
-        by_digest: dict[tuple[str, str], list[KindSpan]] = {}
-        for span in spans:
-            by_digest.setdefault((span.node, span.digest), []).append(span)
-        for found in by_digest.values():
-            assert sum(span.end_hour_ms - span.first_hour_ms for span in found) == HOUR_MS
+        hours = LedgerDemand(storage.files, storage.store).hours(MONDAY_MS, MONDAY_MS + HOUR_MS)
+        assert sum(one.busy_slice_ms for one in hours) == 6 * CELL_SLICE_MS
 
 
 def test_a_gpu_part_with_no_busy_or_held_time_is_no_evidence(tmp_path: Path) -> None:
