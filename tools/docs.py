@@ -21,6 +21,7 @@ import click
 from gpuledger.cli import main as command_line
 from gpuledger.metrics import AGENT, COLLECTOR, Family
 from gpuledger.settings import Pairs, environment_name
+from gpuledger_collector.api.openapi import openapi
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP_WIDTH = 96
@@ -279,6 +280,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "docs/commands.md": commands,
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
+    "docs/openapi.json": lambda: openapi().decode("ascii"),
 }
 """Generated file -> what writes it."""
 

@@ -59,6 +59,11 @@ class CollectorConfig(PortConfig):
         low=1,
         high=300,
     )
+    is_unprotected_allowed: bool = setting(
+        "http.allow_unprotected",
+        "Listen without TLS or a login where others can reach it: the network then must keep strangers out.",
+        False,
+    )
     is_push_enabled: bool = setting("push.enabled", "Take in readings that agents push.", False)
     push_bearer_tokens_file: Path | None = setting(
         "push.bearer_tokens_file", "File of the tokens of those who push and may do nothing else; mode 0600.", None
@@ -91,6 +96,18 @@ class CollectorConfig(PortConfig):
         if self.push_basic_auth_users or self.push_bearer_tokens_file is not None:
             return self.push_basic_auth_users, self.push_bearer_tokens_file
         return self.basic_auth_users, self.bearer_tokens_file
+
+    def check_protection(self, address: str) -> tuple[str, ...]:
+        """Return what a port on `address` (numeric) lacks and may lack; raises ConfigurationError where it may not."""
+        missing = self.missing_protection(address)
+        if missing and not self.is_unprotected_allowed:
+            raise ConfigurationError(
+                f"listen: anybody who reaches {address} could see who uses which GPU, and there is no "
+                f"{' and no '.join(name.removeprefix('a ') for name in missing)}; set tls_server_config and "
+                "bearer_tokens_file, basic_auth_users or certificates of clients, listen on 127.0.0.1, or, where the "
+                "network keeps strangers out, set http.allow_unprotected"
+            )
+        return missing
 
     def check_push(self, address: str) -> None:
         """Raise ConfigurationError where anybody on the network could push to a port on `address` (numeric)."""

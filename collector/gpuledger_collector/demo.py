@@ -194,8 +194,8 @@ class _Waiter:
 
 def _sealed_ms(collector_url: str) -> dict[str, int]:
     """Return the end of the newest accepted reading of each node, as the collector tells."""
-    fleet = _get_json(f"{collector_url}/api/v1/fleet") or {}
-    nodes: list[dict[str, Any]] = fleet.get("nodes", [])
+    found = _get_json(f"{collector_url}/api/v1/nodes") or {}
+    nodes: list[dict[str, Any]] = found.get("items", [])
     return {node["node"]: node["sealed_ms"] for node in nodes if node.get("sealed_ms") is not None}
 
 

@@ -79,6 +79,12 @@ def _installed(exposed: Exposed) -> Iterator[Sample]:
             yield (place.site, place.model), sum(states.values())
 
 
+def _nodes(exposed: Exposed, *, are_free: bool) -> Iterator[Sample]:
+    for cell in _cell(exposed):
+        counts = cell.free_nodes_by_place if are_free else cell.nodes_by_place
+        yield from (((place.site, place.model), counts.get(place, 0)) for place in cell.places)
+
+
 def _bounds(exposed: Exposed, name: str) -> Iterator[Sample]:
     for cell in _cell(exposed):
         for place, account in cell.places.items():
@@ -108,6 +114,8 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_fleet_gpus": _gpus,
     "gpuledger_fleet_state_seconds_total": _state_seconds,
     "gpuledger_fleet_installed_gpus": _installed,
+    "gpuledger_fleet_nodes": lambda exposed: _nodes(exposed, are_free=False),
+    "gpuledger_fleet_free_whole_nodes": lambda exposed: _nodes(exposed, are_free=True),
     "gpuledger_fleet_idle_ratio": lambda exposed: _bounds(exposed, "idle"),
     "gpuledger_fleet_busy_ratio": lambda exposed: _bounds(exposed, "busy"),
     "gpuledger_fleet_coverage_ratio": _coverage,

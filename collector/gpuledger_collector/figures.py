@@ -6,7 +6,7 @@ Reports, the page and metrics ask through this Protocol, so that the store can p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -221,3 +221,17 @@ class SideReader(Protocol):
 
 class Reader(LedgerReader, SideReader, Protocol):
     """Both, as a ledger of one's own answers."""
+
+
+class GpuAccounts(Protocol):
+    """The states' time of every GPU over one period, read once; looked up a page at a time."""
+
+    def of(self, gpus: Iterable[str]) -> Mapping[str, Account]:
+        """Return the accounts of those that have any time; only states and what was declared are in them."""
+        ...
+
+
+class FleetReader(LedgerReader, Protocol):
+    """A ledger that can also be asked for each GPU of a large fleet."""
+
+    def gpu_accounts(self, start_ms: int, end_ms: int) -> GpuAccounts: ...

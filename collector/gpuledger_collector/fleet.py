@@ -6,13 +6,14 @@ Pure. A cell is settled when its readings had time to arrive; what arrives later
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS, SLICES_PER_GPU
-from gpuledger.states import State
+from gpuledger.states import IDLE, State
 from gpuledger_collector.figures import Group
 from gpuledger_collector.ledger import CellRow
 from gpuledger_collector.roster import Entry
@@ -57,6 +58,10 @@ class CellFigures:
     places: Mapping[Place, Account]
     gpus_by_place: Mapping[Place, Mapping[State, int]]
     """How many GPUs each dominant state has, by place."""
+    nodes_by_place: Mapping[Place, int]
+    """How many nodes stand in each place; one with several models is where its first GPU is."""
+    free_nodes_by_place: Mapping[Place, int]
+    """Of them, those whose GPUs were all free for the whole of the cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,10 @@ class Fleet:
     free_since_ms: Mapping[str, int] = field(default_factory=dict)
     looked_back_to_ms: int | None = None
     """Before this nobody looked: what is free since then may be free for longer."""
+    idle_since_ms: Mapping[str, int] = field(default_factory=dict)
+    """GPUs that were in one idle state for the whole of the last cell: since when, in cells that were settled here."""
+    watched_from_ms: int | None = None
+    """Start of the unbroken run of settled cells: what is idle since then may be idle for longer."""
 
 
 def settle(
@@ -104,6 +113,7 @@ def settle(
     before = fleet.free_since_ms if is_next else ({} if fleet.cell is not None else earlier_free_ms)
     free = {node: min(before.get(node, cell_ms), cell_ms) for node in free_whole_nodes(cell)}
     counted_to_ms = fleet.counted_to_ms if is_counted else cell_ms + CELL_MS
+    earlier = fleet if is_next else Fleet()
     return Fleet(
         cell=cell,
         counted_to_ms=counted_to_ms,
@@ -111,6 +121,8 @@ def settle(
         models=models,
         free_since_ms=free,
         looked_back_to_ms=(looked_back_to_ms if fleet.cell is None else fleet.looked_back_to_ms),
+        idle_since_ms=_idle_since(earlier, cell),
+        watched_from_ms=fleet.watched_from_ms if is_next else cell_ms,
     )
 
 
@@ -149,6 +161,8 @@ def summarise(
     places = set(admitted)
     accounts: dict[Place, list[Account]] = {}
     counts: dict[Place, dict[State, int]] = {}
+    nodes: dict[str, Place] = {}
+    free: dict[str, bool] = {}
     for gpu in sorted(gpus, key=lambda g: (g.entry.site, g.model, g.entry.gpu)):
         place = Place(gpu.entry.site, gpu.model)
         if place not in places and len(places) >= PLACES_MAX:
@@ -157,11 +171,15 @@ def summarise(
         accounts.setdefault(place, []).append(gpu.account)
         states = counts.setdefault(place, {})
         states[gpu.state] = states.get(gpu.state, 0) + 1
+        nodes.setdefault(gpu.entry.node, place)
+        free[gpu.entry.node] = free.get(gpu.entry.node, True) and idle_throughout(gpu.account) is State.FREE
     return CellFigures(
         cell_ms=cell_ms,
         gpus=gpus,
         places={place: add(accounts[place]) for place in sorted(accounts)},
         gpus_by_place={place: counts[place] for place in sorted(counts)},
+        nodes_by_place=Counter(nodes.values()),
+        free_nodes_by_place=Counter(place for node, place in nodes.items() if free[node]),
     )
 
 
@@ -183,9 +201,24 @@ def free_whole_nodes(cell: CellFigures) -> list[str]:
     """Return the nodes whose installed GPUs were all free for the whole cell."""
     nodes: dict[str, bool] = {}
     for gpu in cell.gpus:
-        is_free = gpu.account.state_slice_ms.get(State.FREE, 0) == CELL_SLICE_MS
+        is_free = idle_throughout(gpu.account) is State.FREE
         nodes[gpu.entry.node] = nodes.get(gpu.entry.node, True) and is_free
     return sorted(node for node, is_free in nodes.items() if is_free)
+
+
+def idle_throughout(account: Account) -> State | None:
+    """Return the idle state that took all of a cell, or None where none did."""
+    return next((state for state in IDLE if account.state_slice_ms.get(state, 0) == CELL_SLICE_MS), None)
+
+
+def _idle_since(before: Fleet, cell: CellFigures) -> dict[str, int]:
+    known = {} if before.cell is None else {gpu.entry.gpu: idle_throughout(gpu.account) for gpu in before.cell.gpus}
+    found = {}
+    for gpu in cell.gpus:
+        state, name = idle_throughout(gpu.account), gpu.entry.gpu
+        if state is not None:
+            found[name] = before.idle_since_ms[name] if known.get(name) is state else cell.cell_ms
+    return found
 
 
 def free_since(groups: Iterable[Group], end_ms: int) -> dict[str, int]:

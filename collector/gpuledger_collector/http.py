@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
-import hashlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +22,11 @@ from aiohttp import web
 from gpuledger.access import Access, Verdict
 from gpuledger.errors import ConfigurationError, StorageError
 from gpuledger.tls import TlsContexts
+from gpuledger_collector.api.answers import problem
+from gpuledger_collector.api.operations import ROOT as API
 from gpuledger_collector.connections import Connections
+from gpuledger_collector.documents import Asked, Document
+from gpuledger_collector.published import Published
 from gpuledger_collector.push_door import PUSH_PATH, SECURITY_HEADERS, PushDoor
 from gpuledger_collector.receive import Receiver
 
@@ -36,36 +39,32 @@ BACKLOG = 128
 LOG_THREADS = 2
 LOG_REQUESTS_MAX = 16
 """Files of the log wanted at once, of at most 16 MiB each; more get 503."""
-COMPRESSED_BYTES_MIN = 1 << 14
+LOG_COMPRESSED_BYTES_MIN = 1 << 14
+COMPRESSED_BYTES_MIN = 1 << 10
+READ_THREADS = 2
+READ_REQUESTS_MAX = 64
+"""Pages and lists wanted at once; each looks at a bounded number of things. More get 503."""
+
+_MISSES = {404: "there is nothing at this address", 405: "this can only be read"}
 
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """One answer, ready to be sent."""
-
-    body: bytes
-    content_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def tag(self) -> str:
-        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """All that can be asked for; replaced as a whole."""
 
-    page: Document
-    fleet: Document
+    published: Published
     metrics: Document
     openmetrics: Document
 
 
-class Published(Protocol):
+Routes = Mapping[str, Callable[[Published, Asked], Document]]
+"""What answers each address (with {names} in it) from what is published; called from threads."""
+
+
+class LogFiles(Protocol):
     """Knows the files of the log."""
 
     def find(self, path: str) -> Document | None:
@@ -152,11 +151,13 @@ class Server:
         *,
         port: Port | None = None,
         receiver: Receiver | None = None,
-        log: Published | None = None,
+        log: LogFiles | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._shelf, self._listener, self._check = shelf, listener, check
         self._published, self._log_requests = log, 0
         self._threads = ThreadPoolExecutor(max_workers=LOG_THREADS, thread_name_prefix="log")
+        self._reads, self._read_requests = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="reads"), 0
         self._port = Port() if port is None else port
         self._door = PushDoor(
             receiver,
@@ -168,10 +169,10 @@ class Server:
         # A thread apart: testing a password takes its time, and nothing else must wait behind it.
         self._logins = ThreadPoolExecutor(max_workers=1, thread_name_prefix="logins")
         app = web.Application(client_max_size=1024, middlewares=[self._guard])
-        app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
-        app.router.add_get("/api/v1/fleet", self._fleet)
+        for path, answer in ({} if routes is None else routes).items():
+            app.router.add_get(path, self._reading(answer))
         app.router.add_post(PUSH_PATH, self._door.answer)
         app.router.add_get("/log/{path:.+}", self._log)
         self._runner = web.AppRunner(
@@ -215,6 +216,7 @@ class Server:
         await self._runner.cleanup()
         self._logins.shutdown(wait=True)
         self._threads.shutdown(wait=True)
+        self._reads.shutdown(wait=True)
 
     # ------------------------------------------------------------------------------------------ who may ask
 
@@ -230,36 +232,67 @@ class Server:
             connection.end_work()
 
     async def _guarded(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        refusal = None if self._is_open(request) else await self._refuse(request)
+        if refusal is not None:
+            return refusal
+        try:
+            return await handler(request)
+        except web.HTTPException as exc:
+            allow = exc.headers.getall("Allow", [])
+            return _refusal(
+                request, exc.status, _MISSES.get(exc.status, exc.reason), {"Allow": allow[0]} if allow else {}
+            )
+
+    def _is_open(self, request: web.Request) -> bool:
+        return request.path == "/healthz" and self._port.is_healthz_open
+
+    async def _refuse(self, request: web.Request) -> web.Response | None:
+        """Return why the request is not answered, or None where whoever asks may."""
         is_push = request.path == PUSH_PATH
-        if request.path == "/healthz" and self._port.is_healthz_open:
-            return await handler(request)
         access = self._port.pushers if is_push else self._port.readers
+        if access.is_open:
+            return None
         header = request.headers.get("Authorization")
-        verdict = Verdict.ALLOWED
-        if not access.is_open:
-            verdict = await asyncio.get_running_loop().run_in_executor(self._logins, access.judge, header)
+        verdict = await asyncio.get_running_loop().run_in_executor(self._logins, access.judge, header)
         if verdict is Verdict.ALLOWED:
-            return await handler(request)
+            return None
         if verdict is Verdict.LATER:
-            return _refusal(429, "a wrong password came just now; try again", {"Retry-After": "1"})
+            return _refusal(request, 429, "a wrong password came just now; try again", {"Retry-After": "1"})
         if is_push:
             self._door.note_denial()
-        answer = _refusal(401, "this service wants to know who asks")
+        answer = _refusal(request, 401, "this service wants to know who asks")
         for challenge in access.challenges:
             answer.headers.add("WWW-Authenticate", challenge)
         return answer
 
     # ------------------------------------------------------------------------------------------ answers
 
-    async def _page(self, request: web.Request) -> web.Response:
-        return self._answer(request, lambda prepared: prepared.page)
+    def _reading(self, answer: Callable[[Published, Asked], Document]) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            prepared = self._shelf.prepared
+            if prepared is None:
+                return _refusal(request, 503, "nothing is prepared yet", {"Retry-After": "2"})
+            if self._read_requests >= READ_REQUESTS_MAX:
+                return _refusal(request, 503, "too much is asked at once", {"Retry-After": "2"})
+            asked = Asked(path=dict(request.match_info), query=tuple(request.query.items()))
+            self._read_requests += 1
+            try:
+                loop = asyncio.get_running_loop()
+                document = await loop.run_in_executor(self._reads, answer, prepared.published, asked)
+                return await loop.run_in_executor(self._reads, _response, request.headers, document)
+            finally:
+                self._read_requests -= 1
 
-    async def _fleet(self, request: web.Request) -> web.Response:
-        return self._answer(request, lambda prepared: prepared.fleet)
+        return handle
 
     async def _metrics(self, request: web.Request) -> web.Response:
         wants_openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        return self._answer(request, lambda prepared: prepared.openmetrics if wants_openmetrics else prepared.metrics)
+        prepared = self._shelf.prepared
+        if prepared is None:
+            return _refusal(request, 503, "nothing is prepared yet", {"Retry-After": "2"})
+        document = prepared.openmetrics if wants_openmetrics else prepared.metrics
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reads, _response, request.headers, document, "Accept, Accept-Encoding")
 
     async def _health(self, request: web.Request) -> web.Response:
         del request
@@ -275,7 +308,7 @@ class Server:
         if self._log_requests >= LOG_REQUESTS_MAX:
             headers = {**SECURITY_HEADERS, "Retry-After": "2"}
             return web.Response(status=503, text="too many files of the log are wanted at once\n", headers=headers)
-        may_compress = "gzip" in request.headers.get("Accept-Encoding", "")
+        may_compress = takes_gzip(request.headers.get("Accept-Encoding", ""))
         self._log_requests += 1
         try:
             loop = asyncio.get_running_loop()
@@ -285,23 +318,55 @@ class Server:
         finally:
             self._log_requests -= 1
 
-    def _answer(self, request: web.Request, choose: Callable[[Prepared], Document]) -> web.Response:
-        prepared = self._shelf.prepared
-        if prepared is None:
-            headers = {**SECURITY_HEADERS, "Retry-After": "2"}
-            return web.Response(status=503, text="nothing is prepared yet\n", headers=headers)
-        document = choose(prepared)
-        headers = {**SECURITY_HEADERS, **document.headers, "ETag": document.tag, "Vary": "Accept"}
-        if request.headers.get("If-None-Match") == document.tag:
+
+def _refusal(request: web.Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return why there is no answer: one line, or a problem where programs ask."""
+    if request.path.startswith(f"{API}/"):
+        document = problem(status, text)
+    else:
+        document = Document(body=f"{text}\n".encode(), content_type="text/plain; charset=utf-8", status=status)
+    return web.Response(body=document.body, status=status, headers={**_head(document), **(headers or {})})
+
+
+def _head(document: Document) -> dict[str, str]:
+    return {**SECURITY_HEADERS, **document.headers, "Content-Type": document.content_type}
+
+
+def _response(asked: Mapping[str, str], document: Document, vary: str = "Accept-Encoding") -> web.Response:
+    """Return a document as it was asked for: not again, compressed, or plain. May run in a thread."""
+    headers = {**_head(document), "Vary": vary}
+    if document.status == 200:
+        headers["ETag"] = document.tag
+        if _names(asked.get("If-None-Match", ""), document.tag):
+            del headers["Content-Type"]
             return web.Response(status=304, headers=headers)
-        return web.Response(body=document.body, headers={**headers, "Content-Type": document.content_type})
+    body = document.body
+    if len(body) >= COMPRESSED_BYTES_MIN and takes_gzip(asked.get("Accept-Encoding", "")):
+        body = gzip.compress(body, compresslevel=1, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, status=document.status, headers=headers)
 
 
-def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n", headers={**SECURITY_HEADERS, **(headers or {})})
+def _names(header: str, tag: str) -> bool:
+    """Return whether If-None-Match names the tag; weak tags are compared as what they say."""
+    named = [part.strip() for part in header.split(",")]
+    return "*" in named or tag in named or tag.removeprefix("W/") in named
 
 
-def _log_answer(published: Published, path: str, may_compress: bool) -> web.Response:
+def takes_gzip(header: str) -> bool:
+    """Return whether Accept-Encoding allows gzip (RFC 9110, 12.5.3)."""
+    weights: dict[str, float] = {}
+    for part in header.split(","):
+        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((text.removeprefix("q=") for text in parameters if text.startswith("q=")), "1")
+        try:
+            weights[coding] = float(weight)
+        except ValueError:
+            weights[coding] = 0.0
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+def _log_answer(published: LogFiles, path: str, may_compress: bool) -> web.Response:
     """Runs in a thread."""
     try:
         document = published.find(path)
@@ -310,9 +375,9 @@ def _log_answer(published: Published, path: str, may_compress: bool) -> web.Resp
     if document is None:
         text = "the log has checkpoint, tile/<L>/<N>[.p/<W>], tile/entries/<N>[.p/<W>] and workloads/<N>[.p/<W>]\n"
         return web.Response(status=404, text=text, headers=SECURITY_HEADERS)
-    headers = {**SECURITY_HEADERS, **document.headers, "Content-Type": document.content_type}
+    headers = _head(document)
     body = document.body
-    if len(body) >= COMPRESSED_BYTES_MIN:
+    if len(body) >= LOG_COMPRESSED_BYTES_MIN:
         headers["Vary"] = "Accept-Encoding"
         if may_compress:
             body = gzip.compress(body, compresslevel=1, mtime=0)

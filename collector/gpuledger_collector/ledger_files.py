@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -31,13 +31,16 @@ from gpuledger_collector.figures import (
     Allotted,
     ClusterSum,
     CommerceSum,
+    GpuAccounts,
     Group,
     Holding,
     Key,
     NotSchedulable,
     QueueSum,
 )
+from gpuledger_collector.gpu_columns import NAMES, GpuColumns
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
+from gpuledger_collector.ledger_tables import ORDER, SUMMED, TABLES
 from gpuledger_collector.roster import Roster
 from gpuledger_collector.roster_change import Bridge, bridge
 from gpuledger_collector.side_tables import (
@@ -54,35 +57,13 @@ from gpuledger_collector.side_tables import (
 from gpuledger_collector.store import Store
 
 _TYPES: dict[ColumnKind, Any] = {"integer": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
-_TABLES: dict[str, dict[str, ColumnKind]] = {
-    "hours": columns.HOURS,
-    "holders": columns.HOLDERS,
-    "findings": columns.FINDINGS,
-    **{name: dict(table.columns) for name, table in SIDE_TABLES.items()},
-}
-_ORDER: dict[str, tuple[str, ...]] = {
-    "hours": ("hour_ms", "gpu", "node"),
-    "holders": ("hour_ms", "gpu", "workload", "user"),
-    "findings": ("at_ms", "kind", "subject", "text"),
-    **{name: table.order for name, table in SIDE_TABLES.items()},
-}
 _SCHEMAS = {
     table: pa.schema(
         [(name, _TYPES[kind]) for name, kind in kinds.items()],
         metadata={"gpuledger_table": table, "gpuledger_schema": str(columns.SCHEMA)},
     )
-    for table, kinds in _TABLES.items()
+    for table, kinds in TABLES.items()
 }
-_SUMMED = (
-    *columns.STATES,
-    *columns.BINS,
-    "active_ns",
-    *columns.ENERGY,
-    "declared_uncovered_slice_ms",
-    "active_known_ms",
-    "hang_suspicion_ms",
-    *columns.TAGS,
-)
 _KEY_SQL: dict[Key, str] = {
     "model": "coalesce(model, '')",
     "day_ms": f"hour_ms - hour_ms % {DAY_MS}",
@@ -90,6 +71,8 @@ _KEY_SQL: dict[Key, str] = {
 DIRECTORY = "ledger"
 """Where the ledger lies below the state directory."""
 _OUTDATED = "the collector makes them anew when it starts (gpuledger ledger rebuild does, too)"
+_Taken = TypeVar("_Taken")
+_ROWS_AT_ONCE = 10_000
 _ATTEMPTS = 3
 """A day may be replaced between a query's plan and its reading: it is asked again."""
 
@@ -149,7 +132,7 @@ class LedgerFiles:
         """Remove every row, and the extent first: without it nothing is accounted for."""
         try:
             (self._directory / "extent.json").unlink(missing_ok=True)
-            for table in _TABLES:
+            for table in TABLES:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(self._directory / table)
         except OSError as exc:
@@ -167,7 +150,7 @@ class LedgerFiles:
             found = pa.concat_tables([kept.filter(pc.invert(outdated)), found])
         elif not records:
             return
-        found = found.sort_by([(name, "ascending") for name in _ORDER[table]]).replace_schema_metadata(schema.metadata)
+        found = found.sort_by([(name, "ascending") for name in ORDER[table]]).replace_schema_metadata(schema.metadata)
         self._replace_file(path, lambda beside: pq.write_table(found, beside, compression="zstd"))
 
     def _replace_file(self, path: Path, write: Callable[[Path], None]) -> None:
@@ -219,7 +202,7 @@ class LedgerFiles:
         """Return the sums by `keys` over [start_ms, end_ms), sorted by key; none where there are no rows."""
         positions = range(len(keys))
         selected = [f"{_KEY_SQL.get(key, key)} AS key_{position}" for position, key in enumerate(keys)]
-        selected += [f"sum({name}) AS {name}" for name in _SUMMED]
+        selected += [f"sum({name}) AS {name}" for name in SUMMED]
         selected += [
             "count(DISTINCT gpu) AS gpus",
             "max(memory_used_bytes_max) AS memory_used_bytes_max",
@@ -252,6 +235,12 @@ class LedgerFiles:
             )
             for record in records
         ]
+
+    def gpu_accounts(self, start_ms: int, end_ms: int) -> GpuAccounts:
+        """Return each GPU's time over [start_ms, end_ms)."""
+        clauses = ["SELECT gpu", *(f"sum({name})::BIGINT" for name in NAMES)]
+        sql = f"{', '.join(clauses)} FROM rows GROUP BY gpu"
+        return self._ask("hours", start_ms, end_ms, sql, lambda answer: GpuColumns(_rows_of(answer))) or GpuColumns()
 
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
         """Return every workload's time over [start_ms, end_ms), largest held time first."""
@@ -339,19 +328,21 @@ class LedgerFiles:
 
     def _query(self, table: str, start_ms: int, end_ms: int, sql: str) -> list[Record]:
         """Run `sql` over the view `rows`: the table's rows of [start_ms, end_ms)."""
+        return self._ask(table, start_ms, end_ms, sql, _records_of) or []
+
+    def _ask(self, table: str, start_ms: int, end_ms: int, sql: str, take: Callable[[Any], _Taken]) -> _Taken | None:
+        """Run `sql` and return what `take` makes of the answer; None where there are no files."""
         for attempt in range(1, _ATTEMPTS + 1):
             paths = [str(path) for path in self._paths(table, start_ms, end_ms)]
             if not paths:
-                return []
+                return None
             try:
                 with duckdb.connect(":memory:") as connection:
                     rows = (
                         "WITH rows AS (SELECT * FROM read_parquet($paths) WHERE hour_ms >= $start AND hour_ms < $end) "
                     )
                     values = {"paths": paths, "start": start_ms, "end": end_ms}
-                    answer = connection.execute(rows + sql, values)
-                    names = [column[0] for column in answer.description or ()]
-                    return [dict(zip(names, found, strict=True)) for found in answer.fetchall()]
+                    return take(connection.execute(rows + sql, values))
             except duckdb.Error as exc:
                 if self.is_outdated():
                     raise StorageError(f"{self._directory}: has columns of an earlier version: {_OUTDATED}") from exc
@@ -378,6 +369,16 @@ class LedgerFiles:
         """Return the files of the days that [start_ms, end_ms) touches, oldest first."""
         found = sorted((self._directory / table).glob("????-??-??.parquet"))
         return [path for path in found if start_ms - DAY_MS < _day_of(path) < end_ms]
+
+
+def _records_of(answer: Any) -> list[Record]:
+    names = [column[0] for column in answer.description or ()]
+    return [dict(zip(names, found, strict=True)) for found in answer.fetchall()]
+
+
+def _rows_of(answer: Any) -> Iterator[Any]:
+    while found := answer.fetchmany(_ROWS_AT_ONCE):
+        yield from found
 
 
 def _day_of(path: Path) -> int:

@@ -7,7 +7,7 @@ Beside them, in the same form, the workloads that came with readings and are not
 from __future__ import annotations
 
 from gpuledger.merkle import parse_tile_path
-from gpuledger_collector.http import Document
+from gpuledger_collector.documents import Document
 from gpuledger_collector.tiles import CHECKPOINT, ENTRIES, WORKLOADS, LogReader
 
 _TEXT = "text/plain; charset=utf-8"

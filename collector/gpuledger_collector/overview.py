@@ -11,18 +11,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 
 from gpuledger.accounting import COVERAGE_FLOOR, Account, add
 from gpuledger.cells import DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger.states import State
 from gpuledger_collector.answers import PollFigures
-from gpuledger_collector.figures import LedgerReader
+from gpuledger_collector.figures import FleetReader, GpuAccounts, Group, Holding, LedgerReader
 from gpuledger_collector.fleet import Fleet, GpuCell, Place, free_since
+from gpuledger_collector.gpu_columns import GpuColumns
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveGpu, LiveNode
 
 PERIOD_MS = DAY_MS
 FREE_LOOKBACK_MS = 7 * DAY_MS
+HOLDINGS_MAX = 100_000
+"""Shares of workloads in nodes that are shown; those with the most held time come first."""
+NAMES_KEPT_MAX = 1 << 16
 SILENT_AFTER_MS = 90_000
 """An agent that has not answered for so long says nothing about now."""
 
@@ -57,9 +62,16 @@ class LedgerFigures:
     findings_by_kind: Mapping[str, int] = field(default_factory=dict)
     """Those of the whole ledger."""
     simulated: bool = False
+    nodes: Mapping[str, Sums] = field(default_factory=dict)
+    hours: Mapping[tuple[str, int], Sums] = field(default_factory=dict)
+    """By site and start of the hour."""
+    gpus: GpuAccounts = field(default_factory=GpuColumns)
+    holdings: tuple[Holding, ...] = ()
+    """Largest held time first, at most HOLDINGS_MAX."""
+    holdings_left_off: int = 0
 
 
-def read_ledger(reader: LedgerReader) -> LedgerFigures:
+def read_ledger(reader: FleetReader) -> LedgerFigures:
     """Return the figures of the last 24 hours that the ledger has, the running hour included."""
     extent = reader.extent()
     if extent is None:
@@ -71,14 +83,31 @@ def read_ledger(reader: LedgerReader) -> LedgerFigures:
     findings = reader.findings(floor_to(first_ms, HOUR_MS), edge_ms)
     recent = [found for found in findings if found.at_ms >= edge_ms - PERIOD_MS]
     places = {Place(str(group.key[0]), str(group.key[1])): group for group in groups}
+    nodes = {str(group.key[0]): _sums(group) for group in reader.sum_by(("node",), edge_ms - PERIOD_MS, edge_ms)}
+    by_hour = reader.sum_by(("site", "hour_ms"), edge_ms - PERIOD_MS, edge_ms)
+    holdings = reader.holdings(edge_ms - PERIOD_MS, edge_ms)
     return LedgerFigures(
         start_ms=start_ms,
         end_ms=end_ms,
-        places={place: Sums(account=group.account, gpus=group.gpus) for place, group in sorted(places.items())},
-        findings=tuple(sorted(recent, reverse=True)),
+        places={place: _sums(group) for place, group in sorted(places.items())},
+        findings=tuple(sorted(recent, key=finding_key)),
         findings_by_kind=Counter(found.kind for found in findings),
         simulated=any(group.simulated for group in groups),
+        nodes=nodes,
+        hours={(str(group.key[0]), int(group.key[1])): _sums(group) for group in by_hour},
+        gpus=reader.gpu_accounts(edge_ms - PERIOD_MS, edge_ms),
+        holdings=tuple(holdings[:HOLDINGS_MAX]),
+        holdings_left_off=max(0, len(holdings) - HOLDINGS_MAX),
     )
+
+
+def finding_key(finding: Finding) -> tuple[int, str, str, str]:
+    """Return the order of findings: newest first."""
+    return -finding.at_ms, finding.kind, finding.subject, finding.text
+
+
+def _sums(group: Group) -> Sums:
+    return Sums(account=group.account, gpus=group.gpus)
 
 
 def read_free_since(reader: LedgerReader) -> tuple[dict[str, int], int | None]:
@@ -112,6 +141,8 @@ class GpuView:
     gpu: str
     state: State
     origin: Origin
+    model: str = ""
+    """Empty where nobody named it."""
     live: LiveGpu | None = None
     is_rostered: bool = True
     holders: tuple[str | None, ...] = ()
@@ -216,6 +247,7 @@ def _sum(parts: Iterable[Sums]) -> Sums:
     return Sums(account=add([part.account for part in found]), gpus=sum(part.gpus for part in found))
 
 
+@lru_cache(NAMES_KEPT_MAX)
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key that puts node-9 before node-10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
@@ -278,15 +310,15 @@ def _named(gpu: GpuView, names: Mapping[str, str]) -> GpuView:
 
 def _gpu(cell: GpuCell, said: LiveGpu | None) -> GpuView:
     if said is not None:
-        return _live_view(cell.entry.gpu, said, is_rostered=True)
+        return _live_view(cell.entry.gpu, said, is_rostered=True, model=cell.model)
     if cell.state in {State.STANDBY, State.MAINTENANCE}:
-        return GpuView(gpu=cell.entry.gpu, state=cell.state, origin=Origin.DECLARED)
-    return GpuView(gpu=cell.entry.gpu, state=State.DARK, origin=Origin.NOBODY)
+        return GpuView(gpu=cell.entry.gpu, state=cell.state, origin=Origin.DECLARED, model=cell.model)
+    return GpuView(gpu=cell.entry.gpu, state=State.DARK, origin=Origin.NOBODY, model=cell.model)
 
 
-def _live_view(gpu: str, said: LiveGpu, *, is_rostered: bool) -> GpuView:
+def _live_view(gpu: str, said: LiveGpu, *, is_rostered: bool, model: str = "") -> GpuView:
     state = State.DARK if said.state is None else said.state
-    return GpuView(gpu=gpu, state=state, origin=Origin.LIVE, live=said, is_rostered=is_rostered)
+    return GpuView(gpu=gpu, state=state, origin=Origin.LIVE, model=model, live=said, is_rostered=is_rostered)
 
 
 def _free_nodes(fleet: Fleet) -> tuple[FreeNode, ...]:

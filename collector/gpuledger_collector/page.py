@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,9 +22,11 @@ from gpuledger import __version__
 from gpuledger.cells import CELL_MS
 from gpuledger.states import State
 from gpuledger_collector import wording
+from gpuledger_collector.documents import PRIVATE, Asked, Document
 from gpuledger_collector.live import BEHIND_MS_MAX
 from gpuledger_collector.overview import GpuView, NodeView, Origin, Overview, Sums
 from gpuledger_collector.palette import Look
+from gpuledger_collector.published import Published
 from gpuledger_collector.report.names import cleaned, opened_or_digest, shown
 from gpuledger_collector.report.shares import share_down
 
@@ -129,6 +131,17 @@ def _clean(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "\n".join(cleaned(line) for line in value.split("\n"))
+
+
+def routes() -> Mapping[str, Callable[[Published, Asked], Document]]:
+    """Return what answers the page's address."""
+
+    def answer(state: Published, asked: Asked) -> Document:
+        del asked
+        headers = {**PRIVATE, "Content-Security-Policy": content_security_policy()}
+        return Document(body=render(state.view), content_type="text/html; charset=utf-8", headers=headers)
+
+    return {"/": answer}
 
 
 def render(view: Overview) -> bytes:

@@ -19,7 +19,9 @@ from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
 from gpuledger.protection import make_access
 from gpuledger.tls import TlsContexts
+from gpuledger_collector import page
 from gpuledger_collector.answers import Answered, Cursor, Outcome
+from gpuledger_collector.api import answers
 from gpuledger_collector.arrivals import Arrivals
 from gpuledger_collector.batch import BatchResult, Offer
 from gpuledger_collector.beside import Place
@@ -60,8 +62,10 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
     for credentials in shown:
         Keyring().proof(credentials)  # What cannot be used is said before anything is begun.
     clock = SystemClock()
-    with open_listener(config.listen) as listener, open_state(config, clock.wall_ns() // 1_000_000) as state:
-        asyncio.run(_Program(config, groups, state, clock).serve(listener))
+    with open_listener(config.listen) as listener:
+        port = open_port(config, listener)
+        with open_state(config, clock.wall_ns() // 1_000_000) as state:
+            asyncio.run(_Program(config, groups, state, clock).serve(listener, port))
     return 0
 
 
@@ -146,10 +150,13 @@ class AgentIntake:
 
 
 def open_port(config: CollectorConfig, listener: socket.socket) -> Port:
-    """Return how the port is protected; raises ConfigurationError. Warns where others can reach it and it is not."""
+    """Return how the port is protected; raises ConfigurationError where others can reach it and it is not.
+
+    Where that is allowed it is warned of.
+    """
     address = str(listener.getsockname()[0])
     config.check_push(address)
-    missing = config.missing_protection(address)
+    missing = config.check_protection(address)
     if missing:
         logger.warning("port_unprotected", extra={"listen": config.listen, "missing": " and ".join(missing)})
     files = config.tls
@@ -213,14 +220,21 @@ class _Program:
         self._prepared_ns = clock.boottime_ns()
         self._prepare_error: str | None = None
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket, port: Port) -> None:
         """Serve until a signal asks to stop; a bug in any part ends all of them and is raised here."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        port = open_port(self._config, listener)
-        server = Server(self._shelf, listener, self._trouble, port=port, receiver=self._receiver, log=self._mirror)
+        server = Server(
+            self._shelf,
+            listener,
+            self._trouble,
+            port=port,
+            receiver=self._receiver,
+            log=self._mirror,
+            routes={**page.routes(), **answers.routes()},
+        )
         schedule = Schedule()
         await server.start()
         facts = {"listen": server.address, "targets": len(self._targets), "version": __version__}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The snapshot that requests are served from: brought up to date at its own pace, rendered before anybody asks.
 
-Two steps, each in a worker thread: `refresh` (ledger up to date, newly settled cells counted) and `prepare` (page,
-JSON and metrics rendered from what the last refresh and the last polls left).
+Two steps, each in a worker thread: `refresh` (ledger up to date, newly settled cells counted) and `prepare` (metrics
+rendered, and what page and JSON are made of put together, from what the last refresh and the last polls left).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Protocol
 from gpuledger.cells import CELL_MS
 from gpuledger.clock import Clock, monotonic_ns
 from gpuledger.errors import StorageError
-from gpuledger_collector import api, page
 from gpuledger_collector.answers import PollFigures
+from gpuledger_collector.documents import Document
 from gpuledger_collector.families import OPENMETRICS_TYPE, TEXT_TYPE, Exposed, Exposer
-from gpuledger_collector.figures import LedgerReader
+from gpuledger_collector.figures import FleetReader
 from gpuledger_collector.fleet import CellFigures, Fleet, added, resume, settle
-from gpuledger_collector.http import Document, Prepared
+from gpuledger_collector.http import Prepared
 from gpuledger_collector.ledger import CellRow
 from gpuledger_collector.live import LiveBoard, LiveNode
 from gpuledger_collector.overview import LedgerFigures, overview, read_free_since, read_ledger
+from gpuledger_collector.published import Publisher
 from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
@@ -95,7 +96,7 @@ class Snapshot:
         *,
         keeper: Keeping,
         counting: Counting,
-        reader: LedgerReader,
+        reader: FleetReader,
         polling: Polling,
         board: LiveBoard,
         clock: Clock,
@@ -104,7 +105,7 @@ class Snapshot:
         self._keeper, self._counting, self._reader = keeper, counting, reader
         self._polling, self._board, self._clock = polling, board, clock
         self._workloads = workloads
-        self._exposer = Exposer()
+        self._exposer, self._publisher = Exposer(), Publisher()
         self._mutex = threading.Lock()
         self._fleet = resume(*counting.settled())
         self._ledger = LedgerFigures()
@@ -191,7 +192,7 @@ class Snapshot:
         return self._names
 
     def prepare(self) -> Prepared:
-        """Render everything that can be asked for."""
+        """Put together everything that can be asked for."""
         now_ms = self._clock.wall_ns() // 1_000_000
         sealed_ms, simulated = self._counting.last_seen(), self._counting.is_simulated()
         poll, live = self._polling.figures(), self._board.nodes()
@@ -223,12 +224,7 @@ class Snapshot:
             )
         )
         return Prepared(
-            page=Document(
-                body=page.render(view),
-                content_type="text/html; charset=utf-8",
-                headers={"Content-Security-Policy": page.content_security_policy()},
-            ),
-            fleet=Document(body=api.render(view), content_type="application/json"),
+            published=self._publisher.publish(view, fleet),
             metrics=Document(body=exposition.text, content_type=TEXT_TYPE),
             openmetrics=Document(body=exposition.openmetrics, content_type=OPENMETRICS_TYPE),
         )

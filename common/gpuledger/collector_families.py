@@ -34,6 +34,22 @@ COLLECTOR: tuple[Family, ...] = (
         _PLACE,
     ),
     family(
+        "gpuledger_fleet_nodes",
+        Kind.GAUGE,
+        "site model",
+        "Nodes with installed GPUs in the last complete cell; one with several models counts once.",
+        "no cell is settled",
+        _PLACE,
+    ),
+    family(
+        "gpuledger_fleet_free_whole_nodes",
+        Kind.GAUGE,
+        "site model",
+        "Nodes whose installed GPUs were all free for the whole of the last complete cell.",
+        "no cell is settled",
+        _PLACE,
+    ),
+    family(
         "gpuledger_fleet_idle_ratio",
         Kind.GAUGE,
         "site model bound",

@@ -13,6 +13,7 @@ from gpuledger_collector.fleet import Fleet, Place, settle
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.overview import LedgerFigures, Overview, Sums, overview
+from gpuledger_collector.published import Published, Publisher
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
 
@@ -109,3 +110,7 @@ def a_glance(
         names={ALICE: "train.py (alice)"},
         refreshed_ms=NOW_MS - 20_000,
     )
+
+
+def a_published(view: Overview | None = None, fleet: Fleet | None = None) -> Published:
+    return Publisher().publish(a_glance() if view is None else view, a_fleet() if fleet is None else fleet)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from gpuledger.accounting import add
+from gpuledger.accounting import Account, add
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
@@ -51,6 +51,9 @@ class FakeLedger(SideRows):
                 found.setdefault(tuple(_value(row, key) for key in keys), []).append(row)
         return [_group(key, rows) for key, rows in sorted(found.items())]
 
+    def gpu_accounts(self, start_ms: int, end_ms: int) -> FakeGpuAccounts:
+        return FakeGpuAccounts({str(group.key[0]): group.account for group in self.sum_by(["gpu"], start_ms, end_ms)})
+
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
         sites = {(row.hour_ms, row.gpu): row.site for row in self.hours}
         found: dict[tuple[str, str, str, str | None], list[HolderRow]] = {}
@@ -90,6 +93,23 @@ class FakeLedger(SideRows):
             first_hour_ms=min(row.hour_ms for row in rows),
             last_hour_ms=max(row.hour_ms for row in rows),
         )
+
+
+class FakeGpuAccounts:
+    """Accounts of GPUs, with the states and what was declared."""
+
+    def __init__(self, accounts: Mapping[str, Account]) -> None:
+        self.accounts = accounts
+
+    def of(self, gpus: Iterable[str]) -> Mapping[str, Account]:
+        return {
+            gpu: Account(
+                state_slice_ms=self.accounts[gpu].state_slice_ms,
+                declared_uncovered_slice_ms=self.accounts[gpu].declared_uncovered_slice_ms,
+            )
+            for gpu in gpus
+            if gpu in self.accounts
+        }
 
 
 def _value(row: HourRow, key: Key) -> str | int:

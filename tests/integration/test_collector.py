@@ -75,12 +75,12 @@ class Collector:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 
-    async def fleet_when(self, is_there: Callable[[Any], bool]) -> Any:
-        """Return /api/v1/fleet as soon as it shows what is wanted."""
+    async def fleet_when(self, is_there: Callable[[Any], bool], path: str = "/api/v1/fleet") -> Any:
+        """Return what the interface says as soon as it shows what is wanted."""
         fleet: Any = None
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                status, text = await self.get("/api/v1/fleet")
+                status, text = await self.get(path)
                 if status == 200 and is_there(fleet := json.loads(text)):
                     return fleet
                 await asyncio.sleep(0.2)
@@ -152,8 +152,11 @@ async def test_sealed_readings_become_figures_on_the_page_in_json_and_in_metrics
             states = fleet["total"]["state_slice_ms"]
             assert states["busy"] in {2 * CELL_SLICE_MS, 3 * CELL_SLICE_MS}
             assert states == {"busy": states["busy"], "free": states["busy"]}
-            assert fleet["nodes"][0]["sealed_ms"] == node.sealed[-1].reading.end_ms
-            assert fleet["nodes"][0]["gpus"][0]["state"] == "busy"
+            nodes = await collector.fleet_when(lambda found: found["items"], "/api/v1/nodes")
+            assert nodes["items"][0]["sealed_ms"] == node.sealed[-1].reading.end_ms
+            gpus = await collector.fleet_when(lambda found: found["items"], "/api/v1/gpus?state=busy")
+            assert [gpu["gpu"] for gpu in gpus["items"]] == node.uuids[:1]
+            assert gpus["items"][0]["figures"]["state_slice_ms"] == {"busy": states["busy"]}
             status, page = await collector.get("/")
             assert status == 200
             assert "at least 50.0 %" in page
@@ -191,7 +194,7 @@ async def test_an_older_copy_put_back_signs_nothing_says_why_and_loses_nothing(t
     async with serving(agent) as url:
         with started(tmp_path, url) as collector:
             await listening(collector)
-            await collector.fleet_when(lambda found: found["nodes"])
+            await collector.fleet_when(lambda found: found["nodes"] > 0)
             _, first = await collector.get("/log/checkpoint")
             assert collector.stop() == 0
         shutil.copytree(tmp_path / "state", tmp_path / "copy")
@@ -231,8 +234,9 @@ async def test_an_agent_that_cannot_be_reached_is_named_and_costs_only_itself(tm
     async with serving(NodeAgent(a_node_until_now())) as url:
         with started(tmp_path, gone, url) as collector:
             await listening(collector)
-            fleet = await collector.fleet_when(lambda found: found["agents"]["troubles"] and found["nodes"])
-            assert fleet["agents"]["troubles"] == {gone: f"{gone} refuses the connection: no agent listens there"}
+            fleet = await collector.fleet_when(lambda found: found["agents"]["troubles"] and found["nodes"] > 0)
+            text = f"{gone} refuses the connection: no agent listens there"
+            assert fleet["agents"]["troubles"] == [{"agent": gone, "text": text}]
             assert fleet["agents"]["up"] == 1
             assert collector.log.read_text().count("event=target_failed") == 1
 

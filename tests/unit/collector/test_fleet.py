@@ -27,6 +27,8 @@ from gpuledger_collector.fleet import (
 from gpuledger_collector.roster import Window, WindowKind
 from tests.fakes.cells import T0_MS, rows
 
+Time = State | dict[State, int] | None
+"""What one GPU of a cell was: one state, milliseconds by state, or not observed."""
 H100 = Place("fra1", "NVIDIA H100")
 
 
@@ -209,3 +211,45 @@ def test_since_when_a_node_was_free_is_found_in_hourly_sums() -> None:
     ]
     assert free_since(groups, T0_MS + 3 * HOUR_MS + 3 * CELL_MS) == {"n1": T0_MS + 2 * HOUR_MS}
     assert free_since(groups, T0_MS + 4 * HOUR_MS) == {"n1": T0_MS + 2 * HOUR_MS}
+
+
+def test_nodes_are_counted_once_and_the_whole_free_ones_apart() -> None:
+    states: dict[tuple[str, str], State | dict[State, int] | None] = {
+        ("n1", "GPU-1"): State.FREE,
+        ("n1", "GPU-2"): State.FREE,
+        ("n2", "GPU-3"): State.FREE,
+        ("n2", "GPU-4"): {State.FREE: CELL_MS - 1, State.BUSY: 1},
+        ("n3", "GPU-5"): None,
+    }
+    cell = summarise(T0_MS, rows(T0_MS, states), {})
+    assert dict(cell.nodes_by_place) == {H100: 2, Place("fra1", ""): 1}
+    assert dict(cell.free_nodes_by_place) == {H100: 1}
+
+
+def test_a_gpu_is_idle_since_the_first_cell_that_one_idle_state_took_whole() -> None:
+    def states(first: Time, second: Time) -> dict[tuple[str, str], Time]:
+        return {("n1", "GPU-1"): first, ("n1", "GPU-2"): second}
+
+    fleet = Fleet()
+    lives: list[tuple[Time, Time]] = [
+        (State.FREE, State.HELD),
+        (State.FREE, State.HELD),
+        ({State.FREE: CELL_MS - 1, State.BUSY: 1}, State.RESERVED),
+        (State.FREE, State.RESERVED),
+    ]
+    seen = []
+    for number, (first, second) in enumerate(lives):
+        cell_ms = T0_MS + number * CELL_MS
+        fleet = settle(fleet, cell_ms, rows(cell_ms, states(first, second)), {})
+        seen.append({gpu: (since_ms - T0_MS) // CELL_MS for gpu, since_ms in fleet.idle_since_ms.items()})
+    assert seen == [
+        {"GPU-1": 0, "GPU-2": 0},
+        {"GPU-1": 0, "GPU-2": 0},
+        {"GPU-2": 2},
+        {"GPU-1": 3, "GPU-2": 2},
+    ]
+    assert fleet.watched_from_ms == T0_MS
+    late_ms = T0_MS + 9 * CELL_MS
+    fleet = settle(fleet, late_ms, rows(late_ms, states(State.FREE, State.FREE)), {})
+    assert fleet.idle_since_ms == {"GPU-1": late_ms, "GPU-2": late_ms}
+    assert fleet.watched_from_ms == late_ms

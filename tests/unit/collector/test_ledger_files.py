@@ -135,6 +135,27 @@ def test_sums_by_any_keys_are_those_of_the_rows(
         assert group.tags == add_tags([row.tags for row in some])
 
 
+@given(hours=tables)
+def test_each_gpus_states_are_those_of_its_rows(places: Iterable[Path], hours: tuple[HourRow, ...]) -> None:
+    files = LedgerFiles(next(iter(places)), Annotations())
+    files.write_hours(ledger_of(hours), all_hours(hours))
+    start_ms, end_ms = MONDAY_MS + 5 * HOUR_MS, MONDAY_MS + 50 * HOUR_MS
+    expected: dict[str, list[Account]] = {}
+    for row in hours:
+        if start_ms <= row.hour_ms < end_ms:
+            expected.setdefault(row.gpu, []).append(row.account)
+    found = files.gpu_accounts(start_ms, end_ms).of([*{row.gpu for row in hours}, "GPU-nobody"])
+    assert found.keys() == expected.keys()
+    for gpu, accounts in expected.items():
+        whole = add(accounts)
+        assert found[gpu].state_slice_ms == whole.state_slice_ms
+        assert found[gpu].declared_uncovered_slice_ms == whole.declared_uncovered_slice_ms
+
+
+def test_an_empty_ledger_has_no_gpus(tmp_path: Path) -> None:
+    assert LedgerFiles(tmp_path, Annotations()).gpu_accounts(0, 2**62).of(["GPU-1"]) == {}
+
+
 def row(hour: int, gpu: str = "GPU-1", node: str = "n1", busy: int = 7) -> HourRow:
     return HourRow(
         hour_ms=MONDAY_MS + hour * HOUR_MS,

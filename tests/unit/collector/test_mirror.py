@@ -13,14 +13,15 @@ import pytest
 from gpuledger.checkpoint import verify_checkpoint
 from gpuledger.errors import StorageError
 from gpuledger.merkle import TILE_WIDTH, Frontier, Tile, hash_leaf, nodes_of_tiles, root_of, tiles_of
-from gpuledger_collector.http import LOG_REQUESTS_MAX, Document, Published, Server, Shelf, open_listener
+from gpuledger_collector.documents import Document
+from gpuledger_collector.http import LOG_REQUESTS_MAX, LogFiles, Server, Shelf, open_listener
 from gpuledger_collector.mirror import LogMirror
 from gpuledger_collector.tiles import LogReader
 from tests.fakes.logs import IDENTITY, append, entries, open_log
 
 
 @asynccontextmanager
-async def serving(log: Published | None) -> AsyncIterator[str]:
+async def serving(log: LogFiles | None) -> AsyncIterator[str]:
     server = Server(Shelf(), open_listener("127.0.0.1:0"), lambda: None, log=log)
     await server.start()
     try:

@@ -281,7 +281,7 @@ def test_many_nodes_are_shown_in_tables_side_by_side_up_to_a_bound() -> None:
     view = replace(a_glance(), nodes=tuple(nodes))
     said = read(view).words
     assert "fra1: node-0 to node-19" in said
-    assert "7 more nodes in /api/v1/fleet ." in said
+    assert "7 more nodes in /api/v1/nodes ." in said
 
 
 def test_a_range_is_rounded_outward_and_nothing_rounds_up_to_whole_coverage() -> None:

@@ -4,6 +4,7 @@
 import asyncio
 import base64
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -19,14 +20,18 @@ from gpuledger import access
 from gpuledger.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger.errors import ConfigurationError
 from gpuledger.tls import TlsContexts, TlsFiles
+from gpuledger_collector import page
+from gpuledger_collector.api import answers
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.connections import Connection, Connections
-from gpuledger_collector.http import Document, Port, Prepared, Server, Shelf, open_listener
+from gpuledger_collector.documents import Document
+from gpuledger_collector.http import Port, Prepared, Routes, Server, Shelf, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.program import open_port
 from gpuledger_collector.push_door import PUSH_PATH
 from gpuledger_collector.receive import Receiver
 from tests.fakes.certificates import Authority
+from tests.fakes.glance import a_published
 from tests.fakes.polling import StillClock
 from tests.unit.collector.test_receive import PAGE, FakePushIntake
 
@@ -45,11 +50,13 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @asynccontextmanager
-async def serving(port: Port, page: Document = SMALL) -> AsyncIterator[Server]:
+async def serving(port: Port, front: Document = SMALL, routes: Routes | None = None) -> AsyncIterator[Server]:
     shelf = Shelf()
-    shelf.prepared = Prepared(page=page, fleet=SMALL, metrics=SMALL, openmetrics=SMALL)
+    shelf.prepared = Prepared(published=a_published(), metrics=SMALL, openmetrics=SMALL)
+    if routes is None:
+        routes = {"/": lambda published, asked: front, "/api/v1/fleet": lambda published, asked: SMALL}
     receiver = Receiver(intake=FakePushIntake(), board=LiveBoard(), clock=StillClock(), page_bytes_max=1 << 20)
-    server = Server(shelf, open_listener("127.0.0.1:0"), lambda: None, port=port, receiver=receiver)
+    server = Server(shelf, open_listener("127.0.0.1:0"), lambda: None, port=port, receiver=receiver, routes=routes)
     await server.start()
     try:
         yield server
@@ -149,6 +156,20 @@ async def test_who_reads_may_not_push_and_who_pushes_may_not_read(tmp_path: Path
         assert await ask(server, "/healthz") == 200
 
 
+async def test_no_address_but_health_is_open(tmp_path: Path) -> None:
+    token, readers = tokens(tmp_path, "readers")
+    _, pushers = tokens(tmp_path, "pushers")
+    port = Port(readers=Access(tokens=readers), pushers=Access(tokens=pushers))
+    async with serving(port, routes={**page.routes(), **answers.routes()}) as server:
+        app = server._runner.app
+        paths = [re.sub(r"\{[^}]*\}", "x", resource.canonical) for resource in app.router.resources()]
+        assert {"/", "/metrics", "/healthz", "/api/v1/gpus/x", "/log/x", PUSH_PATH} <= set(paths)
+        for path in [*paths, "/nowhere", "/api/v1/nowhere"]:
+            assert await ask(server, path) == (200 if path == "/healthz" else 401), path
+        statuses = {await ask(server, path, headers=bearer(token)) for path in paths if path != PUSH_PATH}
+        assert statuses == {200, 404}
+
+
 async def test_health_may_be_closed_too(tmp_path: Path) -> None:
     token, readers = tokens(tmp_path, "readers")
     async with serving(Port(readers=Access(tokens=readers), is_healthz_open=False)) as server:
@@ -187,11 +208,11 @@ def listening(config: CollectorConfig, address: str) -> Port:
 
 
 def test_nobody_unknown_may_push_from_the_network(tmp_path: Path, authority: Authority) -> None:
-    config = CollectorConfig(is_push_enabled=True)
+    config = CollectorConfig(is_push_enabled=True, is_unprotected_allowed=True)
     listening(config, "127.0.0.1")
     with pytest.raises(ConfigurationError, match=r"push\.enabled: anybody who reaches 10\.0\.0\.1 could push"):
         listening(config, "10.0.0.1")
-    listening(CollectorConfig(), "10.0.0.1")
+    listening(CollectorConfig(is_unprotected_allowed=True), "10.0.0.1")
     users = (("node", hash_password("s3cret")),)
     for protected in (
         replace(config, push_basic_auth_users=users),
@@ -215,10 +236,18 @@ def test_pushers_of_their_own_replace_the_ports_logins() -> None:
     assert replace(config, push_bearer_tokens_file=Path("t")).pushers == ((), Path("t"))
 
 
-def test_a_port_that_others_reach_without_protection_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    listening(CollectorConfig(), "127.0.0.1")
+def test_a_port_that_others_reach_without_protection_is_refused_unless_that_is_wanted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for address in ("127.0.0.1", "::1"):
+        listening(CollectorConfig(), address)
+    for address in ("0.0.0.0", "::", "10.0.0.1", "203.0.113.7"):
+        with pytest.raises(ConfigurationError, match=f"anybody who reaches {address} could see .* no TLS and no login"):
+            listening(CollectorConfig(), address)
+    with pytest.raises(ConfigurationError, match="there is no TLS; set"):
+        listening(CollectorConfig(basic_auth_users=(("ann", hash_password("a")),)), "10.0.0.1")
     assert caplog.messages == []
-    listening(CollectorConfig(), "10.0.0.1")
+    listening(CollectorConfig(is_unprotected_allowed=True), "10.0.0.1")
     assert caplog.messages == ["port_unprotected"]
     assert vars(caplog.records[0])["missing"] == "TLS and a login"
 

@@ -10,14 +10,19 @@ import pytest
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
+from gpuledger_collector import page
 from gpuledger_collector.answers import PollFigures
+from gpuledger_collector.api import answers
+from gpuledger_collector.documents import Asked
 from gpuledger_collector.figures import Group, Holding, Key
+from gpuledger_collector.http import Prepared
 from gpuledger_collector.ledger import CellRow, Finding
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, QUIET_MS, Snapshot
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
 from tests.fakes.glance import ALICE, MEASURED, NO_POLLS, NOW_MS, a_document
+from tests.fakes.ledger import FakeGpuAccounts
 from tests.fakes.polling import StillClock
 
 FREE = ("fra1", "NVIDIA H100", "free")
@@ -101,7 +106,12 @@ class FakeSite:
         ]
 
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
-        raise AssertionError((start_ms, end_ms))
+        del start_ms, end_ms
+        return []
+
+    def gpu_accounts(self, start_ms: int, end_ms: int) -> FakeGpuAccounts:
+        del start_ms, end_ms
+        return FakeGpuAccounts({})
 
     def findings(self, start_ms: int, end_ms: int) -> list[Finding]:
         found = [
@@ -112,6 +122,11 @@ class FakeSite:
 
     def digest(self, start_ms: int, end_ms: int) -> str:
         raise AssertionError((start_ms, end_ms))
+
+
+def body(prepared: Prepared, path: str) -> bytes:
+    """Return what is served at an address."""
+    return {**page.routes(), **answers.routes()}[path](prepared.published, Asked()).body
 
 
 def snapshot_of(site: FakeSite, clock: StillClock | None = None, board: LiveBoard | None = None) -> Snapshot:
@@ -218,12 +233,12 @@ def test_a_disk_that_refuses_is_logged_once_and_the_last_figures_stand(caplog: p
     site, clock = FakeSite(), StillClock()
     snapshot = snapshot_of(site, clock)
     snapshot.refresh()
-    before = snapshot.prepare().fleet
+    before = body(snapshot.prepare(), "/api/v1/fleet")
     site.error = StorageError("ledger/hours: cannot be written: No space left on device")
     clock.boottime += 400 * 10**9
     snapshot.refresh()
     snapshot.refresh()
-    assert snapshot.prepare().fleet == before
+    assert body(snapshot.prepare(), "/api/v1/fleet") == before
     assert snapshot.refresh_trouble(clock.boottime, within_s=400) is None
     assert snapshot.refresh_trouble(clock.boottime, within_s=300) == (
         "the ledger was not brought up to date for 400 s: ledger/hours: cannot be written: No space left on device"
@@ -248,8 +263,8 @@ def test_the_page_has_the_findings_of_its_period_and_the_metrics_all_of_them() -
     snapshot = snapshot_of(site)
     snapshot.refresh()
     prepared = snapshot.prepare()
-    assert b"a newer one" in prepared.page.body
-    assert b"an older one" not in prepared.page.body
+    assert b"a newer one" in body(prepared, "/")
+    assert b"an older one" not in body(prepared, "/")
     assert b'gpuledger_collector_findings{kind="unrostered"} 2.0' in prepared.metrics.body
 
 
@@ -258,8 +273,8 @@ def test_simulated_data_is_marked_in_page_json_and_metrics(where: str) -> None:
     site, board = FakeSite(simulated=where == "taken in"), LiveBoard()
     board.note(a_document("node-1", simulated=where == "live"), Target(url="http://node-1:9400"), T0_MS)
     prepared = snapshot_of(site, board=board).prepare()
-    assert b"<title>SIMULATED" in prepared.page.body
-    assert b'"simulated":true' in prepared.fleet.body
+    assert b"<title>SIMULATED" in body(prepared, "/")
+    assert b'"simulated":true' in body(prepared, "/api/v1/fleet")
     assert b'simulated="true"' in prepared.metrics.body
 
 
@@ -274,5 +289,5 @@ def test_a_node_is_last_seen_where_it_is_installed() -> None:
 def test_holders_are_named_where_their_names_are_open() -> None:
     board = LiveBoard()
     board.note(a_document("node-2"), Target(url="http://node-2:9400"), NOW_MS)
-    page = snapshot_of(FakeSite(), StillClock(wall=NOW_MS * 1_000_000), board).prepare().page.body.decode()
-    assert "holders: train.py (alice), b0b0b0b0b0b0…" in page
+    prepared = snapshot_of(FakeSite(), StillClock(wall=NOW_MS * 1_000_000), board).prepare()
+    assert "holders: train.py (alice), b0b0b0b0b0b0…" in body(prepared, "/").decode()
