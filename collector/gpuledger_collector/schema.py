@@ -89,7 +89,16 @@ WORKLOADS = (
         SELECT cell_ms, 4611686018427387904 FROM reading ORDER BY cell_ms LIMIT 1""",
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first Merkle log", FIRST), ("workloads", WORKLOADS))
+LOOKUPS = (
+    # Whatever changes a roster looks for claims by serial, once for each GPU.
+    """CREATE INDEX claim_by_serial ON claim (serial)""",
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("first Merkle log", FIRST),
+    ("workloads", WORKLOADS),
+    ("claims by serial", LOOKUPS),
+)
 """(name, statements) in order; each is applied in one transaction."""
 
 DERIVED = (
