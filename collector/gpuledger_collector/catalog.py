@@ -24,9 +24,10 @@ from gpuledger_collector.entries import (
     encode,
     pack_findings,
 )
+from gpuledger_collector.indexing import Indexed
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.log import Identity, Known, LogWriter
-from gpuledger_collector.store import Indexed, Store
+from gpuledger_collector.store import Store
 from gpuledger_collector.tiles import LogReader
 
 logger = logging.getLogger(__name__)

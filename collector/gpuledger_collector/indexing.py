@@ -7,6 +7,7 @@ Order-free where the ledger is: claims keep the least of what was ever claimed, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuledger.cells import CELL_MS, ceil_to, floor_to
@@ -29,6 +30,22 @@ EVER_MS = 2**62
 
 Claims = dict[tuple[str, str], Claim]
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """Where a reading lies in the log, in which cell, and whose it is: its node's name, and a number for its key."""
+
+    digest: str
+    index: int
+    cell_ms: int
+    node: str
+    node_key: int
+
+
+def indexed_of(digest: bytes, index: int, cell_ms: int, node: str, node_key: int) -> Indexed:
+    """Return a row of the index as what it says."""
+    return Indexed(digest=digest.hex(), index=index, cell_ms=cell_ms, node=node, node_key=node_key)
 
 
 class _Result(Protocol):

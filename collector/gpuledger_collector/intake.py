@@ -21,9 +21,9 @@ from gpuledger_collector.beside import Place
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.continuity import compare_clocks, compare_odometers
 from gpuledger_collector.entries import FIRST_SIGHT, EnrolmentEntry, ReadingEntry
+from gpuledger_collector.indexing import Indexed
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.served import Answer, Item, parse_answer
-from gpuledger_collector.store import Indexed
 from gpuledger_collector.verification import Refusal, RefusedError, verify_item
 from gpuledger_collector.witness import Witness
 
@@ -101,9 +101,11 @@ class Intake:
                     answer = _answer_of(offer.document)
                     if any(batch.answer.node_id == answer.node_id for batch in group.values()):
                         self._commit(group, found)  # This one goes on from what that one brought.
-                    group[number] = batch = self._go_into(offer, answer, now_ms)
-                    if batch.known is None:
-                        self._commit(group, found)  # The next new key may bear the same name.
+                    batch = self._go_into(offer, answer, now_ms)
+                    if any(_are_new_with_one_name(batch, other) for other in group.values()):
+                        self._commit(group, found)
+                        batch = self._go_into(offer, answer, now_ms)
+                    group[number] = batch
                 except Exception as exc:  # noqa: BLE001 - told to whoever brought this answer; the others go on
                     found[number] = exc
             self._commit(group, found)
@@ -373,6 +375,11 @@ def _answer_of(document: object) -> Answer:
     if node_id_of(answer.public_key) != answer.node_id:
         raise ReadingError(f"answer: node_id {answer.node_id[:16]} is not the fingerprint of the public key given")
     return answer
+
+
+def _are_new_with_one_name(one: Batch, other: Batch) -> bool:
+    """Return whether what is found about one depends on the other's being stored."""
+    return one.known is None and other.known is None and one.enrolled == other.enrolled
 
 
 def _list(sequences: Sequence[int]) -> str:

@@ -16,16 +16,17 @@ from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.label_book import LabelBook
-from gpuledger_collector.ledger import CellRow, build, cell_rows
+from gpuledger_collector.ledger import CellRow, build_parts, cell_rows
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster import Roster
 from gpuledger_collector.roster_book import RosterBook
+from gpuledger_collector.shards import cut
 from gpuledger_collector.workload_book import WorkloadBook
 
 logger = logging.getLogger(__name__)
 
 READINGS_MAX = 2_000
-"""Readings held in memory at once, unless a single hour has more."""
+"""Readings held in memory at once, unless those of one hour that cannot be parted are more."""
 
 Span = tuple[int, int]
 
@@ -136,8 +137,10 @@ class Keeper:
         if len(indexed) > READINGS_MAX and middle_ms > start_ms:
             first = self._rebuild_span(roster, start_ms, middle_ms)
             return first + self._rebuild_span(roster, middle_ms, end_ms)
-        readings = read_accepted(self._catalog.log, indexed, self._catalog.recent)
-        ledger = build(readings, _with_windows_of(roster, start_ms, end_ms), start_ms, end_ms)
+        shards = cut(indexed, _with_windows_of(roster, start_ms, end_ms), self._store.claims(), READINGS_MAX)
+        log, recent = self._catalog.log, self._catalog.recent
+        parts = ((read_accepted(log, shard.readings, recent), shard.roster) for shard in shards)
+        ledger = build_parts(parts, start_ms, end_ms)
         hours = range(start_ms, end_ms, HOUR_MS)
         self._files.write_hours(ledger, hours)
         self._workloads.take(hours, ledger.signs)

@@ -20,6 +20,8 @@ from gpuledger_collector.allotment import NO_ROWS, AllotmentRows
 from gpuledger_collector.cell_account import account_cell
 from gpuledger_collector.classify.signs import HourSigns, Seen, gather
 from gpuledger_collector.commerce import CommerceRow
+from gpuledger_collector.findings import Finding as Finding  # noqa: PLC0414 - for others a part of the ledger
+from gpuledger_collector.findings import out_of_service, unrostered
 from gpuledger_collector.given import Given
 from gpuledger_collector.leases import Conflict, LeaseBook
 from gpuledger_collector.roster import Entry, Roster, Window, installed_cells
@@ -74,16 +76,6 @@ class HolderRow:
     memory_bytes_max: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Finding:
-    """Something a person must look at: what kind, about whom, when, in one sentence."""
-
-    at_ms: int
-    kind: str
-    subject: str
-    text: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellRow:
     """One installed GPU in one cell: its account, and the readings that made it."""
@@ -120,28 +112,45 @@ def build(
     `readings` must hold every accepted reading of the cells in the span. Readings of other cells add no time; they
     only show which names were used twice, so hand in all that carry the name of one in the span.
     """
-    index, equivocal, findings = _index(readings, roster, start_ms, end_ms)
+    return build_parts([(readings, roster)], start_ms, end_ms, leases=leases, scheduling=scheduling)
+
+
+def build_parts(
+    parts: Iterable[tuple[Iterable[Accepted], Roster]],
+    start_ms: int,
+    end_ms: int,
+    *,
+    leases: LeaseBook | None = None,
+    scheduling: Scheduling = NOTHING_SEEN,
+) -> Ledger:
+    """Return what `build` does, of a fleet that comes in parts which share no GPU, node or key (see shards)."""
     given = Given(leases, scheduling)
+    findings: set[Finding] = set()
     hours: list[tuple[Entry, HourRow]] = []
     holders: list[HolderRow] = []
-    seen: list[Seen] = []
-    for gpu, entries in roster.by_gpu().items():
-        cells: dict[tuple[int, Entry], list[CellRow]] = {}
-        for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
-            parts, dropped = _settle(index.pop((gpu, cell_ms), []), equivocal, entry, cell_ms)
-            findings.update(dropped)
-            row = _account(cell_ms, entry, parts, roster.windows, given)
-            _give(row, given)
-            cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
-        for (hour_ms, entry), rows in cells.items():
-            hour = _hour_row(hour_ms, entry, rows)
-            hours.append((entry, hour))
-            if hour.hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
-                findings.add(_hang_suspected(hour))
-            holders.extend(_holder_rows(hour_ms, entry, rows))
-            seen.extend(_seen(entry, rows))
-    # What is left was said about cells in which the roster has the GPU nowhere.
-    findings.update(_out_of_service(gpu, part[0].reading) for (gpu, _), parts in index.items() for part in parts)
+    signs: list[HourSigns] = []
+    for readings, roster in parts:
+        index, equivocal, found = _index(readings, roster, start_ms, end_ms)
+        findings.update(found)
+        seen: list[Seen] = []
+        for gpu, entries in roster.by_gpu().items():
+            cells: dict[tuple[int, Entry], list[CellRow]] = {}
+            for cell_ms, entry in installed_cells(entries, start_ms, end_ms):
+                own, dropped = _settle(index.pop((gpu, cell_ms), []), equivocal, entry, cell_ms)
+                findings.update(dropped)
+                row = _account(cell_ms, entry, own, roster.windows, given)
+                _give(row, given)
+                cells.setdefault((floor_to(cell_ms, HOUR_MS), entry), []).append(row)
+            for (hour_ms, entry), rows in cells.items():
+                hour = _hour_row(hour_ms, entry, rows)
+                hours.append((entry, hour))
+                if hour.hang_suspicion_ms >= HANG_SUSPICION_MS_MIN:
+                    findings.add(_hang_suspected(hour))
+                holders.extend(_holder_rows(hour_ms, entry, rows))
+                seen.extend(_seen(entry, rows))
+        # What is left was said about cells in which the roster has the GPU nowhere.
+        findings.update(out_of_service(gpu, part[0].reading) for (gpu, _), said in index.items() for part in said)
+        signs.extend(gather(seen))
     commerce, conflicts = given.commerce.close()
     findings.update(_conflict(cell_ms, conflict) for cell_ms, conflict in conflicts)
     tagged = (replace(hour, tags=given.tags(hour.hour_ms, entry)) for entry, hour in hours)
@@ -151,7 +160,7 @@ def build(
         findings=tuple(sorted(findings)),
         commerce=tuple(commerce),
         allotted=given.allotments.close(start_ms, end_ms),
-        signs=gather(seen),
+        signs=tuple(sorted(signs, key=lambda s: (s.hour_ms, s.node, s.workload))),
     )
 
 
@@ -203,7 +212,7 @@ def _index(
             if identity is None and gpu.serial is not None:
                 identity = by_serial.get(gpu.serial)
             if identity is None:
-                findings.add(_unrostered(reading, gpu))
+                findings.add(unrostered(reading, gpu))
                 continue
             parts.setdefault((identity, reading.cell_ms), []).append((accepted, gpu))
     return parts, _equivocal(unique.values()), findings
@@ -229,24 +238,6 @@ def _equivocal(readings: Iterable[Accepted]) -> frozenset[str]:
         reading = accepted.reading
         by_name.setdefault((reading.node_id, reading.session, reading.sequence), []).append(accepted.digest)
     return frozenset(digest for digests in by_name.values() if len(digests) > 1 for digest in digests)
-
-
-def _unrostered(reading: Reading, gpu: GpuTime) -> Finding:
-    return Finding(
-        at_ms=floor_to(reading.start_ms, HOUR_MS),
-        kind="unrostered",
-        subject=gpu.uuid,
-        text=f"{gpu.uuid} on {reading.node_name} is not in the roster; its time is in no figure",
-    )
-
-
-def _out_of_service(gpu: str, reading: Reading) -> Finding:
-    return Finding(
-        at_ms=floor_to(reading.start_ms, HOUR_MS),
-        kind="out_of_service",
-        subject=gpu,
-        text=f"{reading.node_name} reports {gpu} while the roster has it out of service; that time is in no figure",
-    )
 
 
 def _hang_suspected(row: HourRow) -> Finding:

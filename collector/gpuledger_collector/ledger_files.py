@@ -27,6 +27,7 @@ from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger_collector import columns
 from gpuledger_collector.columns import ColumnKind, Record
+from gpuledger_collector.day_files import tables_by_day, write_day
 from gpuledger_collector.figures import (
     Allotted,
     ClusterSum,
@@ -107,21 +108,19 @@ class LedgerFiles:
         Raises StorageError where the disk refuses; days not yet written then stand as before.
         """
         sites = {(row.hour_ms, row.gpu, row.node): row.site for row in ledger.hours}
-        records: dict[str, list[Record]] = {
-            "hours": [columns.hour_record(row) for row in ledger.hours],
-            "holders": [columns.holder_record(row, sites[row.hour_ms, row.gpu, row.node]) for row in ledger.holders],
-            "findings": [columns.finding_record(found, floor_to(found.at_ms, HOUR_MS)) for found in ledger.findings],
-            **side_records(ledger),
+        records: dict[str, Iterator[Record]] = {
+            "hours": (columns.hour_record(row) for row in ledger.hours),
+            "holders": (columns.holder_record(row, sites[row.hour_ms, row.gpu, row.node]) for row in ledger.holders),
+            "findings": (columns.finding_record(found, floor_to(found.at_ms, HOUR_MS)) for found in ledger.findings),
+            **{name: iter(rows) for name, rows in side_records(ledger).items()},
         }
         replaced = set(hours)
         for table, found in records.items():
-            by_day: dict[int, list[Record]] = {floor_to(hour_ms, DAY_MS): [] for hour_ms in sorted(replaced)}
-            for record in found:
-                if record["hour_ms"] not in replaced:
-                    raise AssertionError(f"{table}: a row of hour {record['hour_ms']}, which is not being replaced")
-                by_day[floor_to(record["hour_ms"], DAY_MS)].append(record)
-            for day_ms, day_records in by_day.items():
-                self._replace_rows(table, day_ms, replaced, day_records)
+            by_day: dict[int, list[Any]] = {floor_to(hour_ms, DAY_MS): [] for hour_ms in sorted(replaced)}
+            for day_ms, part in tables_by_day(found, replaced, _SCHEMAS[table]):
+                by_day[day_ms].append(part)
+            for day_ms, parts in by_day.items():
+                self._replace_rows(table, day_ms, replaced, parts)
 
     def write_extent(self, start_ms: int, end_ms: int) -> None:
         """Note which span of cells the rows account for."""
@@ -138,20 +137,15 @@ class LedgerFiles:
         except OSError as exc:
             raise StorageError(f"{self._directory}: cannot be cleared: {exc.strerror}") from exc
 
-    def _replace_rows(self, table: str, day_ms: int, hours: Collection[int], records: Sequence[Record]) -> None:
+    def _replace_rows(self, table: str, day_ms: int, hours: Collection[int], parts: Sequence[Any]) -> None:
+        """Put the rows of `parts` in the place of those that the day has of the given hours."""
         path = self._path(table, day_ms)
-        schema = _SCHEMAS[table]
-        found = pa.Table.from_pydict(
-            {name: [record.get(name) for record in records] for name in schema.names}, schema=schema
-        )
-        if path.exists():
-            kept = self._read(path, schema)
-            outdated = pc.is_in(kept["hour_ms"], value_set=pa.array(sorted(hours), pa.int64()))
-            found = pa.concat_tables([kept.filter(pc.invert(outdated)), found])
-        elif not records:
+        if not path.exists() and not parts:
             return
-        found = found.sort_by([(name, "ascending") for name in ORDER[table]]).replace_schema_metadata(schema.metadata)
-        self._replace_file(path, lambda beside: pq.write_table(found, beside, compression="zstd"))
+        before = self._checked(path, pq.ParquetFile) if path.exists() else None
+        rows = pa.concat_tables([_SCHEMAS[table].empty_table(), *parts])
+        rows = rows.sort_by([(name, "ascending") for name in ORDER[table]])
+        self._replace_file(path, lambda beside: write_day(beside, before, rows, hours))
 
     def _replace_file(self, path: Path, write: Callable[[Path], None]) -> None:
         beside = path.with_name(f".{path.name}.new")
@@ -351,16 +345,21 @@ class LedgerFiles:
         raise AssertionError("unreachable")
 
     def _read(self, path: Path, schema: Any) -> Any:
+        return self._checked(path, lambda path: pq.read_table(path, partitioning=None)).cast(schema)
+
+    def _checked(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        """Return what `read` makes of a file, which must have this version's columns."""
         try:
-            found = pq.read_table(path, partitioning=None)
+            found = read(path)
+            metadata = (found.schema_arrow if isinstance(found, pq.ParquetFile) else found.schema).metadata
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(f"{path}: cannot be read ({exc}); run: gpuledger ledger rebuild") from exc
-        written = (found.schema.metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
+        written = (metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
         if written != str(columns.SCHEMA):
             raise StorageError(
                 f"{path}: has columns of version {written}, and this version writes {columns.SCHEMA}: {_OUTDATED}"
             )
-        return found.cast(schema)
+        return found
 
     def _path(self, table: str, day_ms: int) -> Path:
         return self._directory / table / f"{datetime.fromtimestamp(day_ms / 1000, UTC):%Y-%m-%d}.parquet"

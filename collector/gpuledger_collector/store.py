@@ -12,7 +12,6 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,22 +19,13 @@ from gpuledger.errors import StorageError
 from gpuledger_collector.beside import Around, Beside, Contact, Place, contact_of, put_beside
 from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import DeclarationEntry, LogEntry, ReadingEntry
-from gpuledger_collector.indexing import EVER_MS, Claims, index_entries, put_meta
+from gpuledger_collector.indexing import EVER_MS, Claims, Indexed, index_entries, indexed_of, put_meta
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.log import Known
 from gpuledger_collector.roster import Claim, Entry, Roster, Window, WindowKind
 from gpuledger_collector.schema import MIGRATIONS, REINDEX
 
 FILE_NAME = "collector.sqlite"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Indexed:
-    """Where a reading lies in the log, and in which cell."""
-
-    digest: str
-    index: int
-    cell_ms: int
 
 
 class Store:
@@ -244,16 +234,19 @@ class Store:
 
     def is_known(self, digest: str, *, with_workloads: bool = False) -> bool:
         """Return whether the reading with this digest is logged, and with the workloads that belong to it if asked."""
-        sql = "SELECT 1 FROM reading WHERE digest = ? AND is_complete >= ?"
-        return bool(self._rows(sql, bytes.fromhex(digest), with_workloads))
+        return bool(
+            self._rows(
+                "SELECT 1 FROM reading WHERE digest = ? AND is_complete >= ?", bytes.fromhex(digest), with_workloads
+            )
+        )
 
     def readings_at(self, node_id: str, sequence: int) -> list[Indexed]:
         """Return where the logged readings of a key with this sequence number lie."""
         sql = (
-            "SELECT digest, log_index, cell_ms FROM reading JOIN node ON id = node_key"
+            "SELECT digest, log_index, cell_ms, node_name, node_key FROM reading JOIN node ON id = node_key"
             " WHERE node_id = ? AND sequence = ? ORDER BY log_index"
         )
-        return [_indexed(*row) for row in self._rows(sql, node_id, sequence)]
+        return [indexed_of(*row) for row in self._rows(sql, node_id, sequence)]
 
     def has_readings(self, node_id: str, before_ms: int) -> bool:
         """Return whether any reading of a key is logged that ended by `before_ms`."""
@@ -266,18 +259,19 @@ class Store:
         With them come those of other cells that bear the name (node, session, sequence) of one in the span.
         """
         sql = (
-            "SELECT digest, log_index, cell_ms FROM counted WHERE cell_ms >= :start AND cell_ms < :end"
-            " UNION SELECT other.digest, other.log_index, other.cell_ms FROM counted AS own JOIN counted AS other"
-            " USING (node_key, sequence, session) WHERE own.cell_ms >= :start AND own.cell_ms < :end"
+            "SELECT digest, log_index, cell_ms, node_name, node_key FROM counted"
+            " WHERE cell_ms >= :start AND cell_ms < :end"
+            " UNION SELECT other.digest, other.log_index, other.cell_ms, other.node_name, other.node_key"
+            " FROM counted AS own JOIN counted AS other USING (node_key, sequence, session)"
+            " WHERE own.cell_ms >= :start AND own.cell_ms < :end"
             " AND NOT (other.cell_ms >= :start AND other.cell_ms < :end) ORDER BY log_index"
         )
-        return [_indexed(*row) for row in self._rows(sql, {"start": start_ms, "end": end_ms})]
+        return [indexed_of(*row) for row in self._rows(sql, {"start": start_ms, "end": end_ms})]
 
     def count_readings(self, start_ms: int = 0, end_ms: int = EVER_MS) -> int:
         """Return how many readings the cells in [start_ms, end_ms) have."""
-        return int(
-            self._rows("SELECT COUNT(*) FROM reading WHERE cell_ms >= ? AND cell_ms < ?", start_ms, end_ms)[0][0]
-        )
+        rows = self._rows("SELECT COUNT(*) FROM reading WHERE cell_ms >= ? AND cell_ms < ?", start_ms, end_ms)
+        return int(rows[0][0])
 
     # ------------------------------------------------------------------------------------------ roster
 
@@ -386,10 +380,6 @@ class Store:
         with self._writing() as db:
             db.executemany(sql, [(*key, amount) for key, amount in amounts.items()])
             put_meta(db, "settled_ms", to_ms)
-
-
-def _indexed(digest: bytes, index: int, cell_ms: int) -> Indexed:
-    return Indexed(digest=digest.hex(), index=index, cell_ms=cell_ms)
 
 
 def _is_hex(text: str) -> bool:
