@@ -79,6 +79,10 @@ bench-accuracy: $(VENV)/.test ## How far the agent and its peers are from the tr
 	@$(BIN)/python tools/parts.py cc prometheus
 	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.perf.accuracy $(ARGS)
 
+.PHONY: eval-programs
+eval-programs: $(VENV)/.test ## Start real programs on the CPU and record their process trees (gigabytes, an hour; ARGS=torchrun)
+	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.programs.record $(ARGS)
+
 .PHONY: mutation
 mutation: $(VENV)/.test ## Plant defects in a copy of the code, see each found by a test, write docs/mutation.md (minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
