@@ -20,7 +20,7 @@ run: $(VENV)/.run ## Meter this machine's GPUs, or a simulated fleet without a d
 ##@ Verify
 .PHONY: test
 test: $(VENV)/.test ## Install what tests need and run them (ARGS="tests/unit -k seal" to choose)
-	@$(BIN)/python tools/parts.py cc prometheus alertmanager victoria-metrics slurm strace nvitop-exporter
+	@$(BIN)/python tools/parts.py cc pdf prometheus alertmanager victoria-metrics slurm strace nvitop-exporter
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 .PHONY: check

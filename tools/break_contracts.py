@@ -35,6 +35,7 @@ BREAKS = {
         ("gpuledger_collector.roster_files", "import yaml"),
         ("gpuledger_agent.config", "from yaml import safe_load"),
     ],
+    "door-pdf": [("gpuledger_collector.report.to_html", "import weasyprint")],
     "door-schedule": [("gpuledger_collector.demo", "from apscheduler.schedulers import asyncio")],
     "door-grpc": [("gpuledger_agent.pod_poll", "import grpc")],
     "door-keys": [("gpuledger_agent.sealer", "from cryptography.hazmat.primitives import hashes")],

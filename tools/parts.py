@@ -49,6 +49,12 @@ PARTS = {
         packages=("slurm-wlm", "munge"),
         needs_root=True,
     ),
+    # What tests of PDFs look with, and what PDFs are set in; without the library of subsets WeasyPrint takes a minute.
+    "pdf": Part(
+        commands=("pdftotext", "pdffonts", "pdftoppm", "fc-list"),
+        packages=("poppler-utils", "fonts-noto-cjk", "fontconfig", "libpangoft2-1.0-0", "libharfbuzz-subset0"),
+        needs_root=True,
+    ),
     "strace": Part(commands=("strace",), packages=("strace",)),
     "chromium": Part(commands=("chromium",), packages=("chromium", "fonts-dejavu-core")),
 }

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import StorageError
-from gpuledger_collector import columns
+from gpuledger_collector import columns, questions
 from gpuledger_collector.columns import ColumnKind, Record
 from gpuledger_collector.day_files import tables_by_day, write_day
 from gpuledger_collector.figures import (
@@ -42,6 +42,7 @@ from gpuledger_collector.figures import (
 from gpuledger_collector.gpu_columns import NAMES, GpuColumns
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow, Ledger
 from gpuledger_collector.ledger_tables import ORDER, SUMMED, TABLES
+from gpuledger_collector.node_figures import Scope
 from gpuledger_collector.roster import Roster
 from gpuledger_collector.roster_change import Bridge, bridge
 from gpuledger_collector.side_tables import (
@@ -93,12 +94,13 @@ def open_reader(state_dir: Path) -> LedgerFiles:
     return LedgerFiles(state_dir / DIRECTORY, Store(state_dir, read_only=True))
 
 
-class LedgerFiles:
+class LedgerFiles(questions.NodeAnswers):
     """Reads (as figures.LedgerReader) and writes the ledger's files; one process writes, any number read."""
 
-    def __init__(self, directory: Path, annotations: Annotations) -> None:
+    def __init__(self, directory: Path, annotations: Annotations, scope: Scope | None = None) -> None:
         self._directory = directory
         self._annotations = annotations
+        self._scope = scope
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -236,6 +238,9 @@ class LedgerFiles:
         sql = f"{', '.join(clauses)} FROM rows GROUP BY gpu"
         return self._ask("hours", start_ms, end_ms, sql, lambda answer: GpuColumns(_rows_of(answer))) or GpuColumns()
 
+    def within(self, scope: Scope) -> LedgerFiles:
+        return LedgerFiles(self._directory, self._annotations, scope)
+
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
         """Return every workload's time over [start_ms, end_ms), largest held time first."""
         records = self._query(
@@ -259,7 +264,8 @@ class LedgerFiles:
         """Return what was found at intake and in the rows of [start_ms, end_ms), oldest first."""
         records = self._query("findings", start_ms, end_ms, "SELECT * FROM rows")
         found = {columns.finding_of(record) for record in records}
-        return sorted(found | set(self._annotations.findings(start_ms, end_ms)))
+        found |= set(self._annotations.findings(start_ms, end_ms))
+        return sorted(found if self._scope is None else self.about(found, start_ms, end_ms))
 
     def commerce(self, start_ms: int, end_ms: int) -> list[CommerceSum]:
         """Return installed time by kind, lease, pool and site."""
@@ -327,15 +333,13 @@ class LedgerFiles:
     def _ask(self, table: str, start_ms: int, end_ms: int, sql: str, take: Callable[[Any], _Taken]) -> _Taken | None:
         """Run `sql` and return what `take` makes of the answer; None where there are no files."""
         for attempt in range(1, _ATTEMPTS + 1):
-            paths = [str(path) for path in self._paths(table, start_ms, end_ms)]
+            paths, hours = ([str(p) for p in self._paths(t, start_ms, end_ms)] for t in (table, "hours"))
             if not paths:
                 return None
             try:
                 with duckdb.connect(":memory:") as connection:
-                    rows = (
-                        "WITH rows AS (SELECT * FROM read_parquet($paths) WHERE hour_ms >= $start AND hour_ms < $end) "
-                    )
-                    values = {"paths": paths, "start": start_ms, "end": end_ms}
+                    rows, values = questions.view(table, hours, self._scope)
+                    values |= {"paths": paths, "start": start_ms, "end": end_ms}
                     return take(connection.execute(rows + sql, values))
             except duckdb.Error as exc:
                 if self.is_outdated():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An in-memory LedgerReader over ledger rows: plain Python, so that it shares no fault with a store."""
+"""An in-memory ReportReader over ledger rows: plain Python, so that it shares no fault with a store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gpuledger.accounting import Account, add
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
+from gpuledger.states import IDLE, UNKNOWN, State
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
+from gpuledger_collector.node_figures import GpuTime, NodeDay, NodeTime, Scope
 from gpuledger_collector.spare import add_tags
 from tests.fakes.side_rows import SideRows
 
@@ -38,6 +40,8 @@ class FakeLedger(SideRows):
         self.holders = list(holders)
         self.all_findings = list(findings)
         self._extent = extent
+        self.whole = (self.hours, self.holders)
+        """Rows that the digest is of: a part of the ledger keeps that of the whole."""
 
     def extent(self) -> tuple[int, int] | None:
         if self._extent is not None or not self.hours:
@@ -53,6 +57,64 @@ class FakeLedger(SideRows):
 
     def gpu_accounts(self, start_ms: int, end_ms: int) -> FakeGpuAccounts:
         return FakeGpuAccounts({str(group.key[0]): group.account for group in self.sum_by(["gpu"], start_ms, end_ms)})
+
+    def node_times(self, start_ms: int, end_ms: int) -> list[NodeTime]:
+        found: dict[tuple[str, str, str], dict[int, list[HourRow]]] = {}
+        for row in self.hours:
+            if start_ms <= row.hour_ms < end_ms:
+                node = found.setdefault((row.site, row.pool, row.node), {})
+                node.setdefault(row.hour_ms, []).append(row)
+        return [_node_time(key, hours) for key, hours in sorted(found.items())]
+
+    def node_days(self, start_ms: int, end_ms: int) -> list[NodeDay]:
+        days = []
+        for group in self.sum_by(["site", "node", "day_ms"], start_ms, end_ms):
+            site, node, day_ms = group.key
+            account = group.account
+            days.append(
+                NodeDay(
+                    site=str(site),
+                    node=str(node),
+                    day_ms=int(day_ms),
+                    idle_slice_ms=account.slice_ms(*IDLE),
+                    unknown_slice_ms=account.slice_ms(*UNKNOWN),
+                    dark_slice_ms=account.slice_ms(State.DARK),
+                    installed_slice_ms=account.installed_slice_ms,
+                )
+            )
+        return days
+
+    def down_gpus(self, start_ms: int, end_ms: int) -> list[GpuTime]:
+        found = [
+            GpuTime(
+                site=str(group.key[0]),
+                node=str(group.key[1]),
+                gpu=str(group.key[2]),
+                slice_ms=group.account.slice_ms(State.DOWN),
+                installed_slice_ms=group.account.installed_slice_ms,
+            )
+            for group in self.sum_by(["site", "node", "gpu"], start_ms, end_ms)
+        ]
+        down = [row for row in found if row.slice_ms > 0]
+        return sorted(down, key=lambda row: (-row.slice_ms, row.site, row.node, row.gpu))
+
+    def within(self, scope: Scope) -> FakeLedger:
+        hours = [
+            row
+            for row in self.hours
+            if scope.holds(site=row.site, pool=row.pool, model=row.model, node=row.node, gpu=row.gpu)
+        ]
+        kept = {(row.gpu, row.node) for row in hours}
+        subjects = {name for pair in kept for name in pair}
+        found = FakeLedger(
+            hours,
+            [row for row in self.holders if (row.gpu, row.node) in kept],
+            [finding for finding in self.all_findings if finding.subject in subjects],
+            openings=self.openings,
+            extent=self.extent(),
+        )
+        found.whole = self.whole
+        return found
 
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
         sites = {(row.hour_ms, row.gpu): row.site for row in self.hours}
@@ -70,10 +132,10 @@ class FakeLedger(SideRows):
     def digest(self, start_ms: int, end_ms: int) -> str:
         lines = [
             f"{row.hour_ms} {row.gpu} {row.node} {row.account}"
-            for row in self.hours
+            for row in self.whole[0]
             if start_ms <= row.hour_ms < end_ms
         ]
-        lines += [str(row) for row in self.holders if start_ms <= row.hour_ms < end_ms]
+        lines += [str(row) for row in self.whole[1] if start_ms <= row.hour_ms < end_ms]
         return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "replace")).hexdigest()
 
     def _holding(self, key: tuple[str, str, str, str | None], rows: Sequence[HolderRow]) -> Holding:
@@ -110,6 +172,27 @@ class FakeGpuAccounts:
             for gpu in gpus
             if gpu in self.accounts
         }
+
+
+def _node_time(key: tuple[str, str, str], hours: Mapping[int, Sequence[HourRow]]) -> NodeTime:
+    accounts = {hour_ms: add([row.account for row in rows]) for hour_ms, rows in hours.items()}
+    total = add(list(accounts.values()))
+    dark = [hour_ms for hour_ms, account in accounts.items() if account.slice_ms(State.DARK) > 0]
+    seen = [ms for ms, account in accounts.items() if account.slice_ms(State.DARK) < account.installed_slice_ms]
+    unfree = [ms for ms, account in accounts.items() if account.slice_ms(State.FREE) < account.installed_slice_ms]
+    return NodeTime(
+        site=key[0],
+        pool=key[1],
+        node=key[2],
+        gpus=len({row.gpu for rows in hours.values() for row in rows}),
+        first_hour_ms=min(hours),
+        last_hour_ms=max(hours),
+        first_dark_hour_ms=min(dark, default=None),
+        last_seen_hour_ms=max(seen, default=None),
+        last_unfree_hour_ms=max(unfree, default=None),
+        state_slice_ms=dict(total.state_slice_ms),
+        energy_mj=dict(total.energy_mj),
+    )
 
 
 def _value(row: HourRow, key: Key) -> str | int:

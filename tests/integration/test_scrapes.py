@@ -18,7 +18,7 @@ from gpuledger.states import State
 from gpuledger_collector.engine.config import EngineConfig
 from gpuledger_collector.report.from_engine import read_from_engine
 from gpuledger_collector.report.model import Weekly
-from gpuledger_collector.report.periods import Week
+from gpuledger_collector.report.periods import PeriodKind, Span
 from tests.abi.build import BuildError, build
 from tests.abi.script import FULL, GIB, Constant, Failure, Process, Script
 from tests.abi.stage import set_up
@@ -43,7 +43,7 @@ def hour_before_now() -> int:
 
 def report_of(url: str, profile: str, start_ms: int) -> Weekly:
     """The report of the hour that began at `start_ms` and the next; what is still to come of them is dark."""
-    span = Week(name="now", start_ms=start_ms, end_ms=start_ms + 2 * HOUR_MS, is_iso=False)
+    span = Span(name="now", start_ms=start_ms, end_ms=start_ms + 2 * HOUR_MS, kind=PeriodKind.SPAN)
     config = EngineConfig(url=url, profile=profile)
     return read_from_engine(config, span, is_compared=False, horizon_ms=span.end_ms)
 

@@ -19,7 +19,13 @@ from gpuledger_collector.report.files import write_files
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.ledger_rows import OPENINGS, two_weeks
 
-NAMES = ["weekly-2026-W47.md", "weekly-2026-W47.html", "weekly-2026-W47.csv", "weekly-2026-W47-idle.csv"]
+NAMES = [
+    "weekly-2026-W47.md",
+    "weekly-2026-W47.html",
+    "weekly-2026-W47.csv",
+    "weekly-2026-W47-idle.csv",
+    "weekly-2026-W47-days.csv",
+]
 
 
 @cache
@@ -73,7 +79,8 @@ def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--state-dir", "s", "--week", "next"], "week 'next' is not an ISO week; write year and week like 2026-W47"),
-        (["--state-dir", "s", "--format", "pdf"], "--format: 'pdf' is not one of md, html, csv, json"),
+        (["--state-dir", "s", "--format", "doc"], "--format: 'doc' is not one of md, html, pdf, csv, json"),
+        (["--state-dir", "s", "--lang", "de"], "--lang: 'de' is not one of en, zh-CN"),
         ([], "give --config FILE or --state-dir DIR"),
         (["--config", "c", "--state-dir", "s"], "either --config or --state-dir"),
     ],
@@ -99,20 +106,36 @@ def test_a_named_week_of_an_empty_ledger_is_reported_without_figures(tmp_path: P
 
 
 def test_a_full_disk_leaves_the_earlier_report_and_nothing_half(tmp_path: Path) -> None:
-    old = {name: f"old {name}" for name in ("a.md", "b.html")}
+    old = {name: f"old {name}".encode() for name in ("a.md", "b.html")}
     write_files(tmp_path, old)
     with file_size_limit(64), pytest.raises(StorageError, match=r"b\.html: cannot write the report: File too large"):
-        write_files(tmp_path, {"a.md": "new", "b.html": "x" * 1000})
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == old
+        write_files(tmp_path, {"a.md": b"new", "b.html": b"x" * 1000})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
 def test_an_out_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(StorageError, match="out: cannot write the report"):
-        write_files(tmp_path / "out", {"a.md": "text"})
+        write_files(tmp_path / "out", {"a.md": b"text"})
 
 
 def test_a_missing_state_directory_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", "weekly", "--state-dir", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert f"{tmp_path / 'none'}: no such state directory" in result.stderr
+
+
+def test_both_languages_are_written_beside_each_other(tmp_path: Path) -> None:
+    result = run("--state-dir", str(tmp_path), "--lang", "en,zh-CN", "--format", "md,csv", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "weekly-2026-W47-days.csv",
+        "weekly-2026-W47-days.zh-CN.csv",
+        "weekly-2026-W47-idle.csv",
+        "weekly-2026-W47-idle.zh-CN.csv",
+        "weekly-2026-W47.csv",
+        "weekly-2026-W47.md",
+        "weekly-2026-W47.zh-CN.csv",
+        "weekly-2026-W47.zh-CN.md",
+    ]
+    assert result.stdout.splitlines()[-1].startswith("2026-W47 周：40 块 GPU")

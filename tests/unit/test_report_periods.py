@@ -11,14 +11,26 @@ from hypothesis import strategies as st
 
 from gpuledger.cells import DAY_MS, HOUR_MS
 from gpuledger.errors import ConfigurationError
-from gpuledger_collector.report.periods import default_week, iso, minute_text, week_at, week_before, week_named
+from gpuledger_collector.report.languages import ENGLISH
+from gpuledger_collector.report.periods import (
+    PeriodKind,
+    default_span,
+    default_week,
+    iso,
+    month_named,
+    span_before,
+    span_named,
+    week_at,
+    week_before,
+    week_named,
+)
 from tests.fakes.ledger_rows import MONDAY_MS
 
 
 def test_a_week_runs_from_monday_to_monday_utc() -> None:
     week = week_named("2026-W47")
     assert (week.start_ms, week.end_ms) == (MONDAY_MS, MONDAY_MS + 7 * DAY_MS)
-    assert minute_text(week.start_ms) == "Mon 16 Nov 2026 00:00"
+    assert ENGLISH.minute(week.start_ms) == "Mon 16 Nov 2026 00:00"
 
 
 @pytest.mark.parametrize(
@@ -77,3 +89,27 @@ def test_the_default_is_the_last_week_that_the_ledger_ends_else_the_one_it_is_in
 def test_times_are_written_alike_everywhere() -> None:
     assert iso(MONDAY_MS) == "2026-11-16T00:00:00Z"
     assert iso(MONDAY_MS + 1) == "2026-11-16T00:00:00.001Z"
+
+
+def test_a_month_runs_to_the_first_of_the_next() -> None:
+    month = month_named("2026-02")
+    assert (iso(month.start_ms), iso(month.end_ms)) == ("2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z")
+    before = span_before(month_named("2027-01"))
+    assert before is not None
+    assert (before.name, before.kind) == ("2026-12", PeriodKind.MONTH)
+
+
+@pytest.mark.parametrize("name", ["2026-00", "2026-13", "2026-1", "26-11", "2026-11-01"])
+def test_what_is_not_a_month_is_refused_with_its_value(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=repr(name)):
+        month_named(name)
+
+
+@pytest.mark.parametrize("name", ["2026-W47", "2026-11", "2026-11-16--2026-11-18", "2026-11-16--2026-11-18T08"])
+def test_a_period_is_found_by_the_name_it_has(name: str) -> None:
+    assert span_named(name).name == name
+
+
+def test_the_default_month_is_the_last_that_the_ledger_ends() -> None:
+    extent = (MONDAY_MS - 60 * DAY_MS, MONDAY_MS)
+    assert default_span(extent, PeriodKind.MONTH).name == "2026-10"

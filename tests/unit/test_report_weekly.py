@@ -17,7 +17,9 @@ from gpuledger.states import IDLE, State
 from gpuledger_collector.figures import Group, Key
 from gpuledger_collector.ledger import HourRow
 from gpuledger_collector.report import words
-from gpuledger_collector.report.model import FreeKind, NoComparison, Weekly, Withheld
+from gpuledger_collector.report.idle_model import FreeKind
+from gpuledger_collector.report.languages import ENGLISH
+from gpuledger_collector.report.model import NoComparison, Weekly, Withheld
 from gpuledger_collector.report.periods import week_named
 from gpuledger_collector.report.shares import share_down, share_up
 from gpuledger_collector.report.to_csv import idle_list_to_csv, states_to_csv
@@ -151,7 +153,7 @@ def test_a_node_that_was_dark_for_a_while_was_free_whenever_observed() -> None:
     rows = [hour_row(MONDAY_MS + h * HOUR_MS, "n1", "GPU-1", {State.FREE: 59, State.DARK: 1}) for h in range(168)]
     report = build_weekly(FakeLedger(rows), W47)
     assert [row.kind for row in report.idle_list.free] == [FreeKind.WHEN_OBSERVED]
-    assert words.free_nodes(report) == "No whole node was free all week, and 1 more whenever observed."
+    assert words.free_nodes(report, ENGLISH) == "No whole node was free all week, and 1 more whenever observed."
 
 
 def test_a_node_installed_in_midweek_was_not_free_all_week() -> None:
@@ -204,8 +206,8 @@ def test_a_week_that_is_not_over_is_marked_and_not_compared() -> None:
     report = build_weekly(ledger, W47)
     assert not report.period.is_complete
     assert words.notices(report) == ["Week not complete: figures to Wed 18 Nov 2026 10:05 UTC."]
-    assert report.comparison.absent is NoComparison.WEEK_NOT_WHOLE
-    assert "free all the time the ledger covers" in words.free_nodes(report)
+    assert report.comparison.absent is NoComparison.NOT_WHOLE
+    assert "free all the time the ledger covers" in words.free_nodes(report, ENGLISH)
     assert [day.day_ms for day in report.days] == [MONDAY_MS + n * DAY_MS for n in range(3)]
     assert weekly_to_html(report).count("no figures</text>") == 4
 
@@ -216,14 +218,14 @@ def test_a_week_that_is_not_over_is_marked_and_not_compared() -> None:
         (-7, None),
         (-3, NoComparison.PREVIOUS_NOT_WHOLE),
         (0, NoComparison.PREVIOUS_NOT_IN_LEDGER),
-        (2, NoComparison.WEEK_NOT_WHOLE),
+        (2, NoComparison.NOT_WHOLE),
     ],
 )
 def test_only_whole_weeks_are_compared(first_day: int, reason: NoComparison | None) -> None:
     hours, _, _ = two_weeks()
     report = build_weekly(FakeLedger([row for row in hours if row.hour_ms >= MONDAY_MS + first_day * DAY_MS]), W47)
     assert report.comparison.absent is reason
-    assert (words.no_comparison(report) is None) == (reason is None)
+    assert (words.no_comparison(report, ENGLISH) is None) == (reason is None)
     assert (report.comparison.changes == ()) == (reason is not None)
 
 

@@ -82,7 +82,7 @@ def test_a_missing_part_is_named_and_fails_only_under_ci(
 def test_an_unknown_part_is_a_usage_error_that_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert parts.main(["promtheus"]) == 2
     said = capsys.readouterr().err
-    assert "of prometheus, alertmanager, victoria-metrics, slurm, strace, chromium, cc, nvitop-exporter" in said
+    assert "of prometheus, alertmanager, victoria-metrics, slurm, pdf, strace, chromium, cc, nvitop-exporter" in said
 
 
 @pytest.mark.usefixtures("bare_machine")

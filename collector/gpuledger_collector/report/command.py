@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import click
 
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
 from gpuledger_collector import config as collector_config
-from gpuledger_collector.figures import LedgerReader
+from gpuledger_collector.node_figures import ReportReader
 from gpuledger_collector.report import words
 from gpuledger_collector.report.engine_options import engine_options, given, settings_of
-from gpuledger_collector.report.files import FORMATS, forms, write_files
+from gpuledger_collector.report.files import DEFAULT_FORMATS, FORMATS, forms, write_files
+from gpuledger_collector.report.languages import TAGS, language
 from gpuledger_collector.report.model import Weekly
-from gpuledger_collector.report.periods import Week, default_week, span_between, week_named
+from gpuledger_collector.report.periods import Span, default_week, span_between, week_named
 from gpuledger_collector.report.weekly import LedgerMovedError, build_weekly
 
 SOURCES = ("agents", "prometheus")
@@ -42,7 +43,15 @@ def report() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory to write to; default: reports/ in the state directory, with an engine ./reports.",
 )
-@click.option("--format", "formats", metavar="LIST", default=",".join(FORMATS), show_default=True)
+@click.option("--format", "formats", metavar="LIST", default=",".join(DEFAULT_FORMATS), show_default=True)
+@click.option(
+    "--lang",
+    "langs",
+    metavar="LIST",
+    default=TAGS[0],
+    show_default=True,
+    help=f"Languages of the files, of {', '.join(TAGS)}.",
+)
 @click.option("--comparison/--no-comparison", "is_compared", default=True, help="Compare with the week before.")
 @click.option(
     "--source",
@@ -64,6 +73,7 @@ def weekly(
     state_dir: Path | None,
     out: Path | None,
     formats: str,
+    langs: str,
     is_compared: bool,
     source: str,
     **flags: Any,
@@ -75,7 +85,8 @@ def weekly(
 
     Exit codes: 0 written, 1 the ledger or engine could not be read or the files not written, 2 usage or configuration.
     """
-    wanted = formats_named(formats)
+    wanted = names_in("--format", formats, FORMATS)
+    languages = [language(tag) for tag in names_in("--lang", langs, TAGS)]
     asked = _asked(week, start, end)
     if source == "prometheus":
         if config is not None or state_dir is not None:
@@ -88,12 +99,16 @@ def weekly(
         state = _state_dir(config, state_dir)
         found = read_weekly(_open(context, state), asked, is_compared=is_compared)
         directory = state / _REPORTS
-    for path in write_files(out if out is not None else directory, forms(found, wanted)):
+    made: dict[str, bytes] = {}
+    for lang in languages:
+        made |= forms(found, wanted, lang)
+    for path in write_files(out if out is not None else directory, made):
         click.echo(path)
-    click.echo(words.headline(found))
+    for lang in languages:
+        click.echo(words.headline(found, lang))
 
 
-def _asked(week: str | None, start: str | None, end: str | None) -> Week | None:
+def _asked(week: str | None, start: str | None, end: str | None) -> Span | None:
     if start is None and end is None:
         return None if week is None else week_named(week)
     if week is not None:
@@ -103,7 +118,7 @@ def _asked(week: str | None, start: str | None, end: str | None) -> Week | None:
     return span_between(start, end)
 
 
-def _from_engine(asked: Week | None, flags: dict[str, Any], *, is_compared: bool) -> Weekly:
+def _from_engine(asked: Span | None, flags: dict[str, Any], *, is_compared: bool) -> Weekly:
     # Here and not above: a report from the ledger needs no web client.
     from gpuledger_collector.engine import config as engine_config  # noqa: PLC0415
     from gpuledger_collector.report.from_engine import read_from_engine  # noqa: PLC0415
@@ -112,7 +127,7 @@ def _from_engine(asked: Week | None, flags: dict[str, Any], *, is_compared: bool
     return read_from_engine(config, asked, is_compared=is_compared)
 
 
-def read_weekly(reader: LedgerReader, week: Week | None, *, is_compared: bool = True) -> Weekly:
+def read_weekly(reader: ReportReader, week: Span | None, *, is_compared: bool = True) -> Weekly:
     """Return the report of a week, by default of the last one that the ledger reaches the end of.
 
     Raises GpuledgerError where an empty ledger leaves no week to choose, or it never stands still.
@@ -130,12 +145,12 @@ def read_weekly(reader: LedgerReader, week: Week | None, *, is_compared: bool = 
     return build_weekly(reader, week, is_compared=is_compared)
 
 
-def formats_named(text: str) -> tuple[str, ...]:
-    """Return the formats in a list like "md,html"; raises ConfigurationError naming the one that is not known."""
+def names_in(option: str, text: str, legal: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in a list like "md,html"; raises ConfigurationError naming the one that is not known."""
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in FORMATS:
-            raise ConfigurationError(f"--format: {name!r} is not one of {', '.join(FORMATS)}")
+        if name not in legal:
+            raise ConfigurationError(f"{option}: {name!r} is not one of {', '.join(legal)}")
     return names
 
 
@@ -149,10 +164,10 @@ def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
     return collector_config.load(config, os.environ, {}).value.state_dir
 
 
-def _open(context: click.Context, directory: Path) -> LedgerReader:
+def _open(context: click.Context, directory: Path) -> ReportReader:
     # Whoever calls the command from a program may bring a reader of its own.
     if context.obj is not None:
-        bring: Callable[[Path], LedgerReader] = context.obj
+        bring: Callable[[Path], ReportReader] = context.obj
         return bring(directory)
     if not directory.is_dir():
         raise StorageError(f"{directory}: no such state directory")

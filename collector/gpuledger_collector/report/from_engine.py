@@ -17,14 +17,14 @@ from gpuledger_collector.engine.profile_files import load_profile
 from gpuledger_collector.engine.readings import Names
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.report.model import Gauge, Source, Tally, TrustLevel, Weekly
-from gpuledger_collector.report.periods import WEEK_MS, Week, week_at, week_before
+from gpuledger_collector.report.periods import WEEK_MS, PeriodKind, Span, week_at, week_before
 from gpuledger_collector.report.weekly import build_weekly
 
 _UNTOLD = (State.STANDBY, State.OPERATOR, State.MAINTENANCE, State.DOWN)
 
 
 def read_from_engine(
-    config: EngineConfig, week: Week | None, *, is_compared: bool, horizon_ms: int | None = None
+    config: EngineConfig, week: Span | None, *, is_compared: bool, horizon_ms: int | None = None
 ) -> Weekly:
     """Return the report of a week, by default of the last whole one that the engine has anything of.
 
@@ -50,17 +50,17 @@ async def _read(
     profile: Profile,
     files: LedgerFiles,
     names: Names,
-    week: Week | None,
+    week: Span | None,
     horizon_ms: int | None,
     *,
     is_compared: bool,
-) -> tuple[Week, Found]:
+) -> tuple[Span, Found]:
     async with EngineClient(config) as client:
         now_ms = await client.now_ms()
         chosen = await _last_week(client, config, profile, now_ms) if week is None else week
         wanted = Wanted(
             listed_ms=chosen.start_ms - WEEK_MS,
-            before_ms=chosen.start_ms - (WEEK_MS if is_compared and chosen.is_iso else 0),
+            before_ms=chosen.start_ms - (WEEK_MS if is_compared and chosen.kind is PeriodKind.WEEK else 0),
             start_ms=chosen.start_ms,
             end_ms=chosen.end_ms,
         )
@@ -68,7 +68,7 @@ async def _read(
         return chosen, await reader.read(wanted, now_ms - SETTLE_MS if horizon_ms is None else horizon_ms)
 
 
-async def _last_week(client: EngineClient, config: EngineConfig, profile: Profile, now_ms: int) -> Week:
+async def _last_week(client: EngineClient, config: EngineConfig, profile: Profile, now_ms: int) -> Span:
     """Return the last whole week if the engine has series of it, else the one that is going on."""
     current = week_at(now_ms)
     last = week_before(current)

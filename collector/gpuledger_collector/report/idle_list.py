@@ -3,56 +3,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from gpuledger.accounting import Account, add
 from gpuledger.cells import HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import State
-from gpuledger_collector.figures import Group, Holding, LedgerReader
-from gpuledger_collector.report.model import DarkNode, DownGpu, FreeKind, FreeNode, Holder, IdleList
+from gpuledger_collector.figures import Holding
+from gpuledger_collector.node_figures import GpuTime, NodeTime
+from gpuledger_collector.report.idle_model import (
+    Block,
+    BlockNode,
+    DarkNode,
+    DownGpu,
+    FreeKind,
+    FreeNode,
+    Holder,
+    IdleList,
+    ReservedNode,
+)
 
-Place = tuple[str, str]
-"""Site and node."""
 
-
-def build_idle_list(reader: LedgerReader, start_ms: int, end_ms: int, to_ms: int, by_gpu: Sequence[Group]) -> IdleList:
-    """Return the lists of [start_ms, end_ms), which the ledger accounts for up to `to_ms`.
-
-    `by_gpu` has one group per (site, node, gpu).
-    """
-    nodes: dict[Place, list[Group]] = {}
-    for group in by_gpu:
-        nodes.setdefault((str(group.key[0]), str(group.key[1])), []).append(group)
-    accounts = {place: add([group.account for group in groups]) for place, groups in nodes.items()}
-    gpus = {place: len(groups) for place, groups in nodes.items()}
-    held, unattributed = _holders(reader.holdings(start_ms, end_ms), accounts.values())
+def build_idle_list(
+    nodes: Sequence[NodeTime], holdings: Iterable[Holding], down: Iterable[GpuTime], length_ms: int
+) -> IdleList:
+    """Return the lists of a period of which the ledger accounts for `length_ms`."""
+    held, unattributed = _holders(holdings, nodes)
     return IdleList(
-        free=_free_nodes(accounts, gpus, to_ms - start_ms),
+        free=_free_nodes(nodes, length_ms),
         held=held,
         held_without_holder_slice_ms=unattributed,
-        dark=_dark_nodes(reader, start_ms, end_ms, accounts, gpus),
-        down=_down_gpus(by_gpu),
+        reserved=_reserved_nodes(nodes),
+        dark=_dark_nodes(nodes),
+        down=tuple(
+            DownGpu(
+                site=row.site,
+                node=row.node,
+                gpu=row.gpu,
+                down_slice_ms=row.slice_ms,
+                installed_slice_ms=row.installed_slice_ms,
+            )
+            for row in down
+        ),
     )
 
 
-def _free_nodes(accounts: Mapping[Place, Account], gpus: Mapping[Place, int], length_ms: int) -> tuple[FreeNode, ...]:
+def build_blocks(nodes: Iterable[NodeTime], to_ms: int) -> tuple[Block, ...]:
+    """Return the whole nodes that are free up to `to_ms`, by site and pool, the most GPUs first."""
+    found: dict[tuple[str, str], list[BlockNode]] = {}
+    for node in nodes:
+        since_ms = node.first_hour_ms if node.last_unfree_hour_ms is None else node.last_unfree_hour_ms + HOUR_MS
+        if since_ms >= to_ms or node.last_hour_ms + HOUR_MS < to_ms:
+            continue
+        free = State.FREE.value
+        found.setdefault((node.site, node.pool), []).append(
+            BlockNode(
+                node=node.node,
+                gpus=node.gpus,
+                since_ms=since_ms,
+                is_longer=node.last_unfree_hour_ms is None,
+                free_slice_ms=node.gpus * (to_ms - since_ms) * SLICES_PER_GPU,
+                energy_mj=node.energy_mj.get(free) if node.last_unfree_hour_ms is None else None,
+            )
+        )
+    blocks = [
+        Block(
+            site=site,
+            pool=pool,
+            gpus=sum(row.gpus for row in rows),
+            free_slice_ms=sum(row.free_slice_ms for row in rows),
+            nodes=tuple(sorted(rows, key=lambda row: (row.since_ms, row.node))),
+        )
+        for (site, pool), rows in found.items()
+    ]
+    return tuple(sorted(blocks, key=lambda block: (-block.gpus, block.site, block.pool)))
+
+
+def _free_nodes(nodes: Iterable[NodeTime], length_ms: int) -> tuple[FreeNode, ...]:
     rows = []
-    for (site, node), account in accounts.items():
-        free, dark = account.slice_ms(State.FREE), account.slice_ms(State.DARK)
-        installed = account.installed_slice_ms
+    for node in nodes:
+        free, dark, installed = node.slice_ms(State.FREE), node.slice_ms(State.DARK), node.installed_slice_ms
         if free == 0:
             continue
         kind = FreeKind.PARTLY
-        if free == installed == gpus[site, node] * length_ms * SLICES_PER_GPU:
+        if free == installed == node.gpus * length_ms * SLICES_PER_GPU:
             kind = FreeKind.ALL_WEEK
         elif free + dark == installed:
             kind = FreeKind.WHEN_OBSERVED
         rows.append(
             FreeNode(
                 kind=kind,
-                site=site,
-                node=node,
-                gpus=gpus[site, node],
+                site=node.site,
+                node=node.node,
+                gpus=node.gpus,
                 free_slice_ms=free,
                 dark_slice_ms=dark,
                 installed_slice_ms=installed,
@@ -62,7 +103,7 @@ def _free_nodes(accounts: Mapping[Place, Account], gpus: Mapping[Place, int], le
     return tuple(sorted(rows, key=lambda row: (order.index(row.kind), -row.free_slice_ms, row.site, row.node)))
 
 
-def _holders(holdings: Iterable[Holding], accounts: Iterable[Account]) -> tuple[tuple[Holder, ...], int]:
+def _holders(holdings: Iterable[Holding], nodes: Iterable[NodeTime]) -> tuple[tuple[Holder, ...], int]:
     rows = [
         Holder(
             site=holding.site,
@@ -82,57 +123,44 @@ def _holders(holdings: Iterable[Holding], accounts: Iterable[Account]) -> tuple[
         if holding.held_slice_ms > 0
     ]
     rows.sort(key=lambda row: (-row.held_slice_ms, row.site, row.node, row.workload_digest, row.user_digest or ""))
-    total = sum(account.slice_ms(State.HELD) for account in accounts)
+    total = sum(node.slice_ms(State.HELD) for node in nodes)
     return tuple(rows), total - sum(row.held_slice_ms for row in rows)
 
 
-def _dark_nodes(
-    reader: LedgerReader, start_ms: int, end_ms: int, accounts: Mapping[Place, Account], gpus: Mapping[Place, int]
-) -> tuple[DarkNode, ...]:
-    wanted = {place for place, account in accounts.items() if account.slice_ms(State.DARK) > 0}
-    if not wanted:
-        return ()
-    hours: dict[Place, list[tuple[int, Account]]] = {}
-    for group in reader.sum_by(["site", "node", "hour_ms"], start_ms, end_ms):
-        place = (str(group.key[0]), str(group.key[1]))
-        if place in wanted:
-            hours.setdefault(place, []).append((int(group.key[2]), group.account))
-    rows = []
-    for (site, node), series in hours.items():
-        series.sort(key=lambda pair: pair[0])
-        dark = [hour_ms for hour_ms, account in series if account.slice_ms(State.DARK) > 0]
-        seen = [hour_ms for hour_ms, account in series if account.slice_ms(State.DARK) < account.installed_slice_ms]
-        rows.append(
-            DarkNode(
-                site=site,
-                node=node,
-                gpus=gpus[site, node],
-                dark_slice_ms=accounts[site, node].slice_ms(State.DARK),
-                installed_slice_ms=accounts[site, node].installed_slice_ms,
-                first_dark_hour_ms=dark[0],
-                last_seen_hour_ms=seen[-1] if seen else None,
-                dark_since_ms=_dark_since(series[0][0], series[-1][0], seen),
-            )
+def _reserved_nodes(nodes: Iterable[NodeTime]) -> tuple[ReservedNode, ...]:
+    rows = [
+        ReservedNode(
+            site=node.site,
+            node=node.node,
+            gpus=node.gpus,
+            reserved_slice_ms=node.slice_ms(State.RESERVED),
+            installed_slice_ms=node.installed_slice_ms,
         )
+        for node in nodes
+        if node.slice_ms(State.RESERVED) > 0
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.reserved_slice_ms, row.site, row.node)))
+
+
+def _dark_nodes(nodes: Iterable[NodeTime]) -> tuple[DarkNode, ...]:
+    rows = [
+        DarkNode(
+            site=node.site,
+            node=node.node,
+            gpus=node.gpus,
+            dark_slice_ms=node.slice_ms(State.DARK),
+            installed_slice_ms=node.installed_slice_ms,
+            first_dark_hour_ms=node.first_dark_hour_ms,
+            last_seen_hour_ms=node.last_seen_hour_ms,
+            dark_since_ms=_dark_since(node),
+        )
+        for node in nodes
+        if node.first_dark_hour_ms is not None
+    ]
     return tuple(sorted(rows, key=lambda row: (-row.dark_slice_ms, row.site, row.node)))
 
 
-def _dark_since(first_hour_ms: int, last_hour_ms: int, seen: Sequence[int]) -> int | None:
-    if not seen:
-        return first_hour_ms
-    return None if seen[-1] == last_hour_ms else seen[-1] + HOUR_MS
-
-
-def _down_gpus(by_gpu: Iterable[Group]) -> tuple[DownGpu, ...]:
-    rows = [
-        DownGpu(
-            site=str(group.key[0]),
-            node=str(group.key[1]),
-            gpu=str(group.key[2]),
-            down_slice_ms=group.account.slice_ms(State.DOWN),
-            installed_slice_ms=group.account.installed_slice_ms,
-        )
-        for group in by_gpu
-        if group.account.slice_ms(State.DOWN) > 0
-    ]
-    return tuple(sorted(rows, key=lambda row: (-row.down_slice_ms, row.site, row.node, row.gpu)))
+def _dark_since(node: NodeTime) -> int | None:
+    if node.last_seen_hour_ms is None:
+        return node.first_hour_ms
+    return None if node.last_seen_hour_ms == node.last_hour_ms else node.last_seen_hour_ms + HOUR_MS

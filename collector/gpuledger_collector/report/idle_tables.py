@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The idle list as tables: free nodes, holders, dark nodes, GPUs that are down."""
+"""The idle list as tables: free nodes, holders, allocations without a process, dark nodes, GPUs that are down."""
 
 from __future__ import annotations
 
@@ -8,57 +8,54 @@ from collections.abc import Sequence
 from gpuledger.states import State
 from gpuledger_collector.report import amounts, source_words, words
 from gpuledger_collector.report.amounts import hours
-from gpuledger_collector.report.layout import TOP, Cell, Column, Section, Table, top
-from gpuledger_collector.report.model import DarkNode, FreeKind, FreeNode, Weekly
-from gpuledger_collector.report.names import opened_or_digest, shown
-from gpuledger_collector.report.periods import hour_text
+from gpuledger_collector.report.idle_model import DarkNode, FreeKind, FreeNode
+from gpuledger_collector.report.languages import Language
+from gpuledger_collector.report.layout import TOP, Cell, Section, Table, line, numbers, top
+from gpuledger_collector.report.layout import words as texts
+from gpuledger_collector.report.model import Weekly
 
-WHOLE_NODES_MAX = 200
-"""Whole nodes are what can be sold or switched off, so they are all listed, within reason."""
+WHOLE_NODES_MAX = 40
+"""Whole nodes are what can be sold or switched off, so more of them are listed than of anything else."""
 
 
-def idle_section(report: Weekly) -> Section:
+def idle_section(report: Weekly, lang: Language) -> Section:
     """Return the section that names what was idle, where and whose."""
+    lines = [words.free_nodes(report, lang)]
+    if report.source is not None:
+        lines.append(lang("idle.sampled", tag=source_words.tag_first(report.source, lang)))
     return Section(
-        heading="Idle list",
-        lines=_lines(report),
-        tables=(_free_whole(report), _free_partly(report), _held(report), _dark(report), _down(report)),
+        heading=lang("idle.heading"),
+        lines=tuple(lines),
+        tables=(
+            _free_whole(report, lang),
+            _free_partly(report, lang),
+            _held(report, lang),
+            _reserved(report, lang),
+            _dark(report, lang),
+            _down(report, lang),
+        ),
     )
 
 
-def _lines(report: Weekly) -> tuple[str, ...]:
-    if report.source is None:
-        return (words.free_nodes(report),)
-    sampled = source_words.tag(report.source).capitalize()
-    return words.free_nodes(report), f"{sampled}: every beginning and end is up to one interval off."
-
-
-_NODE = (Column(name="site", is_number=False), Column(name="node", is_number=False))
-
-
-def _free_table(rows: Sequence[FreeNode], caption: str, empty: str, note: str, limit: int) -> Table:
+def _free_table(
+    rows: Sequence[FreeNode], lang: Language, *, caption: str, empty: str, note: str = "", limit: int = TOP
+) -> Table:
     rows, others, others_free = top(rows, lambda row: row.free_slice_ms, limit)
     cells: list[tuple[Cell, ...]] = [
         (
-            Cell(text=shown(row.site)),
-            Cell(text=shown(row.node)),
-            Cell(text=f"{row.gpus:,}"),
+            *line(lang.name(row.site), lang.name(row.node), f"{row.gpus:,}"),
             Cell(text=hours(row.free_slice_ms), state=State.FREE),
-            Cell(text=hours(row.dark_slice_ms)),
-            Cell(text=hours(row.installed_slice_ms)),
+            *line(hours(row.dark_slice_ms), hours(row.installed_slice_ms)),
         )
         for row in rows
     ]
     if others:
-        cells.append(_others(others, "node", hours(others_free), 6))
+        cells.append(others_row(lang, others, "node", hours(others_free), 6))
     return Table(
         caption=caption,
         columns=(
-            *_NODE,
-            Column(name="GPUs"),
-            Column(name="free GPU-h"),
-            Column(name="dark GPU-h"),
-            Column(name="installed GPU-h"),
+            *texts(lang("idle.site"), lang("idle.node")),
+            *numbers(lang("idle.gpus"), lang("idle.free"), lang("idle.dark"), lang("idle.installed")),
         ),
         rows=tuple(cells),
         empty=empty,
@@ -66,127 +63,147 @@ def _free_table(rows: Sequence[FreeNode], caption: str, empty: str, note: str, l
     )
 
 
-def _others(number: int, noun: str, amount: str, width: int) -> tuple[Cell, ...]:
-    first = (Cell(text="others"), Cell(text=amounts.count(number, noun)), Cell(text=""), Cell(text=amount))
-    return first + (Cell(text=""),) * (width - len(first))
+def others_row(lang: Language, number: int, noun: str, amount: str, width: int) -> tuple[Cell, ...]:
+    """Return the row that keeps the sum of those that are not listed; the amount is in the fourth column."""
+    first = line(lang("name.others"), lang.count(number, noun), "", amount)
+    return first + line("") * (width - len(first))
 
 
-def _free_whole(report: Weekly) -> Table:
-    rows = [row for row in report.idle_list.free if row.kind is not FreeKind.PARTLY]
+def _free_whole(report: Weekly, lang: Language) -> Table:
     return _free_table(
-        rows,
-        "Whole nodes that were free",
-        "No whole node was free all the time.",
-        "Every GPU of the node was free in every cell that was covered. Where dark GPU-hours stand, or installed ones "
-        f"are fewer than the {words.noun(report.period)} has, the rest of it is not known.",
+        [row for row in report.idle_list.free if row.kind is not FreeKind.PARTLY],
+        lang,
+        caption=lang("idle.whole_caption"),
+        empty=lang("idle.whole_empty"),
+        note=lang("idle.whole_note", noun=words.noun(report.period, lang)),
         limit=WHOLE_NODES_MAX,
     )
 
 
-def _free_partly(report: Weekly) -> Table:
+def _free_partly(report: Weekly, lang: Language) -> Table:
     rows = [row for row in report.idle_list.free if row.kind is FreeKind.PARTLY]
-    return _free_table(rows, "Other nodes with free time", "No other node had free time.", note="", limit=TOP)
+    return _free_table(rows, lang, caption=lang("idle.partly_caption"), empty=lang("idle.partly_empty"))
 
 
-def _held(report: Weekly) -> Table:
+def _held(report: Weekly, lang: Language) -> Table:
     holders, unknown = report.idle_list.held, report.idle_list.held_without_holder_slice_ms
     rows, others, others_held = top(holders, lambda row: row.held_slice_ms)
+    cells: list[tuple[Cell, ...]] = []
+    for row in rows:
+        first_last = {"from": lang.hour(row.first_hour_ms), "to": lang.hour(row.last_hour_ms)}
+        workload = lang.opened(row.workload_name, row.workload_digest)
+        cells.append(
+            (
+                Cell(text=lang.opened(row.user_name, row.user_digest)),
+                Cell(text=workload, small=lang("idle.on_node", node=lang.name(row.node))),
+                Cell(text=f"{row.gpus:,}"),
+                Cell(text=hours(row.held_slice_ms), state=State.HELD),
+                Cell(text=hours(row.busy_slice_ms)),
+                Cell(text=amounts.memory(row.memory_bytes_max)),
+                Cell(text=lang("idle.from_to", **first_last)),
+            )
+        )
+    if others:
+        cells.append(others_row(lang, others, "holder", hours(others_held), 7))
+    if unknown:
+        cells.append(line(lang("name.not_recorded"), "", "", hours(unknown), "", "", ""))
+    busy = lang("idle.state_hours", state=words.state_label(State.BUSY, report, lang))
+    return Table(
+        caption=lang("idle.held_caption"),
+        columns=(
+            *texts(lang("idle.user"), lang("idle.workload")),
+            *numbers(lang("idle.gpus"), lang("idle.held"), busy, lang("idle.memory")),
+            *texts(lang("idle.first_last")),
+        ),
+        rows=tuple(cells),
+        empty=lang("idle.held_empty"),
+        note=lang("idle.held_note"),
+    )
+
+
+def _reserved(report: Weekly, lang: Language) -> Table:
+    rows, others, others_reserved = top(report.idle_list.reserved, lambda row: row.reserved_slice_ms)
     cells: list[tuple[Cell, ...]] = [
         (
-            Cell(text=opened_or_digest(row.user_name, row.user_digest)),
-            Cell(text=opened_or_digest(row.workload_name, row.workload_digest), small=f"on {shown(row.node)}"),
-            Cell(text=f"{row.gpus:,}"),
-            Cell(text=hours(row.held_slice_ms), state=State.HELD),
-            Cell(text=hours(row.busy_slice_ms)),
-            Cell(text=amounts.memory(row.memory_bytes_max)),
-            Cell(text=f"{hour_text(row.first_hour_ms)} – {hour_text(row.last_hour_ms)}"),
+            *line(lang.name(row.site), lang.name(row.node), f"{row.gpus:,}"),
+            Cell(text=hours(row.reserved_slice_ms), state=State.RESERVED),
+            Cell(text=hours(row.installed_slice_ms)),
         )
         for row in rows
     ]
     if others:
-        cells.append(_others(others, "holder", hours(others_held), 7))
-    if unknown:
-        blank = Cell(text="")
-        cells.append((Cell(text="not recorded"), blank, blank, Cell(text=hours(unknown)), blank, blank, blank))
+        cells.append(others_row(lang, others, "node", hours(others_reserved), 5))
     return Table(
-        caption="Held without work, and by whom",
+        caption=lang("idle.reserved_caption"),
         columns=(
-            Column(name="user", is_number=False),
-            Column(name="workload", is_number=False),
-            Column(name="GPUs"),
-            Column(name="held GPU-h"),
-            Column(name=f"{words.state_label(State.BUSY, report)} GPU-h"),
-            Column(name="most memory on a GPU"),
-            Column(name="first – last hour (UTC)", is_number=False),
+            *texts(lang("idle.site"), lang("idle.node")),
+            *numbers(lang("idle.gpus"), lang("idle.reserved"), lang("idle.installed")),
         ),
         rows=tuple(cells),
-        empty="Nothing was held without work.",
-        note="A short digest stands where no name is open.",
+        empty=_empty(report, State.RESERVED, "idle.reserved_empty", lang),
     )
 
 
-def _dark(report: Weekly) -> Table:
+def _dark(report: Weekly, lang: Language) -> Table:
     rows, others, others_dark = top(report.idle_list.dark, lambda row: row.dark_slice_ms)
     cells: list[tuple[Cell, ...]] = [
         (
-            Cell(text=shown(row.site)),
-            Cell(text=shown(row.node)),
-            Cell(text=f"{row.gpus:,}"),
+            *line(lang.name(row.site), lang.name(row.node), f"{row.gpus:,}"),
             Cell(text=hours(row.dark_slice_ms), state=State.DARK),
-            Cell(text=hours(row.installed_slice_ms)),
-            Cell(text=_last_seen(row, words.noun(report.period))),
-            Cell(text=hour_text(row.first_dark_hour_ms)),
+            *line(
+                hours(row.installed_slice_ms),
+                _last_seen(row, words.noun(report.period, lang), lang),
+                lang.hour(row.first_dark_hour_ms),
+            ),
         )
         for row in rows
     ]
     if others:
-        cells.append(_others(others, "node", hours(others_dark), 7))
+        cells.append(others_row(lang, others, "node", hours(others_dark), 7))
     return Table(
-        caption="Dark: not observed, not declared",
+        caption=lang("idle.dark_caption"),
         columns=(
-            *_NODE,
-            Column(name="GPUs"),
-            Column(name="dark GPU-h"),
-            Column(name="installed GPU-h"),
-            Column(name="last seen (UTC)", is_number=False),
-            Column(name="first dark (UTC)", is_number=False),
+            *texts(lang("idle.site"), lang("idle.node")),
+            *numbers(lang("idle.gpus"), lang("idle.dark"), lang("idle.installed")),
+            *texts(lang("idle.last_seen"), lang("idle.first_dark")),
         ),
         rows=tuple(cells),
-        empty="Nothing was dark.",
-        note="By hour. Dark time counts against both bounds: it may all have been idle.",
+        empty=lang("idle.dark_empty"),
+        note=lang("idle.dark_note"),
     )
 
 
-def _last_seen(row: DarkNode, noun: str) -> str:
+def _last_seen(row: DarkNode, noun: str, lang: Language) -> str:
     if row.last_seen_hour_ms is None:
-        return f"not in this {noun}"
+        return lang("idle.not_seen", noun=noun)
     if row.dark_since_ms is None:
-        return "at the end"
-    return f"{hour_text(row.last_seen_hour_ms)}, then dark"
+        return lang("idle.at_the_end")
+    return lang("idle.then_dark", hour=lang.hour(row.last_seen_hour_ms))
 
 
-def _down(report: Weekly) -> Table:
+def _down(report: Weekly, lang: Language) -> Table:
     rows, others, others_down = top(report.idle_list.down, lambda row: row.down_slice_ms)
     cells: list[tuple[Cell, ...]] = [
         (
-            Cell(text=shown(row.site)),
-            Cell(text=shown(row.node)),
-            Cell(text=shown(row.gpu)),
+            *line(lang.name(row.site), lang.name(row.node), lang.name(row.gpu)),
             Cell(text=hours(row.down_slice_ms), state=State.DOWN),
             Cell(text=hours(row.installed_slice_ms)),
         )
         for row in rows
     ]
     if others:
-        cells.append(_others(others, "GPU", hours(others_down), 5))
+        cells.append(others_row(lang, others, "gpu", hours(others_down), 5))
     return Table(
-        caption="Down: lost, failed or in need of a reset",
+        caption=lang("idle.down_caption"),
         columns=(
-            *_NODE,
-            Column(name="GPU", is_number=False),
-            Column(name="down GPU-h"),
-            Column(name="installed GPU-h"),
+            *texts(lang("idle.site"), lang("idle.node"), lang("idle.gpu")),
+            *numbers(lang("idle.down"), lang("idle.installed")),
         ),
         rows=tuple(cells),
-        empty="Nothing was down." if report.source is None or State.DOWN not in report.source.untold else "Not told.",
+        empty=_empty(report, State.DOWN, "idle.down_empty", lang),
     )
+
+
+def _empty(report: Weekly, state: State, key: str, lang: Language) -> str:
+    is_told = report.source is None or state not in report.source.untold
+    return lang(key if is_told else "idle.not_told")

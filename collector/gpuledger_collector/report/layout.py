@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from gpuledger.states import State
 
@@ -45,12 +45,28 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, what is said under it, a figure by name, tables."""
+    """A heading, what is said under it, figures by name (`charts`), tables, and what is said below them."""
 
     heading: str
     lines: tuple[str, ...] = ()
-    figure: Literal["", "days", "sites"] = ""
+    figures: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def words(*names: str) -> tuple[Column, ...]:
+    """Return columns of texts."""
+    return tuple(Column(name=name, is_number=False) for name in names)
+
+
+def numbers(*names: str) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(name=name) for name in names)
+
+
+def line(*texts: str) -> tuple[Cell, ...]:
+    """Return a row of plain cells."""
+    return tuple(Cell(text=text) for text in texts)
 
 
 def top(rows: Sequence[T], size: Callable[[T], int], limit: int = TOP) -> tuple[Sequence[T], int, int]:

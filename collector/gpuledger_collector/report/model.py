@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weekly report as data: everything any form of it prints, and nothing that is not from the ledger.
+"""The report of a period as data: everything any form of it prints, and nothing that is not from the ledger.
 
 Amounts are integer slice-ms (one GPU-hour is 25,200,000). Every list is whole and in a fixed order; forms cut it.
 A figure without input is None. Adding a field keeps SCHEMA_VERSION; changing or removing one raises it.
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gpuledger.states import State
+from gpuledger_collector.report.idle_model import Block, IdleList
+from gpuledger_collector.report.periods import PeriodKind
 from gpuledger_collector.report.shares import Range, Share
 
-SCHEMA = "gpuledger.report.weekly"
-SCHEMA_VERSION = 1
+SCHEMA = "gpuledger.report"
+SCHEMA_VERSION = 2
 
 
 class Withheld(str, Enum):
@@ -35,33 +37,32 @@ class TrustLevel(str, Enum):
 
 
 class NoComparison(str, Enum):
-    """Why there is no change to the week before."""
+    """Why there is no change to the period before."""
 
     NO_FIGURES = "no_figures"
-    WEEK_NOT_WHOLE = "week_not_whole"
+    NOT_WHOLE = "not_whole"
     PREVIOUS_NOT_IN_LEDGER = "previous_not_in_ledger"
     PREVIOUS_NOT_WHOLE = "previous_not_whole"
-    NOT_A_WEEK = "not_a_week"
+    NONE_BEFORE = "none_before"
     NOT_ASKED_FOR = "not_asked_for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """The week, and the part of it that the ledger accounts for (None: nothing of it)."""
+    """The period, and the part of it that the ledger accounts for (None: nothing of it)."""
 
-    week: str
+    name: str
+    kind: PeriodKind
     start_ms: int
     end_ms: int
     figures_from_ms: int | None
     figures_to_ms: int | None
     is_complete: bool
-    """Whether the ledger reaches the week's end."""
+    """Whether the ledger reaches the period's end."""
     is_from_start: bool
-    """Whether the ledger reaches back to the week's start."""
+    """Whether the ledger reaches back to the period's start."""
     ledger_from_ms: int | None
     ledger_to_ms: int | None
-    is_iso_week: bool = True
-    """Whether it is a week at all; where not, `week` names the span."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,106 +132,94 @@ class Sensitivity:
     idle: Range
 
 
-class FreeKind(str, Enum):
-    """How free a node was."""
-
-    ALL_WEEK = "all_week"
-    """Every GPU installed and free in every cell of the period."""
-    WHEN_OBSERVED = "when_observed"
-    """Every GPU free in every covered cell, but part of the period was dark or before the node's installation."""
-    PARTLY = "partly"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FreeNode:
-    """A node with free time."""
+class HeatCell:
+    """One node on one day: at least idle, at most that and what is unknown (of it: dark)."""
 
-    kind: FreeKind
-    site: str
-    node: str
-    gpus: int
-    free_slice_ms: int
+    idle_slice_ms: int
+    unknown_slice_ms: int
     dark_slice_ms: int
     installed_slice_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """A workload that held GPUs without work; names are None where nobody opened them, digests always stand."""
+class HeatRow:
+    """One node's days, in the order of the report's days; None where it was not installed."""
 
     site: str
     node: str
-    user_name: str | None
-    user_digest: str | None
-    workload_name: str | None
-    workload_digest: str
-    gpus: int
-    held_slice_ms: int
+    cells: tuple[HeatCell | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourOfWeek:
+    """All time of one hour of the week (0 to 167, from Monday 00:00 UTC on); hours without time are not listed."""
+
+    hour: int
     busy_slice_ms: int
-    memory_bytes_max: int | None
-    """The most on any one GPU."""
-    first_hour_ms: int
-    last_hour_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DarkNode:
-    """A node with dark time; hours are named by their start.
-
-    `dark_since_ms` is the first of the wholly dark hours that the period ends in, None where the node was seen last;
-    `last_seen_hour_ms` is the last hour in which anything of it was observed, None where nothing was.
-    """
-
-    site: str
-    node: str
-    gpus: int
+    idle_slice_ms: int
+    unknown_slice_ms: int
     dark_slice_ms: int
     installed_slice_ms: int
-    first_dark_hour_ms: int
-    last_seen_hour_ms: int | None
-    dark_since_ms: int | None
+
+
+class Demand(str, Enum):
+    """How much of a node a workload had."""
+
+    WHOLE_NODE = "whole_node"
+    SEVERAL = "several"
+    ONE = "one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownGpu:
-    """A GPU with down time."""
+class DemandRow:
+    """Workloads on one node that had so much of it: what buyers ask for."""
 
-    site: str
-    node: str
-    gpu: str
-    down_slice_ms: int
-    installed_slice_ms: int
+    demand: Demand
+    workloads: int
+    busy_slice_ms: int
+    held_slice_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdleList:
-    """Where idle, dark and down time was: each list sums to the state's total, largest first."""
+class ScopeItem:
+    """What an extract is restricted to: a field (site, tenant, model, pool) and its value."""
 
-    free: tuple[FreeNode, ...]
-    held: tuple[Holder, ...]
-    held_without_holder_slice_ms: int
-    """Held time for which no reading tells the workload."""
-    dark: tuple[DarkNode, ...]
-    down: tuple[DownGpu, ...]
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A section that is not there, and the input that it would need."""
+
+    section: str
+    needs: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One printed figure in both weeks; the difference is in tenths of a percentage point, absent with either."""
+    """One printed figure in both periods; the difference is in tenths of a percentage point, absent with either."""
 
     figure: str
     before: Share | None
     now: Share | None
     difference_tenths: int | None
+    mean: Share | None = None
+    """That of the four weeks before as one; None where the ledger does not hold them whole."""
+    mean_difference_tenths: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Change to the week before, or why there is none."""
+    """Change to the period before or one that was named, or why there is none; `previous` is its name."""
 
-    previous_week: str
+    previous: str | None
+    previous_kind: PeriodKind
     absent: NoComparison | None
     changes: tuple[Change, ...]
+    mean_of: tuple[str, ...] = ()
+    """The weeks of the mean, oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,19 +303,25 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weekly:
-    """The weekly report; `headline` is None where the ledger holds no time of the week."""
+    """The report; `headline` is None where the ledger holds no time of the period."""
 
     schema: str
     schema_version: int
     simulated: bool
     period: Period
+    scope: tuple[ScopeItem, ...]
     withheld: tuple[Withheld, ...]
     headline: Totals | None
     places: tuple[Place, ...]
     sites: tuple[Site, ...]
     days: tuple[Day, ...]
+    heat_days: tuple[HeatRow, ...]
+    heat_hours: tuple[HourOfWeek, ...]
     sensitivity: tuple[Sensitivity, ...]
     idle_list: IdleList
+    blocks: tuple[Block, ...]
+    demand: tuple[DemandRow, ...]
+    absent: tuple[Absent, ...]
     comparison: Comparison
     findings: tuple[FindingGroup, ...]
     method: Method

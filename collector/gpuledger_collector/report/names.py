@@ -8,6 +8,8 @@ import unicodedata
 CHARACTERS_MAX = 64
 SENTENCE_CHARACTERS_MAX = 240
 DIGEST_CHARACTERS = 12
+NAMELESS = "(no name)"
+NOT_RECORDED = "not recorded"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Controls, formats (among them what turns the writing direction), lone surrogates, private use, line separators."""
@@ -18,19 +20,22 @@ def cleaned(text: str) -> str:
     return "".join(_REPLACEMENT if unicodedata.category(mark) in _UNSHOWABLE else mark for mark in text)
 
 
-def shown(text: str, characters_max: int = CHARACTERS_MAX) -> str:
+def shown(text: str, characters_max: int = CHARACTERS_MAX, *, nameless: str = NAMELESS) -> str:
     """Return the name cleaned and no longer than a table bears."""
-    text = cleaned(text)
+    # What is cut off need not be looked at: a name may be as long as whoever gave it liked.
+    text = cleaned(text[: characters_max + 1])
     if text.strip() == "":
-        return "(no name)"
+        return nameless
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
-def opened_or_digest(name: str | None, digest: str | None) -> str:
+def opened_or_digest(
+    name: str | None, digest: str | None, *, absent: str = NOT_RECORDED, nameless: str = NAMELESS
+) -> str:
     """Return the name where somebody opened it, else the first characters of its digest."""
     if name is not None:
-        return shown(name)
+        return shown(name, nameless=nameless)
     if digest is None:
-        return "not recorded"
+        return absent
     text = cleaned(digest)
     return text if len(text) <= DIGEST_CHARACTERS else f"{text[:DIGEST_CHARACTERS]}…"

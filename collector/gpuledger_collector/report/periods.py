@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ISO weeks of UTC and their names; times as people read them. Pure: no clock."""
+"""Periods of UTC and their names: ISO weeks, months, other spans. Pure: no clock."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from enum import Enum
 
 from gpuledger.cells import DAY_MS, HOUR_MS
 from gpuledger.errors import ConfigurationError
@@ -17,24 +19,54 @@ _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORM = re.compile(r"([0-9]{4})-W([0-9]{2})")
 _YEARS = range(1971, 9999)
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTH_FORM = re.compile(r"([0-9]{4})-([0-9]{2})")
+
+
+class PeriodKind(str, Enum):
+    """What a period is; only periods of one kind follow each other."""
+
+    WEEK = "week"
+    MONTH = "month"
+    SPAN = "span"
+
+    __hash__ = str.__hash__  # as for gpuledger.states.State
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Week:
-    """One ISO week of UTC, [start_ms, end_ms); `name` is its ISO form, like 2026-W47.
+class Span:
+    """A period of UTC, [start_ms, end_ms), and its name.
 
-    Where `is_iso` is False it is another span of whole hours, and the name is like 2026-11-16--2026-11-18T08.
+    Weeks are ISO weeks like 2026-W47, months are like 2026-11, other spans of whole hours like
+    2026-11-16--2026-11-18T08.
     """
 
     name: str
     start_ms: int
     end_ms: int
-    is_iso: bool = True
+    kind: PeriodKind = PeriodKind.WEEK
 
 
-def week_named(name: str) -> Week:
+def span_named(name: str) -> Span:
+    """Return the period that any form of name means; raises ConfigurationError naming it."""
+    if "--" in name:
+        start, _, end = name.partition("--")
+        # A name may end in the hour alone.
+        return span_between(*(text + ":00Z" if re.search(r"T[0-9]{2}$", text) else text for text in (start, end)))
+    return week_named(name) if "W" in name else month_named(name)
+
+
+def month_named(name: str) -> Span:
+    """Return the month called `name`; raises ConfigurationError naming it and the legal form."""
+    found = _MONTH_FORM.fullmatch(name)
+    if found is None or int(found[1]) not in _YEARS or not 1 <= int(found[2]) <= 12:
+        raise ConfigurationError(f"month {name!r} is not a month; write year and month like 2026-11")
+    return _month_of(date(int(found[1]), int(found[2]), 1))
+
+
+def week_named(name: str) -> Span:
     """Return the week called `name`; raises ConfigurationError naming it and the legal form."""
     found = _FORM.fullmatch(name)
     if found is None or int(found[1]) not in _YEARS:
@@ -50,7 +82,7 @@ def week_named(name: str) -> Week:
     return _week_of(monday)
 
 
-def span_between(start: str, end: str) -> Week:
+def span_between(start: str, end: str) -> Span:
     """Return the span from one time to another, like 2026-11-16 or 2026-11-16T08:00Z; raises ConfigurationError."""
     times_ms = []
     for flag, text in (("--from", start), ("--to", end)):
@@ -67,30 +99,46 @@ def span_between(start: str, end: str) -> Week:
             f"--from {start} --to {end}: give a span that ends after it begins, of {SPAN_MS_MAX // DAY_MS} days at most"
         )
     name = "--".join(iso(time_ms).removesuffix(":00:00Z").removesuffix("T00") for time_ms in times_ms)
-    return Week(name=name, start_ms=times_ms[0], end_ms=times_ms[1], is_iso=False)
+    return Span(name=name, start_ms=times_ms[0], end_ms=times_ms[1], kind=PeriodKind.SPAN)
 
 
-def week_at(time_ms: int) -> Week:
+def week_at(time_ms: int) -> Span:
     """Return the week that holds `time_ms`."""
     day = at(time_ms).date()
     return _week_of(day - timedelta(days=day.weekday()))
 
 
-def week_before(week: Week) -> Week:
+def month_at(time_ms: int) -> Span:
+    """Return the month that holds `time_ms`."""
+    return _month_of(at(time_ms).date().replace(day=1))
+
+
+def week_before(week: Span) -> Span:
     """Return the week that ends where `week` starts."""
     return week_at(week.start_ms - 1)
 
 
-def default_week(extent: tuple[int, int]) -> Week:
-    """Return the last week whose end the extent covers, else the one that the extent ends in.
+def span_before(span: Span) -> Span | None:
+    """Return the week or month before; None for other spans, of which none is next."""
+    following = _AT.get(span.kind)
+    return None if following is None else following(span.start_ms - 1)
 
-    A week counts as soon as the ledger holds any of it and reaches its end; whether the ledger also reaches back to
-    its start is said in the report.
+
+def default_week(extent: tuple[int, int]) -> Span:
+    """Return the last week that the extent covers the end of, as `default_span`."""
+    return default_span(extent, PeriodKind.WEEK)
+
+
+def default_span(extent: tuple[int, int], kind: PeriodKind) -> Span:
+    """Return the last week or month whose end the extent covers, else the one that the extent ends in.
+
+    It counts as soon as the ledger holds any of it and reaches its end; whether the ledger also reaches back to its
+    start is said in the report.
     """
     start_ms, end_ms = extent
-    current = week_at(end_ms)
-    last = week_before(current)
-    return last if last.end_ms > start_ms else week_at(max(start_ms, end_ms - 1))
+    holding = _AT[kind]
+    last = holding(holding(end_ms).start_ms - 1)
+    return last if last.end_ms > start_ms else holding(max(start_ms, end_ms - 1))
 
 
 def at(time_ms: int) -> datetime:
@@ -104,24 +152,20 @@ def iso(time_ms: int) -> str:
     return text + "Z"
 
 
-def minute_text(time_ms: int) -> str:
-    """Return "Mon 16 Nov 2026 00:00", the same in every locale; who prints it names UTC."""
-    time = at(time_ms)
-    return f"{day_text(time_ms)} {time.year} {time.hour:02d}:{time.minute:02d}"
-
-
-def day_text(time_ms: int) -> str:
-    """Return "Mon 16 Nov"."""
-    time = at(time_ms)
-    return f"{_DAYS[time.weekday()]} {time.day} {_MONTHS[time.month - 1]}"
-
-
-def hour_text(time_ms: int) -> str:
-    """Return "Mon 16 Nov 00:00"."""
-    return f"{day_text(time_ms)} {at(time_ms).hour:02d}:00"
-
-
-def _week_of(monday: date) -> Week:
+def _week_of(monday: date) -> Span:
     year, number, _ = monday.isocalendar()
-    start_ms = (monday - _EPOCH.date()).days * DAY_MS
-    return Week(name=f"{year}-W{number:02d}", start_ms=start_ms, end_ms=start_ms + WEEK_MS)
+    start_ms = _midnight_ms(monday)
+    return Span(name=f"{year}-W{number:02d}", start_ms=start_ms, end_ms=start_ms + WEEK_MS)
+
+
+def _month_of(first: date) -> Span:
+    following = (first + timedelta(days=31)).replace(day=1)
+    name, kind = f"{first.year}-{first.month:02d}", PeriodKind.MONTH
+    return Span(name=name, start_ms=_midnight_ms(first), end_ms=_midnight_ms(following), kind=kind)
+
+
+def _midnight_ms(day: date) -> int:
+    return (day - _EPOCH.date()).days * DAY_MS
+
+
+_AT: dict[PeriodKind, Callable[[int], Span]] = {PeriodKind.WEEK: week_at, PeriodKind.MONTH: month_at}

@@ -10,52 +10,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuledger.states import State
-from gpuledger_collector.report import amounts, source_words, words
-from gpuledger_collector.report.amounts import ABSENT, hours, percent
+from gpuledger_collector.report import source_words, words
+from gpuledger_collector.report.action_tables import action_section
+from gpuledger_collector.report.amounts import ABSENT, hours, points, tenths_text
 from gpuledger_collector.report.idle_tables import idle_section
-from gpuledger_collector.report.layout import Cell, Column, Section, Table, top
-from gpuledger_collector.report.model import Totals, Weekly, Withheld
-from gpuledger_collector.report.names import SENTENCE_CHARACTERS_MAX, shown
-from gpuledger_collector.report.periods import day_text, minute_text
+from gpuledger_collector.report.languages import ENGLISH, Language
+from gpuledger_collector.report.layout import Cell, Column, Section, Table, line, numbers, top
+from gpuledger_collector.report.layout import words as texts
+from gpuledger_collector.report.model import Change, Totals, Weekly, Withheld
+from gpuledger_collector.report.names import SENTENCE_CHARACTERS_MAX
 from gpuledger_collector.report.shares import Share
 
 
-def sections(report: Weekly) -> tuple[Section, ...]:
+def sections(report: Weekly, lang: Language = ENGLISH) -> tuple[Section, ...]:
     """Return all sections but headline and method; a report without figures has only what was found."""
     if report.headline is None:
-        return (_findings(report),)
+        return (_findings(report, lang),)
     return (
-        Section(heading="Days", figure="days", tables=(_days(report),)),
-        _where(report),
-        idle_section(report),
-        _changes(report),
-        _threshold(report, report.headline),
-        _findings(report),
+        Section(heading=lang("days.heading"), figures=("days",), tables=(_days(report, lang),)),
+        _where(report, lang),
+        Section(heading=lang("heat.heading"), figures=("heat_days", "heat_hours")),
+        action_section(report, lang),
+        idle_section(report, lang),
+        _changes(report, lang),
+        _threshold(report, report.headline, lang),
+        _findings(report, lang),
     )
 
 
-def headline_table(report: Weekly) -> Table:
+def headline_table(report: Weekly, lang: Language = ENGLISH) -> Table:
     """Return every figure of the headline with its numerator and denominator."""
     totals = report.headline
-    rows: list[tuple[str, str, str]] = []
+    shares: list[tuple[str, Share | None]] = []
     if totals is not None:
-        rows.append(("Idle, at least", percent(totals.idle.low), amounts.fraction(totals.idle.low)))
-        rows.append(("Idle, at most", percent(totals.idle.high), amounts.fraction(totals.idle.high)))
+        shares += [("idle_low", totals.idle.low), ("idle_high", totals.idle.high)]
         if totals.busy is not None:
-            rows.append(("Busy, at least", percent(totals.busy.low), amounts.fraction(totals.busy.low)))
-            rows.append(("Busy, at most", percent(totals.busy.high), amounts.fraction(totals.busy.high)))
-        rest: tuple[tuple[str, Share | None], ...] = (
-            ("Engine-active", totals.engine_active),
-            ("Coverage", totals.coverage),
-            ("Measured", totals.measured),
-            ("Out of service", totals.out),
-            ("Declared instead of observed (D′)", totals.declared_uncovered),
-        )
-        rows += [(name, percent(share), amounts.fraction(share)) for name, share in rest]
+            shares += [("busy_low", totals.busy.low), ("busy_high", totals.busy.high)]
+        shares += [
+            ("engine_active", totals.engine_active),
+            ("coverage", totals.coverage),
+            ("measured", totals.measured),
+            ("out", totals.out),
+            ("declared_uncovered", totals.declared_uncovered),
+        ]
     return Table(
-        caption="Headline figures",
-        columns=(Column(name="Figure", is_number=False), Column(name="Share"), Column(name="Of")),
-        rows=tuple(tuple(Cell(text=text) for text in row) for row in rows),
+        caption=lang("figure.caption"),
+        columns=(
+            *texts(lang("figure.column_figure")),
+            *numbers(lang("figure.column_share"), lang("figure.column_of")),
+        ),
+        rows=tuple(line(lang(f"figure.{name}"), lang.percent(share), lang.fraction(share)) for name, share in shares),
     )
 
 
@@ -67,185 +71,181 @@ def _states_in(report: Weekly) -> list[State]:
     return [time.state for time in report.headline.states if time.slice_ms > 0]
 
 
-def _without_time(report: Weekly) -> str:
-    assert report.headline is not None
-    missing = [words.state_label(time.state, report) for time in report.headline.states if time.slice_ms == 0]
-    return f"No time at all in: {', '.join(missing)}." if missing else ""
-
-
-def _figure_columns(report: Weekly) -> tuple[Column, ...]:
-    states = tuple(Column(name=words.state_label(state, report), state=state) for state in _states_in(report))
-    sampled = () if report.source is None else (Column(name="± points"),)
-    return (Column(name="GPUs"), Column(name="installed GPU-h"), Column(name="idle"), *sampled, *states)
+def _figure_columns(report: Weekly, lang: Language) -> tuple[Column, ...]:
+    states = tuple(Column(name=words.state_label(state, report, lang), state=state) for state in _states_in(report))
+    sampled = () if report.source is None else numbers(lang("days.points"))
+    return (*numbers(lang("days.gpus"), lang("days.installed"), lang("days.idle")), *sampled, *states)
 
 
 def _figure_cells(
-    report: Weekly, totals: Totals, *, day_ms: int | None = None, place: tuple[str, str | None] | None = None
+    report: Weekly,
+    totals: Totals,
+    lang: Language,
+    *,
+    day_ms: int | None = None,
+    place: tuple[str, str | None] | None = None,
 ) -> tuple[Cell, ...]:
     times = {time.state: time for time in totals.states}
     is_marked = Withheld.BUSY in totals.withheld and words.may_say(report, Withheld.BUSY)
-    cells = [
-        Cell(text=f"{totals.gpus:,}"),
-        Cell(text=hours(totals.installed_slice_ms)),
-        Cell(text=amounts.percent_range(totals.idle)),
-    ]
+    cells = list(line(f"{totals.gpus:,}", hours(totals.installed_slice_ms), lang.percent_range(totals.idle)))
     if report.source is not None:
         tenths = source_words.error_tenths(report, totals, day_ms=day_ms, place=place)
-        cells.append(Cell(text=ABSENT if tenths is None else amounts.tenths_text(tenths)))
+        cells.append(Cell(text=ABSENT if tenths is None else tenths_text(tenths)))
     for state in _states_in(report):
         time = times[state]
         text = hours(time.slice_ms) + ("†" if is_marked and state is State.BUSY else "")
-        cells.append(Cell(text=text, small=percent(time.share)))
+        cells.append(Cell(text=text, small=lang.percent(time.share)))
     return tuple(cells)
 
 
-def _note(report: Weekly, rows: Sequence[Totals]) -> str:
-    note = "GPU-hours, and their share of the row's installed GPU-hours. " + _without_time(report)
+def _note(report: Weekly, rows: Sequence[Totals], lang: Language) -> str:
+    assert report.headline is not None
+    notes = [lang("days.note")]
+    missing = [words.state_label(time.state, report, lang) for time in report.headline.states if time.slice_ms == 0]
+    if missing:
+        notes.append(lang("days.without_time", states=lang.commas(missing)))
     if words.may_say(report, Withheld.BUSY) and any(Withheld.BUSY in totals.withheld for totals in rows):
-        floor = amounts.tenths_text(report.method.coverage_floor_tenths)
-        note += f" † Measured under {floor} %: work that was seen, not a figure of how much there was."
+        notes.append(lang("days.dagger", floor=lang.tenths(report.method.coverage_floor_tenths)))
     if report.source is not None:
-        untold = ", ".join(words.state_label(state, report) for state in report.source.untold)
-        note += (
-            f" {source_words.tag(report.source).capitalize()}; ± points: sampling error of the row's shares in "
-            f"percentage points."
-        )
-        note += f" Not told by gauges: {untold}." if untold else ""
-    return note.strip()
+        notes.append(lang("days.sampled_note", tag=source_words.tag_first(report.source, lang)))
+        untold = [words.state_label(state, report, lang) for state in report.source.untold]
+        if untold:
+            notes.append(lang("days.untold_note", states=lang.commas(untold)))
+    return lang("headline.between").join(notes)
 
 
-def _days(report: Weekly) -> Table:
+def _days(report: Weekly, lang: Language) -> Table:
     assert report.headline is not None
     return Table(
-        caption="States by day (UTC)",
-        columns=(Column(name="day", is_number=False), *_figure_columns(report)),
+        caption=lang("days.caption"),
+        columns=(*texts(lang("days.day")), *_figure_columns(report, lang)),
         rows=tuple(
-            (Cell(text=day_text(day.day_ms)), *_figure_cells(report, day.totals, day_ms=day.day_ms))
+            (Cell(text=lang.day(day.day_ms)), *_figure_cells(report, day.totals, lang, day_ms=day.day_ms))
             for day in report.days
         ),
-        total=(Cell(text=words.noun(report.period)), *_figure_cells(report, report.headline)),
-        note=_note(report, [day.totals for day in report.days]),
+        total=(Cell(text=words.noun(report.period, lang)), *_figure_cells(report, report.headline, lang)),
+        note=_note(report, [day.totals for day in report.days], lang),
     )
 
 
-def _where(report: Weekly) -> Section:
+PLACES_MAX = 100
+"""Sites and models are few; who has more of them finds all in the CSV."""
+
+
+def _where(report: Weekly, lang: Language) -> Section:
     assert report.headline is not None
+    rows: list[tuple[Cell, ...]] = []
+    for place in report.places[:PLACES_MAX]:
+        model = lang("name.model_unknown") if place.model is None else lang.name(place.model)
+        cells = _figure_cells(report, place.totals, lang, place=(place.site, place.model))
+        rows.append((Cell(text=lang.name(place.site), small=model), *cells))
+    others = len(report.places) - PLACES_MAX
     table = Table(
-        caption="States by site and model",
-        columns=(
-            Column(name="site, model", is_number=False),
-            *_figure_columns(report),
-        ),
-        rows=tuple(
-            (
-                Cell(text=shown(place.site), small="model unknown" if place.model is None else shown(place.model)),
-                *_figure_cells(report, place.totals, place=(place.site, place.model)),
-            )
-            for place in report.places
-        ),
-        total=(Cell(text="all"), *_figure_cells(report, report.headline)),
-        note=_note(report, [place.totals for place in report.places]),
+        caption=lang("where.caption"),
+        columns=(*texts(lang("where.place")), *_figure_columns(report, lang)),
+        rows=tuple(rows),
+        total=(Cell(text=lang("name.all")), *_figure_cells(report, report.headline, lang)),
+        note=_note(report, [place.totals for place in report.places], lang)
+        + (lang("where.others", places=lang.count(others, "place")) if others > 0 else ""),
     )
-    return Section(heading="Where", figure="sites", tables=(table,))
+    return Section(heading=lang("where.heading"), figures=("sites",), tables=(table,))
 
 
 # --------------------------------------------------------------------------------------- change, threshold, findings
 
-_FIGURE_NAMES = {
-    "idle_low": "Idle, at least",
-    "idle_high": "Idle, at most",
-    "busy_low": "Busy, at least",
-    "busy_high": "Busy, at most",
-    "engine_active": "Engine-active",
-    "coverage": "Coverage",
-    "out": "Out of service",
-    "declared_uncovered": "Declared instead of observed (D′)",
-}
 
-
-def _changes(report: Weekly) -> Section:
-    heading = "Change"
-    if report.period.is_iso_week:
-        heading = f"Change to week {report.comparison.previous_week}"
-    reason = words.no_comparison(report)
+def _changes(report: Weekly, lang: Language) -> Section:
+    comparison = report.comparison
+    heading = lang("change.heading")
+    if comparison.previous is not None:
+        previous = words.span_text(comparison.previous, comparison.previous_kind, lang)
+        heading = lang("change.heading_to", previous=previous)
+    reason = words.no_comparison(report, lang)
     if reason is not None:
         return Section(heading=heading, lines=(reason,))
-    cells = []
-    for change in report.comparison.changes:
-        is_busy = change.figure.startswith("busy")
-        if is_busy and change.difference_tenths is None:
-            continue
-        cells.append(
-            (
-                Cell(text=_FIGURE_NAMES[change.figure]),
-                Cell(text=percent(change.before), small=amounts.fraction(change.before)),
-                Cell(text=percent(change.now), small=amounts.fraction(change.now)),
-                Cell(text=amounts.points(change.difference_tenths)),
-            )
-        )
+    has_mean = bool(comparison.mean_of)
+    names = [comparison.previous or "", report.period.name, lang("change.change")]
+    if has_mean:
+        mean = lang("change.mean", n=len(comparison.mean_of))
+        names += [mean, lang("change.to_mean")]
+    note = lang("change.note")
+    if has_mean:
+        note = lang("change.mean_note", first=comparison.mean_of[0], last=comparison.mean_of[-1])
+    elif report.period.kind.value == "week":
+        note = lang("change.mean_absent")
     table = Table(
-        caption="Change in percentage points",
-        columns=(
-            Column(name="figure", is_number=False),
-            Column(name=report.comparison.previous_week),
-            Column(name=report.period.week),
-            Column(name="change"),
+        caption=lang("change.caption"),
+        columns=(*texts(lang("change.figure")), *numbers(*names)),
+        rows=tuple(
+            _change_cells(change, lang, has_mean=has_mean)
+            for change in comparison.changes
+            if not (change.figure.startswith("busy") and change.difference_tenths is None)
         ),
-        rows=tuple(cells),
-        note="Differences of the printed figures.",
+        note=note,
     )
     return Section(heading=heading, tables=(table,))
 
 
-def _threshold(report: Weekly, totals: Totals) -> Section:
+def _change_cells(change: Change, lang: Language, *, has_mean: bool) -> tuple[Cell, ...]:
+    cells = [
+        Cell(text=lang(f"figure.{change.figure}")),
+        Cell(text=lang.percent(change.before), small=lang.fraction(change.before)),
+        Cell(text=lang.percent(change.now), small=lang.fraction(change.now)),
+        Cell(text=points(change.difference_tenths)),
+    ]
+    if has_mean:
+        cells.append(Cell(text=lang.percent(change.mean), small=lang.fraction(change.mean)))
+        cells.append(Cell(text=points(change.mean_difference_tenths)))
+    return tuple(cells)
+
+
+def _threshold(report: Weekly, totals: Totals, lang: Language) -> Section:
     is_said = totals.busy is not None
-    columns = [Column(name="activity over", is_number=False), Column(name="idle")]
-    if is_said:
-        columns.append(Column(name="busy"))
-    cells = []
+    rows = []
     for row in report.sensitivity:
-        name = f"{amounts.tenths_text(row.theta_ppm // 1000).removesuffix('.0')} %"
-        line = [Cell(text=name + (" (in force)" if row.is_in_force else ""))]
-        line.append(Cell(text=amounts.percent_range(row.idle), small=amounts.hours_range(row.idle)))
+        name = lang("sensitivity.over_share", share=tenths_text(row.theta_ppm // 1000).removesuffix(".0"))
+        if row.is_in_force:
+            name = lang("sensitivity.in_force", share=name)
+        cells = [Cell(text=name), Cell(text=lang.percent_range(row.idle), small=lang.hours_range(row.idle))]
         if is_said:
-            line.append(Cell(text=amounts.percent_range(row.busy), small=amounts.hours_range(row.busy)))
-        cells.append(tuple(line))
-    active = f"Engine-active time needs no threshold; it was not known in this {words.noun(report.period)}."
+            cells.append(Cell(text=lang.percent_range(row.busy), small=lang.hours_range(row.busy)))
+        rows.append(tuple(cells))
+    active = lang("sensitivity.active_unknown", noun=words.noun(report.period, lang))
     if totals.engine_active is not None:
-        active = (
-            f"Engine-active time needs no threshold: {percent(totals.engine_active)} "
-            f"({amounts.fraction(totals.engine_active)})."
-        )
-    table = Table(caption="Figures at other thresholds", columns=tuple(columns), rows=tuple(cells), note=active)
-    return Section(heading="Sensitivity to the threshold", tables=(table,))
+        share, fraction = lang.percent(totals.engine_active), lang.fraction(totals.engine_active)
+        active = lang("sensitivity.active", share=share, fraction=fraction)
+    said = numbers(lang("sensitivity.busy")) if is_said else ()
+    table = Table(
+        caption=lang("sensitivity.caption"),
+        columns=(*texts(lang("sensitivity.over")), *numbers(lang("sensitivity.idle")), *said),
+        rows=tuple(rows),
+        note=active,
+    )
+    return Section(heading=lang("sensitivity.heading"), tables=(table,))
 
 
-def _findings(report: Weekly) -> Section:
+def _findings(report: Weekly, lang: Language) -> Section:
     rows, others, others_count = top(report.findings, lambda row: row.count)
     cells = [
-        (
-            Cell(text=shown(row.kind)),
-            Cell(text=shown(row.text, SENTENCE_CHARACTERS_MAX)),
-            Cell(text=f"{row.count:,}"),
-            Cell(text=minute_text(row.first_ms)),
-            Cell(text=minute_text(row.last_ms) if row.count > 1 else ABSENT),
+        line(
+            lang.name(row.kind),
+            lang.name(row.text, SENTENCE_CHARACTERS_MAX),
+            f"{row.count:,}",
+            lang.minute(row.first_ms),
+            lang.minute(row.last_ms) if row.count > 1 else ABSENT,
         )
         for row in rows
     ]
     if others:
-        blank = Cell(text="")
-        others_cell = Cell(text=amounts.count(others, "subject"))
-        cells.append((Cell(text="others"), others_cell, Cell(text=f"{others_count:,}"), blank, blank))
+        cells.append(line(lang("name.others"), lang.count(others, "subject"), f"{others_count:,}", "", ""))
     table = Table(
-        caption="By kind and subject",
+        caption=lang("findings.caption"),
         columns=(
-            Column(name="kind", is_number=False),
-            Column(name="what", is_number=False),
-            Column(name="times"),
-            Column(name="first (UTC)", is_number=False),
-            Column(name="last (UTC)", is_number=False),
+            *texts(lang("findings.kind"), lang("findings.what")),
+            *numbers(lang("findings.times")),
+            *texts(lang("findings.first"), lang("findings.last")),
         ),
         rows=tuple(cells),
-        empty="Nothing was found.",
+        empty=lang("findings.empty"),
     )
-    return Section(heading="Findings", tables=(table,))
+    return Section(heading=lang("findings.heading"), tables=(table,))

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report as CSV for spreadsheets: RFC 4180, UTF-8 with a byte order mark, decimal points, ISO times.
 
-Two files: states (one row per site, model and state, zeros included) and the idle list (one row per entry, every
-list whole). State names are the ledger's identifiers whatever is withheld; the column `withheld` names the words
-that no figure of the row may be called. `profile` and the sampling error are there where figures come from gauges,
-which do not tell some of the states. A text that a spreadsheet could take for a formula gets a leading quote.
+Three files: states (one row per site, model and state, zeros included), the idle list (one row per entry, every list
+whole) and days (one row per node and day). Headings are in a language, values are not: state names are the ledger's
+identifiers whatever is withheld; the column `withheld` names the words that no figure of the row may be called.
+`profile` and the sampling error are there where figures come from gauges, which do not tell some of the states. A text
+that a spreadsheet could take for a formula gets a leading quote.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
+from gpuledger.cells import DAY_MS, floor_to
 from gpuledger_collector.report import amounts, source_words, words
+from gpuledger_collector.report.languages import ENGLISH, Language
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.names import cleaned
 from gpuledger_collector.report.periods import iso
+from gpuledger_collector.report.shares import share_down, share_up
 
 Value = str | int | float | None
 
@@ -25,7 +30,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 STATE_COLUMNS = (
     "simulated",
-    "week",
+    "period",
     "figures_from_utc",
     "figures_to_utc",
     "site",
@@ -43,9 +48,10 @@ STATE_COLUMNS = (
 )
 IDLE_COLUMNS = (
     "simulated",
-    "week",
+    "period",
     "list",
     "site",
+    "pool",
     "node",
     "gpu",
     "user",
@@ -62,12 +68,27 @@ IDLE_COLUMNS = (
     "last_hour_utc",
     "last_seen_hour_utc",
     "dark_since_utc",
+    "since_utc",
     "slice_ms",
+    "profile",
+)
+DAY_COLUMNS = (
+    "simulated",
+    "period",
+    "day",
+    "site",
+    "node",
+    "idle_gpu_hours_min",
+    "idle_gpu_hours_max",
+    "dark_gpu_hours",
+    "installed_gpu_hours",
+    "idle_percent_min",
+    "idle_percent_max",
     "profile",
 )
 
 
-def states_to_csv(report: Weekly) -> str:
+def states_to_csv(report: Weekly, lang: Language = ENGLISH) -> str:
     """Return the states file; only its heading where the report has no figures."""
     period = report.period
     rows: list[dict[str, Value]] = []
@@ -92,12 +113,66 @@ def states_to_csv(report: Weekly) -> str:
             }
             for time in totals.states
         )
-    return _write(report, STATE_COLUMNS, rows)
+    return _write(report, STATE_COLUMNS, rows, lang)
 
 
-def idle_list_to_csv(report: Weekly) -> str:
+def idle_list_to_csv(report: Weekly, lang: Language = ENGLISH) -> str:
     """Return the idle list: every entry of every list, named by the column `list`."""
-    return _write(report, IDLE_COLUMNS, [*_free(report), *_held(report), *_dark(report), *_down(report)])
+    rows = (_blocks(report), _free(report), _held(report), _reserved(report), _dark(report), _down(report))
+    return _write(report, IDLE_COLUMNS, chain.from_iterable(rows), lang)
+
+
+def days_to_csv(report: Weekly, lang: Language = ENGLISH) -> str:
+    """Return the days: how idle every node was on every UTC day on which it was installed."""
+    return _write(report, DAY_COLUMNS, _days(report), lang)
+
+
+def _days(report: Weekly) -> Iterator[dict[str, Value]]:
+    days = range(floor_to(report.period.start_ms, DAY_MS), report.period.end_ms, DAY_MS)
+    for row in report.heat_days:
+        for day_ms, cell in zip(days, row.cells, strict=True):
+            if cell is None:
+                continue
+            high = cell.idle_slice_ms + cell.unknown_slice_ms
+            yield {
+                "day": iso(day_ms)[:10],
+                "site": row.site,
+                "node": row.node,
+                "idle_gpu_hours_min": _hours(cell.idle_slice_ms),
+                "idle_gpu_hours_max": _hours(high),
+                "dark_gpu_hours": _hours(cell.dark_slice_ms),
+                "installed_gpu_hours": _hours(cell.installed_slice_ms),
+                "idle_percent_min": share_down(cell.idle_slice_ms, cell.installed_slice_ms).tenths / 10,
+                "idle_percent_max": share_up(high, cell.installed_slice_ms).tenths / 10,
+            }
+
+
+def _blocks(report: Weekly) -> Iterator[dict[str, Value]]:
+    for block in report.blocks:
+        for row in block.nodes:
+            yield {
+                "list": "sellable",
+                "site": block.site,
+                "pool": block.pool,
+                "node": row.node,
+                "gpus": row.gpus,
+                "gpu_hours": _hours(row.free_slice_ms),
+                "since_utc": iso(row.since_ms),
+                "slice_ms": row.free_slice_ms,
+            }
+
+
+def _reserved(report: Weekly) -> Iterator[dict[str, Value]]:
+    for row in report.idle_list.reserved:
+        yield {
+            "list": "reserved",
+            "site": row.site,
+            "node": row.node,
+            "gpus": row.gpus,
+            "gpu_hours": _hours(row.reserved_slice_ms),
+            "installed_gpu_hours": _hours(row.installed_slice_ms),
+            "slice_ms": row.reserved_slice_ms,
+        }
 
 
 def _free(report: Weekly) -> Iterator[dict[str, Value]]:
@@ -175,17 +250,17 @@ def _time(time_ms: int | None) -> str | None:
     return None if time_ms is None else iso(time_ms)
 
 
-def _write(report: Weekly, columns: tuple[str, ...], rows: list[dict[str, Value]]) -> str:
+def _write(report: Weekly, columns: tuple[str, ...], rows: Iterable[Mapping[str, Value]], lang: Language) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
+    writer.writerow([lang(f"csv.{column}") for column in columns])
     everywhere: dict[str, Value] = {
         "simulated": words.SIMULATED if report.simulated else None,
-        "week": report.period.week,
+        "period": report.period.name,
         "profile": None if report.source is None else report.source.profile,
     }
     for row in rows:
-        fields = everywhere | row
+        fields = everywhere | dict(row)
         writer.writerow([_safe(fields.get(column)) for column in columns])
     return BYTE_ORDER_MARK + text.getvalue()
 

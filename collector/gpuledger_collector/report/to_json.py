@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from enum import Enum
 
 from gpuledger_collector.report import amounts, source_words, words
+from gpuledger_collector.report.languages import ENGLISH, Language
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.periods import iso
 
@@ -31,27 +33,47 @@ _TIMES = frozenset(
         "first_dark_hour_ms",
         "last_seen_hour_ms",
         "dark_since_ms",
+        "since_ms",
     }
 )
 """Fields that are points in time; all other `*_ms` are durations."""
 
 
-def weekly_to_json(report: Weekly) -> str:
-    """Return the report as JSON text with a final line feed."""
+def weekly_to_json(report: Weekly, lang: Language = ENGLISH) -> str:
+    """Return the report as JSON text with a final line feed; only title, sentence and notices are in a language."""
     document = {
         "schema": report.schema,
         "schema_version": report.schema_version,
         "simulated": report.simulated,
-        "title": words.title(report),
-        "sentence": words.headline(report),
-        "notices": words.notices(report),
+        "language": lang.tag,
+        "title": words.title(report, lang),
+        "sentence": words.headline(report, lang),
+        "notices": words.notices(report, lang),
     }
     if report.headline is not None and report.source is not None:
         tenths = source_words.error_tenths(report, report.headline)
         document["sampling_error_points"] = None if tenths is None else tenths / 10
     fields = _plain(report)
     assert isinstance(fields, dict)
-    return json.dumps(document | fields, indent=2, ensure_ascii=True) + "\n"
+    return "".join(_pieces(document | fields, "")) + "\n"
+
+
+def _pieces(value: object, indent: str) -> Iterator[str]:
+    """Yield JSON text with one line for each object or list that holds no other, so that lists read as rows."""
+    if isinstance(value, dict) and any(isinstance(item, dict | list) and item for item in value.values()):
+        inner = indent + "  "
+        for number, (key, item) in enumerate(value.items()):
+            yield f"{',' if number else '{'}\n{inner}{json.dumps(key)}: "
+            yield from _pieces(item, inner)
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and any(isinstance(item, dict | list) and item for item in value):
+        inner = indent + "  "
+        for number, item in enumerate(value):
+            yield f"{',' if number else '['}\n{inner}"
+            yield from _pieces(item, inner)
+        yield f"\n{indent}]"
+    else:
+        yield json.dumps(value)
 
 
 def _plain(value: object) -> object:

@@ -8,7 +8,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from gpuledger_collector.report import words
+from gpuledger_collector.report.languages import ENGLISH, Language
 from gpuledger_collector.report.layout import Cell, Table
+from gpuledger_collector.report.method_words import method_lines
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.tables import headline_table, sections
 
@@ -17,25 +19,27 @@ _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _EDGE_AT = re.compile(r"(?<!\w)@")
 
 
-def weekly_to_markdown(report: Weekly) -> str:
+def weekly_to_markdown(report: Weekly, lang: Language = ENGLISH) -> str:
     """Return the report as Markdown text with a final line feed."""
-    return "\n".join(_lines(report)) + "\n"
+    return "\n".join(_lines(report, lang)) + "\n"
 
 
-def _lines(report: Weekly) -> Iterator[str]:
-    mark = words.mark(report)
-    yield f"# {words.title(report)}"
+def _lines(report: Weekly, lang: Language) -> Iterator[str]:
+    mark = words.mark(report, lang)
+    yield f"# {escape(words.title(report, lang))}"
     yield ""
-    yield f"**{words.headline(report)}**"
+    yield f"**{escape(words.headline(report, lang))}**"
     yield ""
-    yield f"Period: {words.period_text(report.period)}."
-    for notice in words.notices(report):
+    yield lang("period.label", span=words.period_text(report.period, lang))
+    for notice in map(escape, words.notices(report, lang)):
         yield ""
         yield f"> {notice}"
     if report.headline is not None:
         yield ""
-        yield from _table(headline_table(report))
-    for section in sections(report):
+        yield from _table(headline_table(report, lang))
+    for section in sections(report, lang):
+        if not (section.lines or section.tables or section.notes):
+            continue  # a section of drawings
         yield ""
         yield f"## {mark}{section.heading}"
         for line in section.lines:
@@ -47,11 +51,15 @@ def _lines(report: Weekly) -> Iterator[str]:
                 yield f"### {mark}{table.caption}"
                 yield ""
             yield from _table(table)
+        if section.notes:
+            yield ""
+        for note in section.notes:
+            yield f"- {escape(note)}"
     yield ""
-    yield f"## {mark}Method"
+    yield f"## {mark}{lang('method.heading')}"
     yield ""
-    for term, text in words.method_lines(report):
-        yield f"- {escape(term)}: {escape(text)}"
+    for term, text in method_lines(report, lang):
+        yield "- " + lang("method.line", term=escape(term), text=escape(text))
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -4,34 +4,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from gpuledger.accounting import COVERAGE_FLOOR, Account, add
-from gpuledger.cells import CELL_MS
+from gpuledger.cells import CELL_MS, DAY_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger.states import THETA_PPM, State
-from gpuledger_collector.figures import Group, Key, LedgerReader
+from gpuledger_collector.figures import Group, Key
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.report.idle_list import build_idle_list
+from gpuledger_collector.node_figures import NodeTime, ReportReader, Scope
+from gpuledger_collector.report.comparison import build_comparison
+from gpuledger_collector.report.idle_list import build_blocks, build_idle_list
+from gpuledger_collector.report.idle_model import IdleList
 from gpuledger_collector.report.model import (
     SCHEMA,
     SCHEMA_VERSION,
-    Change,
-    Comparison,
+    Absent,
     Day,
     FindingGroup,
-    IdleList,
     Method,
-    NoComparison,
     Period,
     Place,
+    ScopeItem,
     Site,
     Source,
     Totals,
     TrustLevel,
     Weekly,
 )
-from gpuledger_collector.report.periods import Week, week_before
-from gpuledger_collector.report.shares import Share
+from gpuledger_collector.report.patterns import build_demand, build_heat_days, build_heat_hours
+from gpuledger_collector.report.periods import Span
 from gpuledger_collector.report.totals import sensitivity_of, totals_of, withheld_words
 
 
@@ -39,37 +41,55 @@ class LedgerMovedError(StorageError):
     """The ledger was written to while the report was read from it; reading again helps."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """A part of the fleet that a report is about, and how it was asked for."""
+
+    scope: Scope
+    items: tuple[ScopeItem, ...]
+
+
 def build_weekly(
-    reader: LedgerReader,
-    week: Week,
+    reader: ReportReader,
+    week: Span,
     *,
     readings_trust: TrustLevel = TrustLevel.L1,
     source: Source | None = None,
     is_compared: bool = True,
+    other: Span | None = None,
+    extract: Extract | None = None,
 ) -> Weekly:
-    """Return the report of one week; `source` says what its rows are from if not from sealed readings.
+    """Return the report of a week, a month or another period.
 
-    Raises LedgerMovedError where the ledger's answers do not belong to one state of it.
+    `source` says what its rows are from if not from sealed readings, `other` what it is compared with if not with the
+    period before. Raises LedgerMovedError where the ledger's answers do not belong to one state of it.
     """
-    digest = reader.digest(week.start_ms, week.end_ms)
+    whole_reader, reader = reader, reader if extract is None else reader.within(extract.scope)
+    digest = whole_reader.digest(week.start_ms, week.end_ms)
     period = _period(week, reader.extent())
-    by_gpu = _ask(reader, ["site", "node", "gpu"], week)
     places = _ask(reader, ["site", "model"], week)
     sites = _ask(reader, ["site"], week)
     days = _ask(reader, ["day_ms"], week)
-    whole = _ask(reader, [], week)
-    total = add([group.account for group in whole])
+    hours = _ask(reader, ["hour_ms"], week)
+    nodes = reader.node_times(week.start_ms, week.end_ms)
+    total = add([group.account for group in places])
     untold = frozenset[State]() if source is None else frozenset(source.untold)
+    whole = _ask(reader, [], week)
     headline = next((totals for _, totals in _with_totals(whole, untold)), None)
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
-    idle_list = build_idle_list(reader, week.start_ms, week.end_ms, to_ms, by_gpu)
-    comparison, is_previous_simulated = _comparison(reader, week, period, headline, is_compared=is_compared)
-    findings = _group_findings(reader.findings(week.start_ms, week.end_ms))
+    holdings = reader.holdings(week.start_ms, week.end_ms)
+    down = reader.down_gpus(week.start_ms, week.end_ms)
+    idle_list = build_idle_list(nodes, holdings, down, to_ms - week.start_ms)
+    comparison, is_previous_simulated = build_comparison(
+        reader, week, period, headline, other=other, is_compared=is_compared
+    )
+    day_totals = tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold))
     report = Weekly(
         schema=SCHEMA,
         schema_version=SCHEMA_VERSION,
         simulated=any(group.simulated for group in places) or is_previous_simulated,
         period=period,
+        scope=() if extract is None else extract.items,
         withheld=withheld_words(total),
         headline=headline,
         places=tuple(
@@ -77,21 +97,39 @@ def build_weekly(
             for group, totals in _with_totals(places, untold)
         ),
         sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites, untold)),
-        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold)),
+        days=day_totals,
+        heat_days=build_heat_days(
+            reader.node_days(week.start_ms, week.end_ms), range(floor_to(week.start_ms, DAY_MS), week.end_ms, DAY_MS)
+        ),
+        heat_hours=build_heat_hours(hours),
         sensitivity=sensitivity_of(total),
         idle_list=idle_list,
+        blocks=build_blocks(nodes, to_ms),
+        demand=build_demand(holdings, nodes),
+        absent=_absent(),
         comparison=comparison,
-        findings=findings,
+        findings=_group_findings(reader.findings(week.start_ms, week.end_ms)),
         method=_method(places, digest, readings_trust),
         source=source,
     )
-    _check_one_ledger(
-        total, (by_gpu, places, sites, days), idle_list, digest == reader.digest(week.start_ms, week.end_ms)
-    )
+    is_same = digest == whole_reader.digest(week.start_ms, week.end_ms)
+    _check_one_ledger(total, (whole, sites, days, hours), nodes, idle_list, is_same)
     return report
 
 
-def _ask(reader: LedgerReader, keys: Sequence[Key], week: Week) -> list[Group]:
+def _absent() -> tuple[Absent, ...]:
+    """Return the sections that no input is there for."""
+    return (
+        Absent(section="not_schedulable", needs="scheduler"),
+        Absent(section="queues", needs="scheduler"),
+        Absent(section="stranded", needs="scheduler"),
+        Absent(section="sold_but_idle", needs="lease_book"),
+        Absent(section="tenant_run", needs="lease_book"),
+        Absent(section="owners", needs="owners"),
+    )
+
+
+def _ask(reader: ReportReader, keys: Sequence[Key], week: Span) -> list[Group]:
     return sorted(reader.sum_by(keys, week.start_ms, week.end_ms), key=lambda group: group.key)
 
 
@@ -102,19 +140,25 @@ def _with_totals(groups: Iterable[Group], untold: frozenset[State]) -> Iterable[
             yield group, totals
 
 
-def _check_one_ledger(total: Account, others: Iterable[Sequence[Group]], idle: IdleList, is_same: bool) -> None:
+def _check_one_ledger(
+    total: Account, others: Iterable[Sequence[Group]], nodes: Sequence[NodeTime], idle: IdleList, is_same: bool
+) -> None:
     # The tables are asked for one by one, while the collector may be writing: they must be sums of the same rows.
     sums = [add([group.account for group in groups]) for groups in others]
-    if not is_same or any(account != total for account in sums) or idle.held_without_holder_slice_ms < 0:
+    by_node = {state: sum(node.slice_ms(state) for node in nodes) for state in State}
+    is_same = is_same and all(account == total for account in sums)
+    is_same = is_same and all(total.slice_ms(state) == amount for state, amount in by_node.items())
+    if not is_same or idle.held_without_holder_slice_ms < 0:
         raise LedgerMovedError("the ledger changed while the report was read from it; run the report again")
 
 
-def _period(week: Week, extent: tuple[int, int] | None) -> Period:
+def _period(week: Span, extent: tuple[int, int] | None) -> Period:
     from_ms = to_ms = None
     if extent is not None and extent[0] < week.end_ms and extent[1] > week.start_ms:
         from_ms, to_ms = max(extent[0], week.start_ms), min(extent[1], week.end_ms)
     return Period(
-        week=week.name,
+        name=week.name,
+        kind=week.kind,
         start_ms=week.start_ms,
         end_ms=week.end_ms,
         figures_from_ms=from_ms,
@@ -123,7 +167,6 @@ def _period(week: Week, extent: tuple[int, int] | None) -> Period:
         is_from_start=extent is not None and extent[0] <= week.start_ms,
         ledger_from_ms=None if extent is None else extent[0],
         ledger_to_ms=None if extent is None else extent[1],
-        is_iso_week=week.is_iso,
     )
 
 
@@ -141,64 +184,6 @@ def _method(places: Sequence[Group], digest: str, readings_trust: TrustLevel) ->
         readings_trust=readings_trust,
         roster_trust=TrustLevel.L0,
     )
-
-
-# ------------------------------------------------------------------------------------------- change to last week
-
-
-def _comparison(
-    reader: LedgerReader, week: Week, period: Period, now: Totals | None, *, is_compared: bool
-) -> tuple[Comparison, bool]:
-    """Return the comparison, and whether anything in the week before was simulated.
-
-    Parts of weeks are not compared: a Monday is not a week, and a weekend is not one either.
-    """
-    previous = week_before(week)
-    absent = _why_not(previous, period, now) if is_compared else NoComparison.NOT_ASKED_FOR
-    if absent is not None or now is None:
-        return Comparison(previous_week=previous.name, absent=absent, changes=()), False
-    groups = _ask(reader, ["site", "model"], previous)
-    account = add([group.account for group in groups])
-    before = totals_of(account, gpus=0, active_known_ms=0)
-    if before is None:
-        absent = NoComparison.PREVIOUS_NOT_IN_LEDGER
-        return Comparison(previous_week=previous.name, absent=absent, changes=()), False
-    figures = (_figures(before), _figures(now))
-    changes = tuple(_change(name, figures[0][name], figures[1][name]) for name in figures[1])
-    simulated = any(group.simulated for group in groups)
-    return Comparison(previous_week=previous.name, absent=None, changes=changes), simulated
-
-
-def _why_not(previous: Week, period: Period, now: Totals | None) -> NoComparison | None:
-    if now is None:
-        return NoComparison.NO_FIGURES
-    if not period.is_iso_week:
-        return NoComparison.NOT_A_WEEK
-    if not (period.is_complete and period.is_from_start):
-        return NoComparison.WEEK_NOT_WHOLE
-    if period.ledger_from_ms is None or period.ledger_from_ms >= previous.end_ms:
-        return NoComparison.PREVIOUS_NOT_IN_LEDGER
-    if period.ledger_from_ms > previous.start_ms:
-        return NoComparison.PREVIOUS_NOT_WHOLE
-    return None
-
-
-def _figures(totals: Totals) -> dict[str, Share | None]:
-    return {
-        "idle_low": totals.idle.low,
-        "idle_high": totals.idle.high,
-        "busy_low": None if totals.busy is None else totals.busy.low,
-        "busy_high": None if totals.busy is None else totals.busy.high,
-        "engine_active": totals.engine_active,
-        "coverage": totals.coverage,
-        "out": totals.out,
-        "declared_uncovered": totals.declared_uncovered,
-    }
-
-
-def _change(figure: str, before: Share | None, now: Share | None) -> Change:
-    difference = None if before is None or now is None else now.tenths - before.tenths
-    return Change(figure=figure, before=before, now=now, difference_tenths=difference)
 
 
 # ------------------------------------------------------------------------------------------------------ findings

@@ -18,6 +18,8 @@ from gpuledger.states import State
 from gpuledger_collector.engine.config import EngineConfig
 from gpuledger_collector.report import source_words, words
 from gpuledger_collector.report.from_engine import read_from_engine
+from gpuledger_collector.report.languages import ENGLISH
+from gpuledger_collector.report.method_words import method_lines
 from gpuledger_collector.report.model import NoComparison, TrustLevel, Weekly
 from gpuledger_collector.report.periods import span_between, week_named
 from gpuledger_collector.report.to_csv import idle_list_to_csv, states_to_csv
@@ -47,7 +49,14 @@ def test_the_first_report_needs_an_address_and_nothing_else(tmp_path: Path, monk
     assert result.exit_code == 0, result.output
     *paths, headline = result.stdout.splitlines()
     stem = "reports/weekly-2026-11-16--2026-11-16T06"
-    assert paths == [f"{stem}.md", f"{stem}.html", f"{stem}.csv", f"{stem}-idle.csv", f"{stem}.json"]
+    assert paths == [
+        f"{stem}.md",
+        f"{stem}.html",
+        f"{stem}.csv",
+        f"{stem}-idle.csv",
+        f"{stem}-days.csv",
+        f"{stem}.json",
+    ]
     assert headline.startswith(
         "2026-11-16 to 2026-11-16T06: at least 50.0 % and at most 72.2 % of 18.0 installed GPU-hours (3 GPUs) stood "
         "idle, with coverage 77.8 %; what was out of service is not told. Sampled gauges (profile dcgm, sampled every "
@@ -165,7 +174,7 @@ def test_a_stuck_gauge_and_missing_memory_are_said_before_any_figure() -> None:
     said = " ".join(words.notices(report))
     assert "At 120 samples DCGM_FI_PROF_GR_ENGINE_ACTIVE said that nothing was active and DCGM_FI_DEV_GPU_UTIL" in said
     assert "At 120 samples memory in use was not known" in said
-    assert ("Rejected", "120 samples outside what they can be; counted as unknown.") in words.method_lines(report)
+    assert ("Rejected", "120 samples outside what they can be; counted as unknown.") in method_lines(report, ENGLISH)
 
 
 # ------------------------------------------------------------------------------------------------- which period
@@ -187,7 +196,7 @@ def read(engine: FakeEngine, *, is_compared: bool = True, week: str | None = Non
 def test_the_last_whole_week_is_reported_by_default_and_compared_with_the_one_before() -> None:
     end_ms = MONDAY_MS + 7 * DAY_MS
     report = read(weeks(end_ms + HOUR_MS, (MONDAY_MS - 7 * DAY_MS, end_ms)))
-    assert report.period.week == "2026-W47"
+    assert report.period.name == "2026-W47"
     assert (report.period.is_complete, report.period.is_from_start) == (True, True)
     assert report.comparison.absent is None
     idle = next(change for change in report.comparison.changes if change.figure == "idle_low")
@@ -196,7 +205,7 @@ def test_the_last_whole_week_is_reported_by_default_and_compared_with_the_one_be
 
 def test_an_engine_that_is_younger_than_a_week_has_the_week_that_goes_on_reported() -> None:
     report = read(weeks(MONDAY_MS + 2 * DAY_MS, (MONDAY_MS + DAY_MS, MONDAY_MS + 2 * DAY_MS)))
-    assert report.period.week == "2026-W47"
+    assert report.period.name == "2026-W47"
     assert (report.period.is_complete, report.period.is_from_start) == (False, False)
     assert report.period.figures_to_ms == MONDAY_MS + 2 * DAY_MS - CELL_MS
     said = words.notices(report)
@@ -227,7 +236,7 @@ def test_a_span_of_many_days_has_a_bar_for_each() -> None:
     )
     report = report_of(engine, span=("2026-11-16", "2026-11-28"))
     assert len(report.days) == 12
-    assert report.comparison.absent is NoComparison.NOT_A_WEEK
+    assert report.comparison.absent is NoComparison.NONE_BEFORE
     html = weekly_to_html(report)
     assert "States by day, 2026-11-16 to 2026-11-28" in html
     assert "Mon 16 Nov" in html
