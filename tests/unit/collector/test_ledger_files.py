@@ -205,7 +205,7 @@ def test_holders_and_findings_of_a_scope_are_those_of_its_gpus(tmp_path: Path) -
     span = (one.hour_ms, one.hour_ms + HOUR_MS)
     assert [holding.node for holding in scope.holdings(*span)] == ["n2"]
     assert [finding.subject for finding in scope.findings(*span)] == ["GPU-2"]
-    assert scope.queues(*span) == scope.commerce(*span) == []
+    assert (scope.queues(*span), scope.commerce(*span)) == ([], [])
 
 
 def row(hour: int, gpu: str = "GPU-1", node: str = "n1", busy: int = 7) -> HourRow:
