@@ -29,6 +29,7 @@ from gpuledger_collector.documents import Asked, Document
 from gpuledger_collector.published import Published
 from gpuledger_collector.push_door import PUSH_PATH, SECURITY_HEADERS, PushDoor
 from gpuledger_collector.receive import Receiver
+from gpuledger_collector.shelf import Shelf
 
 CONNECTIONS_MAX = 512
 IDLE_S = 30.0
@@ -51,15 +52,6 @@ _MISSES = {404: "there is nothing at this address", 405: "this can only be read"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """All that can be asked for; replaced as a whole."""
-
-    published: Published
-    metrics: Document
-    openmetrics: Document
-
-
 Routes = Mapping[str, Callable[[Published, Asked], Document]]
 """What answers each address (with {names} in it) from what is published; called from threads."""
 
@@ -70,13 +62,6 @@ class LogFiles(Protocol):
     def find(self, path: str) -> Document | None:
         """Return what is published at a path below /log/, or None; called from threads. Raises StorageError."""
         ...
-
-
-class Shelf:
-    """Holds what was prepared last; None until something was."""
-
-    def __init__(self) -> None:
-        self.prepared: Prepared | None = None
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -269,7 +254,7 @@ class Server:
 
     def _reading(self, answer: Callable[[Published, Asked], Document]) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            prepared = self._shelf.prepared
+            prepared = await self._shelf.look()
             if prepared is None:
                 return _refusal(request, 503, "nothing is prepared yet", {"Retry-After": "2"})
             if self._read_requests >= READ_REQUESTS_MAX:
@@ -287,7 +272,7 @@ class Server:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         wants_openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        prepared = self._shelf.prepared
+        prepared = await self._shelf.look()
         if prepared is None:
             return _refusal(request, 503, "nothing is prepared yet", {"Retry-After": "2"})
         document = prepared.openmetrics if wants_openmetrics else prepared.metrics

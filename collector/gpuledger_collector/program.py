@@ -26,13 +26,14 @@ from gpuledger_collector.arrivals import Arrivals
 from gpuledger_collector.batch import BatchResult, Offer
 from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
-from gpuledger_collector.http import Port, Server, Shelf, open_listener
+from gpuledger_collector.http import Port, Server, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.mirror import LogMirror
 from gpuledger_collector.poll import Poller, PollLimits
 from gpuledger_collector.receive import Pushed, Receiver
 from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.schedule import Schedule
+from gpuledger_collector.shelf import Shelf
 from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
 from gpuledger_collector.target_sources import Discovery
@@ -289,7 +290,7 @@ class _Program:
     def _prepare_now(self) -> None:
         """Runs in a thread of its own."""
         try:
-            self._shelf.prepared = self._snapshot.prepare()
+            self._shelf.renew(self._snapshot.prepare)
         except StorageError as exc:
             if self._prepare_error != str(exc):
                 logger.error("prepare_failed", extra={"why": str(exc)})  # noqa: TRY400 - the sentence says it all

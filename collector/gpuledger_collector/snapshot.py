@@ -20,12 +20,12 @@ from gpuledger_collector.documents import Document
 from gpuledger_collector.families import OPENMETRICS_TYPE, TEXT_TYPE, Exposed, Exposer
 from gpuledger_collector.figures import FleetReader
 from gpuledger_collector.fleet import CellFigures, Fleet, added, resume, settle
-from gpuledger_collector.http import Prepared
 from gpuledger_collector.ledger import CellRow
 from gpuledger_collector.live import LiveBoard, LiveNode
 from gpuledger_collector.overview import LedgerFigures, overview, read_free_since, read_ledger
 from gpuledger_collector.published import Publisher
 from gpuledger_collector.roster import UNKNOWN_PLACE
+from gpuledger_collector.shelf import Prepared
 from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
 CATCH_UP_CELLS_MAX = 288

@@ -29,7 +29,8 @@ from schemathesis.specs.openapi.checks import (
 from gpuledger_collector.api import answers
 from gpuledger_collector.api.openapi import openapi
 from gpuledger_collector.documents import Document
-from gpuledger_collector.http import Prepared, Server, Shelf, open_listener
+from gpuledger_collector.http import Server, open_listener
+from gpuledger_collector.shelf import Prepared, Shelf
 from tests.fakes.large_fleet import a_large_fleet
 
 SCHEMA = schemathesis.openapi.from_dict(json.loads(openapi()))

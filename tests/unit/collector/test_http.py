@@ -15,7 +15,8 @@ from yarl import URL
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector import http
 from gpuledger_collector.documents import Asked, Document
-from gpuledger_collector.http import Prepared, Routes, Server, Shelf, open_listener, parse_listen, takes_gzip
+from gpuledger_collector.http import Routes, Server, open_listener, parse_listen, takes_gzip
+from gpuledger_collector.shelf import Prepared, Shelf
 from tests.fakes.glance import a_published
 
 PAGE = Document(

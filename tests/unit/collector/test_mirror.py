@@ -14,8 +14,9 @@ from gpuledger.checkpoint import verify_checkpoint
 from gpuledger.errors import StorageError
 from gpuledger.merkle import TILE_WIDTH, Frontier, Tile, hash_leaf, nodes_of_tiles, root_of, tiles_of
 from gpuledger_collector.documents import Document
-from gpuledger_collector.http import LOG_REQUESTS_MAX, LogFiles, Server, Shelf, open_listener
+from gpuledger_collector.http import LOG_REQUESTS_MAX, LogFiles, Server, open_listener
 from gpuledger_collector.mirror import LogMirror
+from gpuledger_collector.shelf import Shelf
 from gpuledger_collector.tiles import LogReader
 from tests.fakes.logs import IDENTITY, append, entries, open_log
 

@@ -25,11 +25,12 @@ from gpuledger_collector.api import answers
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.connections import Connection, Connections
 from gpuledger_collector.documents import Document
-from gpuledger_collector.http import Port, Prepared, Routes, Server, Shelf, open_listener
+from gpuledger_collector.http import Port, Routes, Server, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.program import open_port
 from gpuledger_collector.push_door import PUSH_PATH
 from gpuledger_collector.receive import Receiver
+from gpuledger_collector.shelf import Prepared, Shelf
 from tests.fakes.certificates import Authority
 from tests.fakes.glance import a_published
 from tests.fakes.polling import StillClock

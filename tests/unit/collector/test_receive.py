@@ -14,10 +14,11 @@ import aiohttp
 import pytest
 
 from gpuledger.errors import ReadingError
-from gpuledger_collector.http import Port, Server, Shelf, open_listener
+from gpuledger_collector.http import Port, Server, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.push_door import PUSH_PATH
 from gpuledger_collector.receive import Pushed, Receiver
+from gpuledger_collector.shelf import Shelf
 from gpuledger_collector.targets import Target
 from tests.fakes.polling import DISK_FULL, StillClock
 

@@ -15,9 +15,9 @@ from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.api import answers
 from gpuledger_collector.documents import Asked
 from gpuledger_collector.figures import Group, Holding, Key
-from gpuledger_collector.http import Prepared
 from gpuledger_collector.ledger import CellRow, Finding
 from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.shelf import Prepared
 from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, QUIET_MS, Snapshot
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS, rows
