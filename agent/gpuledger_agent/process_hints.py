@@ -54,7 +54,16 @@ class _Watch:
 class ProcessHints:
     """Hints by workload; `of` may be called from any thread, `look` from one at a time."""
 
-    def __init__(self, tree: ProcessTree, table: RuleTable, now_ns: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self,
+        tree: ProcessTree,
+        table: RuleTable,
+        now_ns: Callable[[], int] = monotonic_ns,
+        *,
+        is_inline: bool = False,
+    ) -> None:
+        """`is_inline` looks when it is asked, for a tree that nothing can wait for (a simulated one)."""
+        self._is_inline = is_inline
         self._tree = tree
         self._table = table
         self._now_ns = now_ns
@@ -64,6 +73,8 @@ class ProcessHints:
 
     def start(self) -> None:
         """Look from now on, in a thread of its own, which ends with the process."""
+        if self._is_inline:
+            return
         threading.Thread(target=self._run, name="process-hints", daemon=True).start()
 
     def of(self, workload: str, members: Mapping[int, float], *, is_alone: bool) -> Hints | None:
@@ -84,7 +95,9 @@ class ProcessHints:
                 watch.members.update(members)
                 watch.steps, watch.changed_ns = 0, now_ns
                 self._wake.set()
-            return watch.hints
+        if self._is_inline and watch.due_ns <= now_ns:
+            self.look()
+        return watch.hints
 
     # ------------------------------------------------------------------------------------------ looking
 

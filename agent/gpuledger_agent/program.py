@@ -110,7 +110,7 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     node_name = socket.gethostname() if config.node_name is None else config.node_name
     boot_id = read_boot_id()
     witness = Witness(last_sealed(journal))
-    hints = _process_hints(config, parts.process_tree)
+    hints = _process_hints(config, parts)
     holders, reservations = attribute(config, parts.processes, sealer_of_names, boot_id, hints)
     agent = Agent(
         config=config,
@@ -172,10 +172,12 @@ def _live(config: AgentConfig, parts: Parts) -> tuple[Ending, int]:
     return ending, agent.stuck_calls
 
 
-def _process_hints(config: AgentConfig, tree: ProcessTree | None) -> ProcessHints | None:
+def _process_hints(config: AgentConfig, parts: Parts) -> ProcessHints | None:
     """Return what looks at processes, None where nothing does; raises ConfigurationError for a site's rules."""
     table = load_rules(config.rules_file)
-    return None if tree is None or not config.are_processes_looked_at else ProcessHints(tree, table)
+    if parts.process_tree is None or not config.are_processes_looked_at:
+        return None
+    return ProcessHints(parts.process_tree, table, is_inline=parts.nvml.is_simulated)
 
 
 def _passed_through(config: AgentConfig, parts: Parts, holders: Holders, node_id: str) -> PassedThrough | None:

@@ -21,6 +21,7 @@ from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION, FI_THROTTLED
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts
 from gpuledger_agent.scenarios import MINUTE_S, PEOPLE, SCENARIOS, Moment, Slices, chance, means_of
+from gpuledger_agent.simulated_tree import SimulatedProcessTree
 
 MODEL = "SIMULATED NVIDIA H100 80GB HBM3"
 GPUS = 8
@@ -367,4 +368,5 @@ def parts(scenario: str, from_s: int | None, until_s: int | None, stop: threadin
         processes=SimulatedProcesses(),
         stop=stop,
         is_catching_up=clock.is_catching_up,
+        process_tree=SimulatedProcessTree(),
     )

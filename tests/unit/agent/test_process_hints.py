@@ -24,6 +24,8 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import GpuProcess
 from gpuledger_agent.process_hints import AGAIN_S, PROCESSES_MAX, WORKLOADS_MAX, ProcessHints
 from gpuledger_agent.processes import SystemProcessTree
+from gpuledger_agent.scenarios import PEOPLE
+from gpuledger_agent.simulated_tree import LINES, SimulatedProcessTree
 from gpuledger_agent.snapshot import GpuSnapshot, Holder
 from gpuledger_agent.tally import Part, Span
 from tests.fakes.processes import FakeProcessTable, FakeProcessTree
@@ -237,6 +239,17 @@ def test_what_was_told_earlier_in_a_span_stays_in_it() -> None:
         seen = GpuSnapshot(holders=(replace(holder, hints=Hints(table="1", rules=rules)),))
         span.tally("GPU-0").add(Part(slices=7, seen=seen, result=State.HELD), 1000)
     assert span.tally("GPU-0").workload_hints["ab", None, None].rules == ("axolotl", "torchrun")
+
+
+def test_simulated_people_are_looked_at_when_they_are_asked_for() -> None:
+    hints = ProcessHints(SimulatedProcessTree(), TABLE, lambda: 0, is_inline=True)
+    hints.start()
+    assert hints.of("a", {4100: 0.0}, is_alone=True) == Hints(
+        table="1", rules=("megatron", "torchrun"), listens=False, world_size=8
+    )
+    assert hints.of("b", {4200: 0.0}, is_alone=True) == Hints(table="1", rules=("vllm-serve",), listens=True)
+    assert hints.of("c", {4400: 0.0}, is_alone=True) == Hints(table="1", listens=False)
+    assert set(LINES) >= set(PEOPLE)
 
 
 # ------------------------------------------------------------------------------------------------ the door
