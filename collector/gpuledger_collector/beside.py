@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpuledger_collector.indexing import Database
+from gpuledger_collector.indexed import Database
 
 Place = tuple[str, str, str]
 """Site, cluster, pool."""

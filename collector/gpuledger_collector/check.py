@@ -31,6 +31,7 @@ from gpuledger_collector.entries import (
     decode_own,
     kind_of,
 )
+from gpuledger_collector.given_entries import ConfigurationEntry, LeasesEntry, ScheduleEntry
 from gpuledger_collector.tiles import ENTRIES, Leaf, LogReader
 
 SHOWN_MAX = 100
@@ -200,7 +201,14 @@ class _EntryCheck:
             case FindingsEntry():
                 for found in entry.findings:
                     self._checked.find(f"at intake, {found.kind}: {found.text}")
-            case RosterEntry() | DeclarationEntry() | LabelEntry():
+            case (
+                RosterEntry()
+                | DeclarationEntry()
+                | LeasesEntry()
+                | ScheduleEntry()
+                | ConfigurationEntry()
+                | LabelEntry()
+            ):
                 pass
 
     # ------------------------------------------------------------------------------------------ readings

@@ -31,6 +31,15 @@ class CollectorConfig(PortConfig):
     roster: Path | None = setting(
         "roster", "Declared roster, TOML or CSV (docs/roster.md); without one GPUs are discovered.", None
     )
+    leases: Path | None = setting(
+        "leases", "Lease book, TOML or CSV (docs/leases.md); without one time is of no lease.", None
+    )
+    names_secret: Path | None = setting(
+        "names_secret",
+        "File of the secret of names' digests, mode 0600; the same for collectors of one site. Default: names.key in "
+        "the state directory.",
+        None,
+    )
     enrolment: Path | None = setting(
         "enrolment", "File of the keys that may write (docs/log.md); without one a key counts at first sight.", None
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from gpuledger import wire
 from gpuledger.errors import ReadingError, SealError, StorageError
@@ -17,7 +17,16 @@ from gpuledger.reading import PAYLOAD_TYPE, Reading, decode_known, decode_known_
 from gpuledger.sealing import Envelope, SigningKey, open_envelope
 from gpuledger.workload_time import WorkloadTime
 from gpuledger_collector.closing import ClockEntry, decode_clock
+from gpuledger_collector.given_entries import (
+    ConfigurationEntry,
+    LeasesEntry,
+    ScheduleEntry,
+    decode_configuration,
+    decode_leases,
+    decode_schedule,
+)
 from gpuledger_collector.ledger import Accepted, Finding
+from gpuledger_collector.parts import cut
 from gpuledger_collector.roster import Entry, Window, WindowKind
 from gpuledger_collector.tiles import Leaf
 
@@ -25,8 +34,6 @@ FIRST_SIGHT = "first sight"
 """How a node's key came to count when nobody listed it beforehand."""
 DECLARED = "declared"
 """How it came to count when the operator's list has it."""
-PART_BYTES_MAX = 40_000
-"""Of a list in an entry of ours, so that its envelope is no larger than an entry may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +137,25 @@ LogEntry = (
     | RevocationEntry
     | RosterEntry
     | DeclarationEntry
+    | LeasesEntry
+    | ScheduleEntry
+    | ConfigurationEntry
     | FindingsEntry
     | LabelEntry
     | ClockEntry
 )
-OwnEntry = OriginEntry | EnrolmentEntry | RevocationEntry | RosterEntry | DeclarationEntry | FindingsEntry | LabelEntry
+OwnEntry = (
+    OriginEntry
+    | EnrolmentEntry
+    | RevocationEntry
+    | RosterEntry
+    | DeclarationEntry
+    | LeasesEntry
+    | ScheduleEntry
+    | ConfigurationEntry
+    | FindingsEntry
+    | LabelEntry
+)
 
 READING, CLOCK = "reading", "clock"
 _KINDS: dict[type[OwnEntry], str] = {
@@ -143,11 +164,13 @@ _KINDS: dict[type[OwnEntry], str] = {
     RevocationEntry: "revocation",
     RosterEntry: "roster",
     DeclarationEntry: "declaration",
+    LeasesEntry: "leases",
+    ScheduleEntry: "schedule",
+    ConfigurationEntry: "configuration",
     FindingsEntry: "findings",
     LabelEntry: "label",
 }
 _TYPE_START, _TYPE_END = "application/vnd.gpuledger.", ".v1+json"
-_Value = TypeVar("_Value", Entry, Finding)
 
 
 def encode(entry: ReadingEntry | OwnEntry, key: SigningKey) -> tuple[bytes, bytes | None]:
@@ -166,30 +189,16 @@ def _plain(entry: OwnEntry) -> dict[str, Any]:
 
 def pack_roster(*, is_declared: bool, removed: Sequence[Entry], added: Sequence[Entry]) -> Iterator[RosterEntry]:
     """Yield entries of the log that change the roster, each with as much as fits."""
-    for part in _cut(removed):
+    for part in cut(removed):
         yield RosterEntry(is_declared=is_declared, removed=part)
-    for part in _cut(added):
+    for part in cut(added):
         yield RosterEntry(is_declared=is_declared, added=part)
 
 
 def pack_findings(findings: Sequence[Finding]) -> Iterator[FindingsEntry]:
     """Yield entries of the log that hold the findings, each with as many as fit."""
-    for part in _cut(findings):
+    for part in cut(findings):
         yield FindingsEntry(findings=part)
-
-
-def _cut(values: Sequence[_Value]) -> Iterator[tuple[_Value, ...]]:
-    part: list[_Value] = []
-    room = PART_BYTES_MAX
-    for value in values:
-        length = len(wire.dump(asdict(value)))
-        if part and length > room:
-            yield tuple(part)
-            part, room = [], PART_BYTES_MAX
-        part.append(value)
-        room -= length + 1
-    if part:
-        yield tuple(part)
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -237,6 +246,12 @@ def decode_own(envelope: Envelope) -> OwnEntry | ClockEntry:
             return DeclarationEntry(
                 window=Window(**(window | {"kind": WindowKind(window["kind"])})), withdrawn_ms=value["withdrawn_ms"]
             )
+        case "leases":
+            return decode_leases(value)
+        case "schedule":
+            return decode_schedule(value)
+        case "configuration":
+            return decode_configuration(value)
         case "findings":
             return FindingsEntry(findings=tuple(Finding(**item) for item in value["findings"]))
         case "label":

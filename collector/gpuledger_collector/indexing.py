@@ -6,10 +6,10 @@ Order-free where the ledger is: claims keep the least of what was ever claimed, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+from gpuledger import wire
 from gpuledger.cells import CELL_MS, ceil_to, floor_to
 from gpuledger_collector.closing import ClockEntry
 from gpuledger_collector.entries import (
@@ -23,13 +23,12 @@ from gpuledger_collector.entries import (
     RevocationEntry,
     RosterEntry,
 )
+from gpuledger_collector.given_entries import ConfigurationEntry, LeasesEntry, ScheduleEntry
+from gpuledger_collector.given_index import take_leases, take_schedule
+from gpuledger_collector.indexed import EVER_MS, Database, Span, put_meta
 from gpuledger_collector.roster import Claim, Entry
 
-EVER_MS = 2**62
-"""An end that is not known yet."""
-
 Claims = dict[tuple[str, str], Claim]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +45,6 @@ class Indexed:
 def indexed_of(digest: bytes, index: int, cell_ms: int, node: str, node_key: int) -> Indexed:
     """Return a row of the index as what it says."""
     return Indexed(digest=digest.hex(), index=index, cell_ms=cell_ms, node=node, node_key=node_key)
-
-
-class _Result(Protocol):
-    @property
-    def rowcount(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Database(Protocol):
-    """What is needed of a database connection, inside a transaction that somebody else holds."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> _Result: ...
-
-    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> _Result: ...
 
 
 def index_entries(db: Database, entries: Sequence[tuple[int, LogEntry]], claims: Claims) -> None:
@@ -118,6 +102,12 @@ class _Step:
             case LabelEntry():
                 values = (entry.workload, entry.kind, entry.at_ms)
                 self._db.execute("INSERT INTO label (workload, kind, at_ms) VALUES (?, ?, ?)", values)
+            case LeasesEntry():
+                self._dirty.add(take_leases(self._db, entry))
+            case ScheduleEntry():
+                self._dirty.add(take_schedule(self._db, entry))
+            case ConfigurationEntry():
+                put_meta(self._db, "configuration", wire.dump(dict(entry.settings)).decode("ascii"))
             case OriginEntry():
                 put_meta(self._db, "origin", entry.origin)
             case ClockEntry():
@@ -274,8 +264,3 @@ def _least_text(one: str | None, other: str | None) -> str | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
-
-
-def put_meta(db: Database, key: str, value: int | str) -> None:
-    """Set one of the store's named values."""
-    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))

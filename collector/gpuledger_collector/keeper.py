@@ -16,6 +16,8 @@ from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.label_book import LabelBook
+from gpuledger_collector.lease_book import LeaseRecord
+from gpuledger_collector.leases import LeaseBook
 from gpuledger_collector.ledger import CellRow, build_parts, cell_rows
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.roster import Roster
@@ -53,6 +55,7 @@ class Keeper:
         *,
         settle_grace_ms: int,
         labels: LabelBook | None = None,
+        leases: LeaseRecord | None = None,
     ) -> None:
         self._catalog = catalog
         self._store = catalog.store
@@ -61,6 +64,7 @@ class Keeper:
         self._enrolment = enrolment
         self._workloads = workloads
         self._labels = labels
+        self._leases = leases
         self._grace_ms = settle_grace_ms
         self._mutex = threading.Lock()
 
@@ -69,10 +73,12 @@ class Keeper:
         return floor_to(now_ms - self._grace_ms, CELL_MS)
 
     def refresh(self, now_ms: int) -> Refreshed:
-        """Bring enrolment, roster and ledger up to date; raises StorageError where they cannot be stored for now."""
+        """Bring what is declared, and the ledger, up to date; raises StorageError where it cannot be stored for now."""
         with self._mutex:
             self._enrolment.sync(now_ms)
             self._book.sync(now_ms)
+            if self._leases is not None:
+                self._leases.sync(now_ms)
             if self._labels is not None:
                 self._labels.sync(now_ms)
             self._renew()
@@ -95,7 +101,13 @@ class Keeper:
     def cell_rows(self, cell_ms: int) -> list[CellRow]:
         """Return one row per GPU installed in the cell, from what is logged by now."""
         indexed = self._store.readings(cell_ms, cell_ms + CELL_MS)
-        return cell_rows(read_accepted(self._catalog.log, indexed, self._catalog.recent), self._store.roster(), cell_ms)
+        return cell_rows(
+            read_accepted(self._catalog.log, indexed, self._catalog.recent),
+            self._store.roster(),
+            cell_ms,
+            leases=self._store.leases(),
+            scheduling=self._store.scheduling(cell_ms, cell_ms + CELL_MS),
+        )
 
     def _renew(self) -> None:
         """Begin the ledger of an earlier version anew: what has its columns is made from the log."""
@@ -116,13 +128,14 @@ class Keeper:
         if horizon_ms <= start_ms:
             return Refreshed(horizon_ms=None, hours=0, readings=0)
         dirty, mark = self._store.dirty()
+        leases = self._store.leases()
         built_to_ms = start_ms if extent is None else extent[1]
         if built_to_ms < horizon_ms:
             dirty.append((floor_to(built_to_ms, HOUR_MS), horizon_ms))
         hours = readings = 0
         for first_ms, last_ms in _runs(dirty, horizon_ms):
             hours += (ceil_to(last_ms, HOUR_MS) - first_ms) // HOUR_MS
-            readings += self._rebuild_span(roster, first_ms, last_ms)
+            readings += self._rebuild_span(roster, leases, first_ms, last_ms)
         if extent != (start_ms, horizon_ms):
             self._files.write_extent(start_ms, horizon_ms)
         self._store.clear_dirty(mark)
@@ -130,17 +143,18 @@ class Keeper:
             logger.debug("ledger_refreshed", extra={"hours": hours, "readings": readings, "horizon_ms": horizon_ms})
         return Refreshed(horizon_ms=horizon_ms, hours=hours, readings=readings)
 
-    def _rebuild_span(self, roster: Roster, start_ms: int, end_ms: int) -> int:
+    def _rebuild_span(self, roster: Roster, leases: LeaseBook | None, start_ms: int, end_ms: int) -> int:
         """Redo the hours of [start_ms, end_ms), which begins at an hour; return how many readings they have."""
         indexed = self._store.readings(start_ms, end_ms)
         middle_ms = floor_to((start_ms + end_ms) // 2, HOUR_MS)
         if len(indexed) > READINGS_MAX and middle_ms > start_ms:
-            first = self._rebuild_span(roster, start_ms, middle_ms)
-            return first + self._rebuild_span(roster, middle_ms, end_ms)
+            first = self._rebuild_span(roster, leases, start_ms, middle_ms)
+            return first + self._rebuild_span(roster, leases, middle_ms, end_ms)
         shards = cut(indexed, _with_windows_of(roster, start_ms, end_ms), self._store.claims(), READINGS_MAX)
         log, recent = self._catalog.log, self._catalog.recent
         parts = ((read_accepted(log, shard.readings, recent), shard.roster) for shard in shards)
-        ledger = build_parts(parts, start_ms, end_ms)
+        scheduling = self._store.scheduling(start_ms, end_ms)
+        ledger = build_parts(parts, start_ms, end_ms, leases=leases, scheduling=scheduling)
         hours = range(start_ms, end_ms, HOUR_MS)
         self._files.write_hours(ledger, hours)
         self._workloads.take(hours, ledger.signs)

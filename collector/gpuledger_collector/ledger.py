@@ -129,9 +129,13 @@ def build_parts(
     hours: list[tuple[Entry, HourRow]] = []
     holders: list[HolderRow] = []
     signs: list[HourSigns] = []
+    # Before anything was installed nothing is accounted for, and queues neither.
+    installed_from_ms = end_ms
     for readings, roster in parts:
         index, equivocal, found = _index(readings, roster, start_ms, end_ms)
         findings.update(found)
+        begins = (floor_to(entry.from_ms, CELL_MS) for entry in roster.entries)
+        installed_from_ms = min([installed_from_ms, *begins])
         seen: list[Seen] = []
         for gpu, entries in roster.by_gpu().items():
             cells: dict[tuple[int, Entry], list[CellRow]] = {}
@@ -159,7 +163,7 @@ def build_parts(
         holders=tuple(sorted(holders, key=lambda r: (r.hour_ms, r.gpu, r.workload, r.user or ""))),
         findings=tuple(sorted(findings)),
         commerce=tuple(commerce),
-        allotted=given.allotments.close(start_ms, end_ms),
+        allotted=given.allotments.close(max(start_ms, installed_from_ms), end_ms),
         signs=tuple(sorted(signs, key=lambda s: (s.hour_ms, s.node, s.workload))),
     )
 

@@ -94,10 +94,23 @@ LOOKUPS = (
     """CREATE INDEX claim_by_serial ON claim (serial)""",
 )
 
+GIVEN = (
+    """CREATE TABLE lease (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE watched (
+        cluster TEXT NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, queues TEXT NOT NULL,
+        PRIMARY KEY (cluster, from_ms)) WITHOUT ROWID""",
+    """CREATE INDEX watched_by_time ON watched (to_ms)""",
+    """CREATE TABLE seen_fact (
+        id INTEGER PRIMARY KEY, cluster TEXT NOT NULL, node TEXT NOT NULL, job TEXT, body TEXT NOT NULL,
+        from_ms INTEGER NOT NULL, to_ms INTEGER)""",
+    """CREATE INDEX seen_fact_by_end ON seen_fact (to_ms)""",
+)
+
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("first Merkle log", FIRST),
     ("workloads", WORKLOADS),
     ("claims by serial", LOOKUPS),
+    ("leases and schedulers", GIVEN),
 )
 """(name, statements) in order; each is applied in one transaction."""
 
@@ -115,11 +128,15 @@ DERIVED = (
     "workload",
     "remark",
     "label",
+    "lease",
+    "watched",
+    "seen_fact",
 )
 """What the log can restore, in an order in which it may be emptied."""
 
+_META = "log_size", "log_root", "origin", "clock_ms", "roster_declared", "simulated", "leases_from_ms", "configuration"
 REINDEX = (
     *(f"DELETE FROM {table}" for table in DERIVED),  # noqa: S608 - names from our own list
-    "DELETE FROM meta WHERE key IN ('log_size', 'log_root', 'origin', 'clock_ms', 'roster_declared', 'simulated')",
+    *(f"DELETE FROM meta WHERE key = '{key}'" for key in _META),  # noqa: S608 - as above
 )
 """Empties the index, so that it is read again from the log. What a migration ends with if only the log can fill it."""

@@ -3,6 +3,7 @@
 
 state_dir/log/              what was taken in, an append-only Merkle log: the source of everything below
 state_dir/log.key           the key that signs it
+state_dir/names.key         the secret of the digests of names that the collector itself learns
 state_dir/collector.sqlite  index over the log, and cursors, openings and contacts
 state_dir/ledger/           hourly rows as Parquet files
 """
@@ -25,9 +26,11 @@ from gpuledger_collector.identity import LOG, open_identity
 from gpuledger_collector.intake import Intake
 from gpuledger_collector.keeper import Keeper
 from gpuledger_collector.label_book import LabelBook
+from gpuledger_collector.lease_book import LeaseRecord
 from gpuledger_collector.ledger_files import DIRECTORY as LEDGER
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.log import LogWriter, refuse_old_form
+from gpuledger_collector.names import SECRET, Namer
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
 from gpuledger_collector.tiles import LogReader
@@ -47,6 +50,8 @@ class State:
     enrolment: EnrolmentBook
     workloads: WorkloadBook
     labels: LabelBook
+    leases: LeaseRecord
+    namer: Namer
     keeper: Keeper
 
 
@@ -55,7 +60,7 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
     """Open the state directory for writing, and close it at the end.
 
     Raises StorageError where it cannot be used, another collector uses it or the log is damaged, and
-    ConfigurationError where the roster or the file of keys is wrong.
+    ConfigurationError where the roster, the lease book or the file of keys is wrong.
     """
     with ExitStack() as stack:
         refuse_old_form(config.state_dir / LOG)
@@ -67,6 +72,8 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
         files = LedgerFiles(config.state_dir / LEDGER, store)
         book = RosterBook(catalog, config.roster)
         enrolment = EnrolmentBook(catalog, config.enrolment)
+        namer = Namer(config.state_dir / SECRET if config.names_secret is None else config.names_secret)
+        leases = LeaseRecord(catalog, config.leases, namer)
         enrolment.sync(now_ms)
         declared_rules = OWN_RULES if config.declared_rules is None else load_declared_rules(config.declared_rules)
         workloads = WorkloadBook(store, load_rules(config.process_rules).rules, declared_rules)
@@ -86,6 +93,8 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
             enrolment=enrolment,
             workloads=workloads,
             labels=labels,
+            leases=leases,
+            namer=namer,
             keeper=Keeper(
                 catalog,
                 files,
@@ -94,6 +103,7 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
                 workloads,
                 settle_grace_ms=config.settle_grace_ms,
                 labels=labels,
+                leases=leases,
             ),
         )
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store: the only door to SQLite. The index over the log, and the little that is not in the log.
 
-Derived from the log: enrolments, reading index, claims, roster, declarations, findings of intake. Its own: cursors
-(how far each journal was read), openings of names, places of nodes, last contacts, settled counters. One transaction
-per batch; `log_known` says up to where the log is indexed, and its root there, in the same transaction.
+Derived from the log: enrolments, reading index, claims, roster, declarations, leases, what schedulers said, findings of
+intake. Its own: cursors (how far each journal was read), openings of names, places of nodes, last contacts, settled
+counters. One transaction per batch; `log_known` says up to where the log is indexed, and its root there, in the same
+transaction.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +21,15 @@ from gpuledger.errors import StorageError
 from gpuledger_collector.beside import Around, Beside, Contact, Place, contact_of, put_beside
 from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import DeclarationEntry, LogEntry, ReadingEntry
-from gpuledger_collector.indexing import EVER_MS, Claims, Indexed, index_entries, indexed_of, put_meta
+from gpuledger_collector.given_index import read_leases, read_open, read_scheduling, read_watched_to
+from gpuledger_collector.indexed import EVER_MS, put_meta
+from gpuledger_collector.indexing import Claims, Indexed, index_entries, indexed_of
+from gpuledger_collector.leases import LeaseBook
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.log import Known
-from gpuledger_collector.roster import Claim, Entry, Roster, Window, WindowKind
+from gpuledger_collector.roster import Claim, Roster
+from gpuledger_collector.roster_index import read_declarations, read_roster
+from gpuledger_collector.scheduling import Scheduling, Seen
 from gpuledger_collector.schema import MIGRATIONS, REINDEX
 
 FILE_NAME = "collector.sqlite"
@@ -283,45 +290,32 @@ class Store:
 
     def roster(self) -> Roster:
         """Return the roster as last logged, with its windows."""
-        entries = tuple(
-            Entry(
-                gpu=gpu,
-                node=node,
-                from_ms=from_ms,
-                to_ms=to_ms,
-                serial=serial,
-                site=site,
-                cluster=cluster,
-                pool=pool,
-                model=model,
-            )
-            for gpu, node, from_ms, to_ms, serial, site, cluster, pool, model in self._rows(
-                "SELECT * FROM roster ORDER BY gpu, from_ms, node"
-            )
-        )
-        return Roster(
-            entries=entries,
-            windows=tuple(window for entry in self.declarations() if (window := entry.effective) is not None),
-            is_declared=self._meta("roster_declared") == 1,
-        )
+        return read_roster(self._rows)
 
     def declarations(self) -> list[DeclarationEntry]:
         """Return every window ever declared, withdrawn or not, in the order in which they were logged."""
-        sql = "SELECT kind, start_ms, end_ms, declared_ms, node, gpu, withdrawn_ms FROM declaration ORDER BY id"
-        return [
-            DeclarationEntry(
-                window=Window(
-                    kind=WindowKind(kind),
-                    start_ms=start_ms,
-                    end_ms=end_ms,
-                    declared_ms=declared_ms,
-                    node=node,
-                    gpu=gpu,
-                ),
-                withdrawn_ms=withdrawn_ms,
-            )
-            for kind, start_ms, end_ms, declared_ms, node, gpu, withdrawn_ms in self._rows(sql)
-        ]
+        return read_declarations(self._rows)
+
+    def leases(self) -> LeaseBook | None:
+        """Return the lease book as last logged; None where there never was one."""
+        return read_leases(self._rows)
+
+    def scheduling(self, start_ms: int, end_ms: int) -> Scheduling:
+        """Return what is known of schedulers in [start_ms, end_ms)."""
+        return read_scheduling(self._rows, start_ms, end_ms)
+
+    def open_facts(self, cluster: str) -> list[Seen]:
+        """Return the facts about a cluster that were seen by the last look, too."""
+        return read_open(self._rows, cluster)
+
+    def watched_to_ms(self, cluster: str) -> int | None:
+        """Return up to when a cluster was looked at; None: never."""
+        return read_watched_to(self._rows, cluster)
+
+    def configuration(self) -> dict[str, str] | None:
+        """Return the settings that were last logged; None before any were."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'configuration'")
+        return dict(json.loads(rows[0][0])) if rows else None
 
     def places(self) -> dict[str, Place]:
         """Return (site, cluster, pool) by node, as the targets' groups last said."""

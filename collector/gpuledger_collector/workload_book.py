@@ -22,7 +22,7 @@ from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold
 from gpuledger_collector.classify.signs import HourSigns, to_text
 from gpuledger_collector.classify.verdict import Context, Verdict, judge
-from gpuledger_collector.indexing import Database
+from gpuledger_collector.indexed import Database
 from gpuledger_collector.store import Store
 
 LIVES_MAX = 20_000

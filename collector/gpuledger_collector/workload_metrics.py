@@ -15,7 +15,7 @@ from gpuledger.states import State
 from gpuledger_collector import workload_rows
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.fleet import OTHER, CellFigures, Place
-from gpuledger_collector.indexing import put_meta
+from gpuledger_collector.indexed import put_meta
 from gpuledger_collector.ledger import CellRow
 from gpuledger_collector.store import Store
 

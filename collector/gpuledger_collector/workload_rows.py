@@ -17,7 +17,7 @@ from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, from_plain, to_plain
 from gpuledger_collector.classify.signs import HourSigns, from_text
 from gpuledger_collector.classify.verdict import Verdict
-from gpuledger_collector.indexing import Database
+from gpuledger_collector.indexed import Database
 
 _COLUMNS = (
     "id, base, run, site, owner, source, first_ms, end_ms, busy_slice_ms, held_slice_ms, gpus_max, kind, lean,"

@@ -14,7 +14,9 @@ from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.entries import LogEntry, decode_entry
 from gpuledger_collector.intake import Intake
 from gpuledger_collector.keeper import Keeper, Refreshed
+from gpuledger_collector.lease_book import LeaseRecord
 from gpuledger_collector.ledger_files import LedgerFiles
+from gpuledger_collector.names import Namer
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.state import open_state
 from gpuledger_collector.store import Store
@@ -29,6 +31,7 @@ class Storage:
         directory: Path,
         *,
         roster: Path | None = None,
+        leases: Path | None = None,
         enrolment: Path | None = None,
         accept_simulated: bool = False,
     ) -> None:
@@ -37,6 +40,7 @@ class Storage:
         self.config = CollectorConfig(
             state_dir=directory,
             roster=roster,
+            leases=leases,
             enrolment=enrolment,
             accept_simulated=accept_simulated,
             settle_grace_seconds=0,
@@ -53,6 +57,8 @@ class Storage:
         self.book: RosterBook = state.book
         self.enrolment: EnrolmentBook = state.enrolment
         self.keeper: Keeper = state.keeper
+        self.leases: LeaseRecord = state.leases
+        self.namer: Namer = state.namer
 
     def close(self) -> None:
         self._stack.close()

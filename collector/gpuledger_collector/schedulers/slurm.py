@@ -129,6 +129,7 @@ def _allocations(job: Mapping[str, Any]) -> list[Allocation]:
                     count=count,
                     indices=indices,
                     since_ms=_seconds(job, "start_time"),
+                    account=_text(job.get("account")),
                 )
             )
     return found

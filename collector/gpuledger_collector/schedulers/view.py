@@ -46,6 +46,8 @@ class Allocation:
     count: int
     indices: tuple[int, ...] | None
     since_ms: int | None
+    account: str | None = None
+    """Whom Slurm charges for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

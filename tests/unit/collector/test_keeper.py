@@ -22,7 +22,13 @@ def built_at_once(storage: Storage) -> Ledger:
     indexed = storage.store.readings(0, 2**62)
     extent = storage.files.extent()
     assert extent is not None
-    return build(read_accepted(storage.catalog.log, indexed, Recent()), storage.store.roster(), *extent)
+    return build(
+        read_accepted(storage.catalog.log, indexed, Recent()),
+        storage.store.roster(),
+        *extent,
+        leases=storage.store.leases(),
+        scheduling=storage.store.scheduling(*extent),
+    )
 
 
 def assert_up_to_date(storage: Storage) -> None:

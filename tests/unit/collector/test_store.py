@@ -16,7 +16,7 @@ from gpuledger_collector.beside import Beside
 from gpuledger_collector.closing import ClockEntry
 from gpuledger_collector.entries import EnrolmentEntry, OwnEntry, ReadingEntry, RosterEntry, encode
 from gpuledger_collector.identity import open_identity
-from gpuledger_collector.indexing import put_meta
+from gpuledger_collector.indexed import put_meta
 from gpuledger_collector.log import Known, LogWriter
 from gpuledger_collector.roster import Entry
 from gpuledger_collector.state import open_state
