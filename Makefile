@@ -17,6 +17,11 @@ MAKEFLAGS += --no-print-directory
 run: $(VENV)/.run ## Meter this machine's GPUs, or a simulated fleet without a driver (FOR=60 ends after 60 s)
 	@$(BIN)/gpuledger run $(if $(FOR),--for $(FOR))
 
+.PHONY: observe
+observe: $(VENV)/.run ## A SIMULATED fleet with Prometheus, VictoriaMetrics, Alertmanager, and Grafana if installed (FOR=600 ends)
+	@$(BIN)/python tools/parts.py prometheus alertmanager victoria-metrics
+	@$(BIN)/python tools/observe.py $(if $(FOR),--for $(FOR))
+
 ##@ Verify
 .PHONY: test
 test: $(VENV)/.test ## Install what tests need and run them (ARGS="tests/unit -k seal" to choose)
