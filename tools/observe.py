@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from alertmanager import NoNamespaceError, with_its_templates
 
 from gpuledger.clock import monotonic_ns
 
@@ -151,13 +152,17 @@ def scrape_config(agents: Mapping[str, str], collector: str, *, is_victoria: boo
 def start_alertmanager(stage: Stage) -> str | None:
     """Start Debian's Alertmanager, which tells nobody; return its address."""
     program = find("prometheus-alertmanager", "alertmanager")
-    if program is None or not Path("/usr/share/prometheus/alertmanager/default.tmpl").exists():
+    if program is None:
+        return None
+    try:
+        before = with_its_templates()
+    except NoNamespaceError:
         return None
     file = stage.folder / "alertmanager.yml"
     file.write_text(json.dumps({"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}), encoding="utf-8")
     address = f"127.0.0.1:{free_port(9093)}"
     options = [f"--config.file={file}", f"--storage.path={stage.folder / 'alerts'}", "--cluster.listen-address="]
-    stage.start("alertmanager", [program, *options, f"--web.listen-address={address}"])
+    stage.start("alertmanager", [*before, program, *options, f"--web.listen-address={address}"])
     return address
 
 

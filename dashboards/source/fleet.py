@@ -40,8 +40,18 @@ def grown(states: str | None = None, window: str = "$__range", offset: str = "")
 
 
 def share(states: str, window: str = "$__range", offset: str = "") -> str:
-    """Return the share of all installed time in these states; sums of seconds, divided once."""
-    return f"{grown(states, window, offset)} / {grown(None, window, offset)}"
+    """Return the share of all installed time in these states; sums of seconds, divided once.
+
+    An engine sees no growth in the first cell that it ever scraped: until the next one, by the GPUs' main states.
+    """
+    of_time = f"{grown(states, window, offset)} / ({grown(None, window, offset)} > 0)"
+    return of_time if offset else f"({of_time}) or {_share_of_gpus(states)}"
+
+
+def _share_of_gpus(states: str) -> str:
+    chosen = f'gpuledger_fleet_gpus{{{PLACE}, state=~"{states}"}}'
+    whole = f"sum(gpuledger_fleet_gpus{{{PLACE}}})"
+    return f"(sum({chosen}) or 0 * {whole}) / {whole}"
 
 
 def variables() -> tuple[Variable, ...]:
@@ -128,8 +138,10 @@ _TIME = Row(
             "Every installed GPU-second is in one state, so the bands fill the whole. Green is free, amber is held by "
             "a process that does nothing, grey is not observed.",
             Query(
-                expr=f"sum by (state) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__rate_interval])) "
-                f"/ ignoring (state) group_left () {grown(None, '$__rate_interval')}",
+                expr=f"(sum by (state) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__rate_interval])) "
+                f"/ ignoring (state) group_left () ({grown(None, '$__rate_interval')} > 0)) or on () "
+                f"sum by (state) (gpuledger_fleet_gpus{{{PLACE}}}) / ignoring (state) group_left () "
+                f"sum(gpuledger_fleet_gpus{{{PLACE}}})",
                 legend="{{state}}",
                 step=CELL_STEP,
             ),
@@ -143,7 +155,8 @@ _TIME = Row(
             "States of the chosen time",
             "GPU-time by state over the chosen time, dark time included: the whole is all installed time.",
             Query(
-                expr=f"sum by (state) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__range])) > 0",
+                expr=f"sum by (state) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__range])) "
+                f"or on () 300 * sum by (state) (gpuledger_fleet_gpus{{{PLACE}}})",
                 legend="{{state}}",
                 is_instant=True,
             ),
@@ -201,12 +214,18 @@ _PLACES = Row(
             Query(expr=f"sum by (site, model) (gpuledger_fleet_installed_gpus{{{PLACE}}})", is_table=True),
             *(
                 Query(
-                    expr=f"sum by (site, model) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}, "
-                    f'state=~"{states}"}}[$__range])) / sum by (site, model) '
-                    f"(increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__range]))",
+                    expr=f"(sum by (site, model) (increase(gpuledger_fleet_state_seconds_total{{{PLACE}, "
+                    f'state=~"{states}"}}[$__range])) / (sum by (site, model) '
+                    f"(increase(gpuledger_fleet_state_seconds_total{{{PLACE}}}[$__range])) > 0)) "
+                    f'or sum by (site, model) (gpuledger_fleet_{figure}_ratio{{{PLACE}, bound="{bound}"}})',
                     is_table=True,
                 )
-                for states in (IDLE, f"{IDLE}|{UNKNOWN}", "busy", f"busy|{UNKNOWN}")
+                for states, figure, bound in (
+                    (IDLE, "idle", "low"),
+                    (f"{IDLE}|{UNKNOWN}", "idle", "high"),
+                    ("busy", "busy", "low"),
+                    (f"busy|{UNKNOWN}", "busy", "high"),
+                )
             ),
             Query(expr=f"min by (site, model) (gpuledger_fleet_coverage_ratio{{{PLACE}}})", is_table=True),
             columns=(

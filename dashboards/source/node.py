@@ -89,7 +89,7 @@ _NODE = Row(
             "collector's to tell (Fleet).",
             Query(
                 expr=f'sum(increase(gpuledger_gpu_state_seconds_total{{{GPU}, state=~"{OBSERVED_IDLE}"}}[$__range])) '
-                f"/ sum(increase(gpuledger_gpu_state_seconds_total{{{GPU}}}[$__range]))"
+                f"/ (sum(increase(gpuledger_gpu_state_seconds_total{{{GPU}}}[$__range])) > 0)"
             ),
             look=Look(unit="percentunit", decimals=1, steps=((None, GREEN), (0.3, AMBER), (0.6, RED))),
             width=3,
@@ -154,7 +154,7 @@ _STATES = Row(
             "All chosen GPUs together, weighted by slices.",
             Query(
                 expr=f"sum by (state) ({rate('gpuledger_gpu_state_seconds_total')}) / ignoring (state) group_left () "
-                f"sum({rate('gpuledger_gpu_state_seconds_total')})",
+                f"(sum({rate('gpuledger_gpu_state_seconds_total')}) > 0)",
                 legend="{{state}}",
             ),
             look=_RATE,
@@ -263,8 +263,8 @@ _FAULTS = Row(
             Query(expr=f"gpuledger_gpu_info{{{GPU}}}", is_table=True),
             Query(
                 expr="sum by (job, instance, uuid) (increase(gpuledger_gpu_state_seconds_total"
-                f'{{{GPU}, state=~"{OBSERVED_IDLE}"}}[$__range])) / sum by (job, instance, uuid) '
-                f"(increase(gpuledger_gpu_state_seconds_total{{{GPU}}}[$__range]))",
+                f'{{{GPU}, state=~"{OBSERVED_IDLE}"}}[$__range])) / (sum by (job, instance, uuid) '
+                f"(increase(gpuledger_gpu_state_seconds_total{{{GPU}}}[$__range])) > 0)",
                 is_table=True,
             ),
             Query(expr=f"sum by (job, instance, uuid) (gpuledger_gpu_memory_used_bytes{{{GPU}}})", is_table=True),
@@ -293,7 +293,7 @@ _FAULTS = Row(
             "By number, since the agent watches the GPU. Which are fatal stands in the list of Xid errors in the docs.",
             Query(
                 expr=or_none(
-                    f"sum by (uuid, xid) (gpuledger_gpu_xid_errors_total{{{GPU}}}) > 0",
+                    f"sum by (uuid, xid) (gpuledger_gpu_xid_errors_total{{{GPU}}})",
                     "xid",
                     f"gpuledger_gpu_info{{{GPU}}}",
                 ),

@@ -103,7 +103,8 @@ STATE_ORDER = tuple(State)
 def or_none(expr: str, label: str, base: str) -> str:
     """Return the expression, and where it has no series a zero called none, as long as `base` has any.
 
-    A panel that is empty because all is well must not look like one whose data are missing.
+    A panel that is empty because all is well must not look like one whose data are missing. The expression must not
+    filter by value: where it does, VictoriaMetrics puts the other side into what was filtered out.
     """
     return f'({expr}) or on () label_replace(0 * max({base}), "{label}", "none", "", "")'
 

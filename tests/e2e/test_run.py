@@ -13,12 +13,17 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.integration.dashboards import ask, chosen_for, queries_of_files
+from tests.integration.engines import running_prometheus, wait_until
 
 pytestmark = pytest.mark.slow
 
 READY_SECONDS_MAX = 240
+NEEDED = ("gpuledger_agent_info", "gpuledger_fleet_installed_gpus")
 
 
 @dataclass(frozen=True)
@@ -113,3 +118,29 @@ def test_every_sealed_reading_passes_the_log_check(running: Running) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+SCRAPES = """
+global: {{ scrape_interval: 1s, scrape_timeout: 1s }}
+scrape_configs:
+  - job_name: gpuledger-agent
+    static_configs: [ {{ targets: ["{agent}"], labels: {{ site: sim-east }} }} ]
+  - job_name: gpuledger-collector
+    honor_labels: true
+    static_configs: [ {{ targets: ["{collector}"] }} ]
+"""
+
+
+@pytest.mark.prometheus
+def test_a_prometheus_that_scrapes_it_answers_every_query_of_every_dashboard(running: Running, tmp_path: Path) -> None:
+    """What they answer is held against the truth in tests/integration/test_dashboards.py, with hours of past."""
+    agent, collector = (urlsplit(running.address(name)).netloc for name in ("Agent metrics", "Page"))
+    queries = queries_of_files(Path(__file__).resolve().parents[2] / "dashboards", chosen_for("sim-node-1", agent))
+    with running_prometheus(tmp_path, SCRAPES.format(agent=agent, collector=collector)) as url:
+        wait_until(lambda: all(ask(url, f"count_over_time({name}[1h]) > 5") for name in NEEDED), "some scrapes")
+        answers = {(query.dashboard, query.panel): ask(url, query.expr) for query in queries}
+    nodes = {panel for (dashboard, panel), found in answers.items() if dashboard == "gpuledger-node" and not found}
+    # Its one node ticks once in five minutes, so there may be no growth to share yet; nothing else may be missing.
+    assert nodes <= {"Idle, of covered time", "States, share of covered time"}
+    assert answers["gpuledger-fleet", "Installed GPUs"][0][1] == 32
+    assert {found["site"] for found, _ in answers["gpuledger-fleet", "Sites and models"]} == {"sim-east", "sim-west"}

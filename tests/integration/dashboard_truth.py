@@ -144,9 +144,7 @@ FLEET: dict[str, Look] = {
     "States, share of installed time": lambda truth: [
         {(state.value,): truth.share({state}, window_s=SLOW_RATE_S) for state in State}
     ],
-    "States of the chosen time": lambda truth: [
-        {(state.value,): spent for state in State if (spent := truth.spent({state})) > 0}
-    ],
+    "States of the chosen time": lambda truth: [{(state.value,): truth.spent({state}) for state in State}],
     "Idle, at least and at most": lambda truth: [
         one(truth.share(IDLE, window_s=SLOW_RATE_S)),
         one(truth.share(IDLE | UNKNOWN, window_s=SLOW_RATE_S)),

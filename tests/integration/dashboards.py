@@ -9,6 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.integration.engines import fetch
@@ -59,9 +60,9 @@ def _labels(panel: Mapping[str, Any], target: Mapping[str, Any]) -> tuple[str, .
     return tuple(name for name in names["names"] if not name.startswith("Value"))
 
 
-def ask(url: str, expr: str, at_ms: int) -> list[tuple[dict[str, str], float]]:
-    """Return the series of an instant query; raises AssertionError where the engine refuses it."""
-    query = urllib.parse.urlencode({"query": expr, "time": f"{at_ms / 1000:.3f}"})
+def ask(url: str, expr: str, at_ms: int | None = None) -> list[tuple[dict[str, str], float]]:
+    """Return the series of an instant query, as of now if not told; raises AssertionError where it is refused."""
+    query = urllib.parse.urlencode({"query": expr} | ({} if at_ms is None else {"time": f"{at_ms / 1000:.3f}"}))
     found = json.loads(fetch(f"{url}/api/v1/query?{query}"))
     assert found["status"] == "success", (expr, found)
     assert found["data"]["resultType"] == "vector", (expr, found)
@@ -77,6 +78,17 @@ def values_of(answer: Sequence[tuple[Mapping[str, str], float]], labels: Sequenc
         assert math.isfinite(value), (key, value)
         found[key] = value
     return found
+
+
+def chosen_for(node: str, instance: str) -> dict[str, str]:
+    """Return all sites, models and GPUs, and one node."""
+    return {"site": ".*", "model": ".*", "node": node, "instance": instance, "gpu": ".*"}
+
+
+def queries_of_files(folder: Path, chosen: Mapping[str, str]) -> list[Asked]:
+    """Return every query of the dashboards in a folder."""
+    files = sorted(folder.glob("*.json"))
+    return [query for path in files for query in queries_of(json.loads(path.read_text(encoding="utf-8")), chosen)]
 
 
 def label_values(url: str, query: str, at_ms: int) -> list[str]:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alertmanager import NoNamespaceError, with_its_templates
 
 from tests.integration.engines import exporter, free_port, running, running_prometheus, wait_until
-from tests.parts import UNPACKED, require_part
+from tests.parts import require_part
 
 pytestmark = [pytest.mark.slow, pytest.mark.prometheus]
 
-TEMPLATES = Path("/usr/share/prometheus/alertmanager")
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 ROUTES = """
 route:
@@ -74,30 +72,18 @@ def receivers() -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
         server.server_close()
 
 
-def _with_its_templates() -> list[str]:
-    """Debian's build reads files of /usr/share; where it was only unpacked, it gets a copy of its own there."""
-    if TEMPLATES.exists():
-        return []
-    unpacked = UNPACKED.parent / "alertmanager" / TEMPLATES.relative_to("/")
-    # The copy is made before /usr/share is covered: the checkout may lie below it.
-    inside = f'copy=$(mktemp -d) && cp -r {unpacked}/. "$copy" && mount -t tmpfs none /usr/share'
-    inside += f' && mkdir -p {TEMPLATES.parent} && mv "$copy" {TEMPLATES} && exec "$@"'
-    enter = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-    command = [*enter, "sh", "-c", inside, "alertmanager"]
-    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip(f"no mount namespace for Debian's Alertmanager: {tried.stderr.strip()}")
-    return command
-
-
 @contextmanager
 def alertmanager(target: str, folder: Path) -> Iterator[str]:
     program = require_part("prometheus-alertmanager")
+    try:
+        before = with_its_templates()
+    except NoNamespaceError as error:
+        pytest.skip(f"no mount namespace for Debian's Alertmanager: {error}")
     file = folder / "alertmanager.yml"
     file.write_text(ROUTES.format(target=target), encoding="utf-8")
     port = free_port()
     command = [
-        *_with_its_templates(),
+        *before,
         str(program),
         f"--config.file={file}",
         f"--storage.path={folder / 'alertmanager'}",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from dashboards.source.all import DASHBOARDS
 from dashboards.source.dashboard import Variable
 from tests.fakes.simulated_site import NodePlan, SimulatedSite, simulated_site
 from tests.integration.dashboard_truth import BEGIN_MS, END_MS, NODE, TRUTH, Truth
-from tests.integration.dashboards import Asked, ask, label_values, put_in, queries_of, values_of
+from tests.integration.dashboards import Asked, ask, chosen_for, label_values, put_in, queries_of_files, values_of
 from tests.integration.engines import prometheus_with, victoria_metrics_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.prometheus]
@@ -26,7 +25,7 @@ PLANS = (
     NodePlan(name="sim-3", scenario="free", site="west"),
     NodePlan(name="sim-4", scenario="tuning", site="west", off_ms=END_MS - 20 * 60_000),
 )
-CHOSEN = {"site": ".*", "model": ".*", "node": NODE, "instance": f"{NODE}:9400", "gpu": ".*", "datasource": "x"}
+CHOSEN = chosen_for(NODE, f"{NODE}:9400")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +47,7 @@ def url(request: pytest.FixtureRequest, site: SimulatedSite, tmp_path_factory: p
 
 
 def asked() -> list[Asked]:
-    return [
-        query
-        for path in sorted(FOLDER.glob("*.json"))
-        for query in queries_of(json.loads(path.read_text(encoding="utf-8")), CHOSEN)
-    ]
+    return queries_of_files(FOLDER, CHOSEN)
 
 
 def test_every_panel_shows_what_is_true_of_the_site(url: str, truth: Truth) -> None:
