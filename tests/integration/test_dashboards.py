@@ -13,7 +13,7 @@ from dashboards.source.dashboard import Variable
 from tests.fakes.simulated_site import NodePlan, SimulatedSite, simulated_site
 from tests.integration.dashboard_truth import BEGIN_MS, END_MS, NODE, TRUTH, Truth
 from tests.integration.dashboards import Asked, ask, chosen_for, label_values, put_in, queries_of_files, values_of
-from tests.integration.engines import prometheus_with, victoria_metrics_with
+from tests.integration.engines import prometheus_with, victoria_metrics_with, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.prometheus]
 
@@ -43,6 +43,9 @@ def truth(site: SimulatedSite) -> Truth:
 @pytest.fixture(scope="module", params=ENGINES)
 def url(request: pytest.FixtureRequest, site: SimulatedSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with ENGINES[request.param](site.past, tmp_path_factory.mktemp("engine")) as found:
+        alive = sum(samples[-1][0] == END_MS for series in site.past.values() for _, samples in series)
+        # VictoriaMetrics shows what it took in a little later than it says that it has it.
+        wait_until(lambda: ask(found, 'count({instance=~".+"})', END_MS)[0][1] == alive, f"{alive} series")
         yield found
 
 
