@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gpuledger_collector import workload_rows
@@ -24,6 +24,7 @@ from gpuledger_collector.classify.signs import HourSigns, to_text
 from gpuledger_collector.classify.verdict import Context, Verdict, judge
 from gpuledger_collector.indexed import Database
 from gpuledger_collector.store import Store
+from gpuledger_collector.workload_rows import Judged
 
 LIVES_MAX = 20_000
 """Lives kept in memory, those that went on last; the others are read from the store when they go on."""
@@ -67,8 +68,10 @@ class WorkloadBook:
         try:
             with self._store.writing() as db:
                 changed, facts = self._replace(db, sorted(hours), signs, names)
+                judged: list[Judged] = []
                 for base in sorted(changed):
-                    self._bring_up(db, base, changed[base], facts.get(base, Facts()))
+                    judged += self._bring_up(db, base, changed[base], facts.get(base, Facts()))
+                workload_rows.put_runs(db, judged)
         except BaseException:
             self.clear()
             raise
@@ -117,7 +120,9 @@ class WorkloadBook:
         }
         return told, facts
 
-    def _bring_up(self, db: Database, base: str, hours: dict[int, list[HourSigns]] | None, facts: Facts) -> None:
+    def _bring_up(
+        self, db: Database, base: str, hours: dict[int, list[HourSigns]] | None, facts: Facts
+    ) -> Iterator[Judged]:
         last = self._lives.pop(base, None)
         requeues = may_requeue(base)
         if last is not None and hours is not None:
@@ -131,18 +136,15 @@ class WorkloadBook:
         else:
             lives, run = self._fold(db, base), 1
         for number, life in enumerate(lives, run):
-            self._put(db, base, number, life, facts)
+            name = run_id(base, number)
+            verdict = judge(name, life, self._context({name: facts}))
+            yield Judged(base=base, run=number, life=life, verdict=verdict, facts=facts)
         if lives:
             self._lives[base] = run + len(lives) - 1, lives[-1]
 
     def _fold(self, db: Database, base: str) -> list[Life]:
         workload_rows.drop_runs(db, base)
         return fold(workload_rows.signs_of(db, base), self._rules, may_requeue=may_requeue(base))
-
-    def _put(self, db: Database, base: str, run: int, life: Life, facts: Facts) -> None:
-        name = run_id(base, run)
-        verdict = judge(name, life, self._context({name: facts}))
-        workload_rows.put_run(db, base, run, life, verdict, facts)
 
     def _forget(self) -> None:
         while len(self._lives) > self._lives_max:
@@ -203,11 +205,13 @@ class WorkloadBook:
         return workload_rows.runs(self._store, clause, *values, with_life=True)
 
     def _judge_again(self, rows: Iterable[workload_rows.WorkloadRow]) -> None:
+        judged = [
+            Judged(base=row.base, run=row.run, life=row.life, verdict=self.verdict(row), facts=row.facts)
+            for row in rows
+            if row.life is not None
+        ]
         with self._store.writing() as db:
-            for row in rows:
-                if row.life is not None:
-                    verdict = self.verdict(row)
-                    workload_rows.put_run(db, row.base, row.run, row.life, verdict, row.facts)
+            workload_rows.put_runs(db, judged)
 
 
 def _least(one: Facts | None, other: Facts) -> Facts:

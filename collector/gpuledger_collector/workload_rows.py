@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuledger.cells import HOUR_MS
 from gpuledger_collector.classify.calibration import Confirmed
-from gpuledger_collector.classify.declared import Facts
+from gpuledger_collector.classify.declared import FACTS, Facts
 from gpuledger_collector.classify.demand import KindHour
 from gpuledger_collector.classify.identity import run_id
 from gpuledger_collector.classify.kinds import Kind
@@ -23,6 +23,8 @@ _COLUMNS = (
     "id, base, run, site, owner, source, first_ms, end_ms, busy_slice_ms, held_slice_ms, gpus_max, kind, lean,"
     " calibration, tags, pattern, facts, life"
 )
+_WIDTH = len(_COLUMNS.split(","))
+_TO_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _CHUNK = 500
 """Values in one question."""
 
@@ -84,7 +86,12 @@ def sign_row(signs: HourSigns, base: str, body: str) -> tuple[object, ...]:
 
 def put_signs(db: Database, rows: Iterable[tuple[object, ...]]) -> None:
     """Store rows that `sign_row` made."""
-    db.executemany("INSERT OR REPLACE INTO sign VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany(
+        "INSERT INTO sign VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour_ms, node, digest) DO UPDATE SET"
+        " base = excluded.base, site = excluded.site, busy_slice_ms = excluded.busy_slice_ms,"
+        " held_slice_ms = excluded.held_slice_ms, gpus = excluded.gpus, body = excluded.body",
+        rows,
+    )
 
 
 def drop_signs(db: Database, keys: Iterable[tuple[int, str, str]]) -> None:
@@ -118,13 +125,43 @@ def put_member(db: Database, node: str, digest: str, base: str, old_base: str | 
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def put_run(db: Database, base: str, run: int, life: Life, verdict: Verdict, facts: Facts) -> None:
-    """Store one run with its verdict, and the verdict's remarks as findings of the time when it began."""
-    name = run_id(base, run)
-    values = (
-        name,
-        base,
-        run,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One run with its verdict, to be stored."""
+
+    base: str
+    run: int
+    life: Life
+    verdict: Verdict
+    facts: Facts
+
+
+def put_runs(db: Database, judged: Sequence[Judged]) -> None:
+    """Store runs with their verdicts, and what verdicts remark as findings of the time when the run began."""
+    # Not REPLACE: that would write every index anew.
+    sets = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:])
+    marks = ", ".join("?" * _WIDTH)
+    sql = f"INSERT INTO workload ({_COLUMNS}) VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {sets}"  # noqa: S608 - ours
+    db.executemany(sql, map(_run_row, judged))
+    remarked = {name for (name,) in db.execute("SELECT DISTINCT workload FROM remark")}
+    names = [run_id(one.base, one.run) for one in judged]
+    db.executemany("DELETE FROM remark WHERE workload = ?", [(name,) for name in names if name in remarked])
+    db.executemany(
+        "INSERT OR REPLACE INTO remark VALUES (?, ?, ?, ?)",
+        [
+            (name, kind, one.life.first_ms, text)
+            for name, one in zip(names, judged, strict=True)
+            for kind, text in one.verdict.remarks
+        ],
+    )
+
+
+def _run_row(one: Judged) -> tuple[object, ...]:
+    life, verdict = one.life, one.verdict
+    return (
+        run_id(one.base, one.run),
+        one.base,
+        one.run,
         life.site,
         life.user,
         life.source,
@@ -138,20 +175,13 @@ def put_run(db: Database, base: str, run: int, life: Life, verdict: Verdict, fac
         verdict.calibration,
         " ".join(verdict.tags),
         verdict.pattern,
-        json.dumps({name: text for name, text in asdict(facts).items() if text is not None}),
-        json.dumps(to_plain(life), separators=(",", ":")),
+        _facts_text(one.facts),
+        _TO_JSON(to_plain(life)),
     )
-    marks = ", ".join("?" * len(values))
-    db.execute(f"INSERT OR REPLACE INTO workload ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608 - ours
-    put_remarks(db, name, life, verdict)
 
 
-def put_remarks(db: Database, name: str, life: Life, verdict: Verdict) -> None:
-    """Replace what was found about one run."""
-    db.execute("DELETE FROM remark WHERE workload = ?", (name,))
-    if verdict.remarks:
-        rows = [(name, kind, life.first_ms, text) for kind, text in verdict.remarks]
-        db.executemany("INSERT OR REPLACE INTO remark VALUES (?, ?, ?, ?)", rows)
+def _facts_text(facts: Facts) -> str:
+    return _TO_JSON({name: text for name in FACTS if (text := getattr(facts, name)) is not None})
 
 
 def drop_runs(db: Database, base: str) -> None:

@@ -8,15 +8,17 @@ says a minute's worth. "Known" is busy and held time with hints; time that nobod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from gpuledger_collector.classify.kinds import CAPS, KINDS, Item, Kind, Tier
 from gpuledger_collector.classify.signs import CellSign
-from gpuledger_collector.classify.telemetry import hints as telemetry_hints
 
 PROBABILITY_MAX = 0.98
+CACHED_MAX = 4_096
+"""Sets of evidence whose odds are kept."""
 RULES_KEPT_MAX = 32
 """Ids of rules kept for one workload; further ones count for nothing."""
 
@@ -93,11 +95,9 @@ class Sums:
             self.features[name] = self.features.get(name, 0) + amount
 
 
-def observed(sums: Sums, rules: Rules) -> list[Item]:
-    """Return the evidence of tiers 2 to 4, in a fixed order."""
-    items = list(_process_items(sums, rules)) if sums.known > 0 else []
-    items += telemetry_hints(sums.features)
-    return items
+def of_processes(sums: Sums, rules: Rules) -> tuple[Item, ...]:
+    """Return the evidence of tiers 2 and 3, in a fixed order."""
+    return tuple(_process_items(sums, rules)) if sums.known > 0 else ()
 
 
 def _process_items(sums: Sums, rules: Rules) -> Iterable[Item]:
@@ -152,10 +152,15 @@ def support(items: Iterable[Item], tiers: Iterable[Tier] = Tier) -> Support:
 
 def log_odds(total: Support) -> Support:
     """Return each kind's log-odds against all others: what speaks for the strongest other speaks against it."""
-    return {
-        kind: amount - max(0.0, *(other for name, other in total.items() if name is not kind))
-        for kind, amount in total.items()
-    }
+    *_, second, first = sorted(total.values())
+    leads = [kind for kind, amount in total.items() if amount == first]
+    return {kind: amount - max(0.0, second if kind is leads[0] else first) for kind, amount in total.items()}
+
+
+@lru_cache(maxsize=CACHED_MAX)
+def odds_of(items: tuple[Item, ...]) -> Support:
+    """Return the log-odds that evidence gives; read it only. Most workloads have the same as many others."""
+    return log_odds(support(items))
 
 
 def probability(odds: float) -> float:
@@ -171,7 +176,8 @@ def leading(total: Support) -> Kind | None:
     return best if amount > 0 and is_alone else None
 
 
-def pattern(items: Sequence[Item]) -> str:
+@lru_cache(maxsize=CACHED_MAX)
+def pattern(items: tuple[Item, ...]) -> str:
     """Return the evidence pattern of a workload: the ids, in order, of what held for half of its time, tiers 2 to 4.
 
     Empty where there is none.

@@ -14,9 +14,10 @@ from itertools import groupby
 from typing import Any
 
 from gpuledger.cells import CELL_MS
-from gpuledger_collector.classify.evidence import RULES_KEPT_MAX, Rules, Sums, log_odds, observed, probability, support
-from gpuledger_collector.classify.kinds import KINDS, Kind
-from gpuledger_collector.classify.signs import CellSign, HourSigns, order
+from gpuledger_collector.classify.evidence import RULES_KEPT_MAX, Rules, Sums, odds_of, of_processes, probability
+from gpuledger_collector.classify.kinds import KINDS, Item, Kind
+from gpuledger_collector.classify.signs import CellSign, HourSigns, amounts, named, order
+from gpuledger_collector.classify.telemetry import hints, suspicions
 
 ASSERT_AT = 0.90
 RETRACT_BELOW = 0.75
@@ -56,6 +57,10 @@ class Life:
     hour_ms: int = -1
     hour: tuple[CellSign, ...] = ()
     hour_features: dict[str, int] = field(default_factory=dict)
+    hinted: tuple[Item, ...] | None = field(default=None, compare=False)
+    """What the features of the hours before hint at; None: to be worked out."""
+    told: tuple[Item, ...] | None = field(default=None, compare=False)
+    """What its processes told up to the last cell, likewise."""
 
     @property
     def end_ms(self) -> int:
@@ -63,6 +68,8 @@ class Life:
 
     def features(self) -> Mapping[str, int]:
         """Return the sums of features up to now, the last hour included."""
+        if not self.sums.features:
+            return self.hour_features
         total = dict(self.sums.features)
         for name, amount in self.hour_features.items():
             total[name] = total.get(name, 0) + amount
@@ -85,8 +92,8 @@ def fold(signs: Iterable[HourSigns], rules: Rules, *, may_requeue: bool) -> list
 def extend(lives: list[Life], hour: Sequence[HourSigns], rules: Rules, *, may_requeue: bool) -> None:
     """Go on with all signs of one hour that is none before the last one; raises SignsChangedError."""
     cells = merged(hour)
-    features: dict[str, int] = {}
-    for signs in hour:
+    features = dict(hour[0].features)
+    for signs in hour[1:]:
         for name, amount in signs.features.items():
             features[name] = features.get(name, 0) + amount
     life = lives[-1] if lives else None
@@ -109,6 +116,7 @@ def extend(lives: list[Life], hour: Sequence[HourSigns], rules: Rules, *, may_re
             lives.append(life)
         if life.hour_ms != hour_ms:
             life.sums.add_features(life.hour_features)
+            life.hinted = None
             life.hour_ms, life.hour_features = hour_ms, {}
         _step(life, cell_ms, now, rules)
         _describe(life, [signs for signs in hour if signs.node in life.last_nodes])
@@ -158,7 +166,11 @@ def _bound_rules(sums: Sums) -> None:
 
 def _judge(life: Life, cell_ms: int, rules: Rules) -> None:
     """Take the cell's end into account: what is likely now, what is asserted, what is no longer."""
-    odds = log_odds(support(observed(life.sums, rules)))
+    if life.hinted is None:
+        features = life.sums.features
+        life.hinted = tuple(hints(features, tuple(suspicions(features))))
+    life.told = of_processes(life.sums, rules)
+    odds = odds_of((*life.told, *life.hinted))
     best = max(KINDS, key=lambda kind: odds[kind])
     if life.asserted is not None and probability(odds[life.asserted]) < RETRACT_BELOW:
         _change(life, cell_ms, None)
@@ -196,7 +208,7 @@ def to_plain(life: Life) -> dict[str, Any]:
     return {
         "sums": [sums.busy, sums.held, sums.known, sums.listens_known, sums.listens, sums.world, sums.checkpoints],
         "rules": sums.rules,
-        "features": sums.features,
+        "features": amounts(sums.features) if sums.features else [],
         "span": [life.first_ms, life.last_ms, life.cells, life.hour_ms, life.gpus_max],
         "asserted": life.asserted,
         "likely": [life.likely, life.likely_cells],
@@ -204,7 +216,7 @@ def to_plain(life: Life) -> dict[str, Any]:
         "nodes": life.nodes,
         "last_nodes": life.last_nodes,
         "who": [life.site, life.user, life.source],
-        "hour_features": life.hour_features,
+        "hour_features": amounts(life.hour_features),
     }
 
 
@@ -230,7 +242,7 @@ def from_plain(value: Mapping[str, Any], hour: Sequence[HourSigns]) -> Life:
         source=source,
         hour_ms=hour_ms,
         hour=merged(hour) if hour else (),
-        hour_features=dict(value["hour_features"]),
+        hour_features=named(value["hour_features"]),
     )
 
 
@@ -245,7 +257,7 @@ def _sums(value: Mapping[str, Any]) -> Sums:
         world=world,
         checkpoints=checkpoints,
         rules=dict(value["rules"]),
-        features=dict(value["features"]),
+        features=named(value["features"]),
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from gpuledger.cells import HOUR_MS, floor_to
 from gpuledger.hints import Hints
-from gpuledger.states import State
+from gpuledger.states import FEATURES, State
 from gpuledger.workload_time import REST, UNATTRIBUTED, WorkloadTime
+
+_TO_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class CellSign(NamedTuple):
@@ -91,7 +93,7 @@ def _hour_signs(hour_ms: int, parts: list[Seen]) -> HourSigns:
             CellSign(cell_ms, first.node, hints, sums[0], sums[1], len(gpus[cell_ms, hints]))
             for (cell_ms, hints), sums in sorted(cells.items(), key=lambda item: (item[0][0], order(item[0][1])))
         ),
-        features=dict(sorted(features.items())),
+        features={name: features[name] for name in FEATURES if features.get(name)},
     )
 
 
@@ -119,9 +121,9 @@ def to_text(signs: HourSigns) -> str:
         "source": signs.source,
         "hints": [_plain(hints) for hints in told],
         "cells": rows,
-        "features": signs.features,
+        "features": amounts(signs.features),
     }
-    return json.dumps(value, separators=(",", ":"))
+    return _TO_JSON(value)
 
 
 def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
@@ -141,8 +143,19 @@ def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
             CellSign(hour_ms + second * 1000, node, told[place], busy, held, gpus)
             for second, place, busy, held, gpus in value["cells"]
         ),
-        features=value["features"],
+        features=named(value["features"]),
     )
+
+
+def amounts(features: Mapping[str, int]) -> list[int]:
+    """Return features in the order of FEATURES, which a store keeps without their names; 0 is absent."""
+    get = features.get
+    return [get(name, 0) for name in FEATURES]
+
+
+def named(values: Iterable[int]) -> dict[str, int]:
+    """Return the features that `amounts` wrote."""
+    return {name: amount for name, amount in zip(FEATURES, values, strict=False) if amount}
 
 
 def _plain(hints: Hints | None) -> list[Any] | None:

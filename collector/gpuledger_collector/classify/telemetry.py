@@ -8,7 +8,7 @@ never replaced by another, so which fields there are is no evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -60,8 +60,8 @@ class Suspected:
     gpu_ms: int
 
 
-def hints(features: Mapping[str, int]) -> Iterator[Item]:
-    """Yield the hints that the sums of a workload's features give."""
+def hints(features: Mapping[str, int], suspected: Iterable[Suspected]) -> Iterator[Item]:
+    """Yield the hints that the sums of a workload's features, and what is suspected of them, give."""
     get = features.get
     sole_ms = get("sole_ms", 0)
     if sole_ms < SOLE_MS_MIN:
@@ -80,7 +80,7 @@ def hints(features: Mapping[str, int]) -> Iterator[Item]:
         is_working = sm_ns >= DECODE_SM_MIN * known_ms * 1_000_000
         if is_working and 0 < tensor_ns * DECODE_DRAM_TO_TENSOR_MIN <= get("dram_ns", 0):
             yield _item(Kind.INFERENCE, "decode", f"DRAM : tensor {get('dram_ns', 0) / tensor_ns:.1f}")
-    for found in suspicions(features):
+    for found in suspected:
         if found.suspicion is not Suspicion.BUSY_WAIT:
             hours = f"{found.gpu_ms / 3_600_000:.1f} GPU-hours"
             yield _item(Kind.SYNTHETIC, found.suspicion.value.replace("_", "-"), hours)

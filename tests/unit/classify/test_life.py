@@ -25,7 +25,7 @@ def several(draw: st.DrawFn) -> list[HourSigns]:
     for node in draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3, unique=True)):
         start_ms = START_MS + draw(st.integers(0, 40)) * CELL_MS
         cells = draw(st.lists(TOLD, min_size=1, max_size=30))
-        features = {"sole_ms": draw(st.integers(0, HOUR_MS)), "memory_swings": draw(st.integers(0, 9))}
+        features = {"sole_ms": draw(st.integers(1, HOUR_MS)), "memory_swings": draw(st.integers(30, 90))}
         found += hours(*cells, node=node, start_ms=start_ms, features=features, workload=f"w at {node}")
     return found
 

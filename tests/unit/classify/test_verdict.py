@@ -2,6 +2,7 @@
 """What is asserted, on what evidence, and what is not."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,15 @@ from gpuledger_collector.classify.calibration import Counts
 from gpuledger_collector.classify.declared import Facts
 from gpuledger_collector.classify.evidence import log_odds, probability, support
 from gpuledger_collector.classify.kinds import CAPS, KINDS, Item, Kind, Tier
-from gpuledger_collector.classify.telemetry import hints as telemetry_hints
+from gpuledger_collector.classify.telemetry import hints as hints_of
+from gpuledger_collector.classify.telemetry import suspicions
 from gpuledger_collector.classify.verdict import LABEL_CONFLICT, SUSPECTED_LOAD, TELEMETRY_CONTRADICTS
 from tests.fakes.signs import ENGINE, LAUNCHER, NOBODY_KNOWS, START_MS, hints, hours, live, verdict_of
+
+
+def telemetry_hints(features: Mapping[str, int]) -> list[Item]:
+    return list(hints_of(features, tuple(suspicions(features))))
+
 
 HOUR_OF_ONE = {"sole_ms": HOUR_MS, "engines_known_ms": HOUR_MS}
 DECODE = HOUR_OF_ONE | {"sm_ns": 10**12 * 2, "tensor_ns": 10**11, "dram_ns": 6 * 10**11}
