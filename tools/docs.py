@@ -65,7 +65,8 @@ _GROUPS = """
 The same file names the agents to poll, in `[[group]]` tables: `site`, `cluster`, `pool` and `rack` say where the GPUs
 of the group stand, `targets` is a list of addresses of the form `"http://HOST:PORT"` or `"https://HOST:PORT"`, without
 a path. An address stands once in all groups. `file_sd_configs`, `http_sd_configs` and `relabel_configs` are described
-in [targets.md](targets.md).
+in [targets.md](targets.md). Schedulers to look at stand in `[[slurm]]` and `[[kubernetes]]` tables:
+[schedulers.md](schedulers.md).
 
 A group of https addresses may have what its agents ask for, under the names that Prometheus uses: `tls_config` with
 `ca_file` (who signs the agents' certificates; the machine's authorities if not given), `cert_file` and `key_file` (the

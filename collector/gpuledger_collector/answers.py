@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gpuledger_collector.scheduler_watch import SchedulerFigures
 from gpuledger_collector.targets import Target
 
 
@@ -83,3 +84,4 @@ class PollFigures:
     list_failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
     targets_refused: int | None = None
     """Targets of lists that cannot be polled; None where there are no lists."""
+    schedulers: Mapping[str, SchedulerFigures] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from gpuledger.logs import LEVELS
 from gpuledger.protection import PortConfig
 from gpuledger.settings import Loaded, Pairs, setting
 from gpuledger_collector.roster import UNKNOWN_PLACE
+from gpuledger_collector.scheduler_files import TABLES
 
 PREFIX = "GPULEDGER_COLLECTOR"
 TARGETS_TABLE = "group"
@@ -151,7 +152,7 @@ def load(
         environment=environment,
         prefix=PREFIX,
         flags=flags,
-        foreign_tables=frozenset({TARGETS_TABLE}),
+        foreign_tables=TABLES | {TARGETS_TABLE},
     )
     parse_listen(loaded.value.listen)
     _ = loaded.value.tls

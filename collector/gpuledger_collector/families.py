@@ -110,6 +110,14 @@ def _optional(value: int | None, per_second: float) -> Iterator[Sample]:
         yield (), value / per_second
 
 
+def _jobs(exposed: Exposed) -> Iterator[Sample]:
+    """Yield jobs with GPUs and jobs that wait for some, of schedulers whose last look worked."""
+    for name, known in sorted(exposed.poll.schedulers.items()):
+        if known.last_ms is not None and known.trouble is None:
+            yield (name, "allocated"), known.jobs
+            yield (name, "waiting"), known.waiting
+
+
 SOURCES: Mapping[str, Source] = {
     "gpuledger_fleet_gpus": _gpus,
     "gpuledger_fleet_state_seconds_total": _state_seconds,
@@ -143,6 +151,25 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_collector_push_failures_total": lambda exposed: _by_reason(exposed.poll.push_failures),
     "gpuledger_collector_readings_accepted_total": lambda exposed: [((), exposed.poll.accepted)],
     "gpuledger_collector_readings_refused_total": lambda exposed: _by_reason(exposed.poll.refused),
+    "gpuledger_collector_scheduler_looks_total": lambda exposed: (
+        ((name,), known.looks) for name, known in sorted(exposed.poll.schedulers.items())
+    ),
+    "gpuledger_collector_scheduler_failures_total": lambda exposed: (
+        ((name, reason), count)
+        for name, known in sorted(exposed.poll.schedulers.items())
+        for reason, count in sorted(known.failures.items())
+    ),
+    "gpuledger_collector_scheduler_last_look_timestamp_seconds": lambda exposed: (
+        ((name,), known.last_ms / 1000)
+        for name, known in sorted(exposed.poll.schedulers.items())
+        if known.last_ms is not None
+    ),
+    "gpuledger_collector_scheduler_jobs": _jobs,
+    "gpuledger_collector_scheduler_unschedulable_nodes": lambda exposed: (
+        ((name,), known.unschedulable)
+        for name, known in sorted(exposed.poll.schedulers.items())
+        if known.last_ms is not None and known.trouble is None
+    ),
     "gpuledger_collector_findings": lambda exposed: _by_reason(exposed.findings),
     "gpuledger_collector_ledger_refresh_timestamp_seconds": lambda exposed: _optional(exposed.refreshed_ms, 1e3),
     "gpuledger_collector_ledger_refresh_duration_seconds": lambda exposed: _optional(exposed.refresh_duration_ns, 1e9),

@@ -26,6 +26,7 @@ from gpuledger_collector.arrivals import Arrivals
 from gpuledger_collector.batch import BatchResult, Offer
 from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.configuration import ConfigurationRecord
 from gpuledger_collector.http import Port, Server, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.mirror import LogMirror
@@ -33,6 +34,9 @@ from gpuledger_collector.poll import Poller, PollLimits
 from gpuledger_collector.receive import Pushed, Receiver
 from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.schedule import Schedule
+from gpuledger_collector.schedule_book import ScheduleBook
+from gpuledger_collector.scheduler_files import Scheduler, load_schedulers
+from gpuledger_collector.scheduler_watch import SchedulerWatch
 from gpuledger_collector.shelf import Shelf
 from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
@@ -58,6 +62,7 @@ logger = logging.getLogger(__name__)
 def run(config: CollectorConfig, config_file: Path | None) -> int:
     """Run the collector until SIGTERM or SIGINT and return 0; raises GpuledgerError where it cannot start."""
     groups = () if config_file is None else load_groups(config_file)
+    schedulers = () if config_file is None else load_schedulers(config_file)
     shown = {group.credentials for group in groups}
     shown |= {found.credentials for group in groups for found in group.lists if isinstance(found, UrlList)}
     for credentials in shown:
@@ -66,7 +71,8 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
     with open_listener(config.listen) as listener:
         port = open_port(config, listener)
         with open_state(config, clock.wall_ns() // 1_000_000) as state:
-            asyncio.run(_Program(config, groups, state, clock).serve(listener, port))
+            program = _Program(config, groups, schedulers, state, clock)
+            asyncio.run(program.serve(listener, port))
     return 0
 
 
@@ -175,7 +181,14 @@ def open_port(config: CollectorConfig, listener: socket.socket) -> Port:
 class _Program:
     """One run of the collector."""
 
-    def __init__(self, config: CollectorConfig, groups: Sequence[Group], state: State, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: CollectorConfig,
+        groups: Sequence[Group],
+        schedulers: Sequence[Scheduler],
+        state: State,
+        clock: Clock,
+    ) -> None:
         self._config, self._targets, self._clock = config, static_targets(groups), clock
         has_lists = any(group.lists for group in groups)
         self._board, self._shelf = LiveBoard(), Shelf()
@@ -206,11 +219,13 @@ class _Program:
             self._receiver = Receiver(
                 intake=self._intake, board=self._board, clock=clock, page_bytes_max=config.answer_bytes
             )
+        self._schedulers = SchedulerWatch(schedulers, ScheduleBook(state.catalog, state.namer), clock)
+        self._configuration = ConfigurationRecord(state.catalog, config, schedulers)
         self._snapshot = Snapshot(
             keeper=state.keeper,
             counting=state.store,
             reader=state.files,
-            polling=Arrivals(self._poller, self._receiver, self._discovery),
+            polling=Arrivals(self._poller, self._receiver, self._discovery, self._schedulers),
             board=self._board,
             clock=clock,
             workloads=WorkloadMeter(state.store),
@@ -252,6 +267,7 @@ class _Program:
                 ("first", self._begin()),
                 ("polling", self._poller.run()),
                 ("discovery", _wait(asyncio.Event()) if self._discovery is None else self._discovery.run()),
+                ("schedulers", self._schedulers.run()),
                 ("schedule", schedule.failure()),
                 ("stop", _wait(stop)),
             )
@@ -266,6 +282,7 @@ class _Program:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._receiver is not None:
                 self._receiver.close()
+            self._schedulers.finish()
         logger.info("collector_stopped")
 
     async def _begin(self) -> None:
@@ -285,6 +302,7 @@ class _Program:
         ):
             return
         self._refreshed_ns = now_ns
+        self._configuration.sync(self._clock.wall_ns() // 1_000_000)
         self._snapshot.refresh()
 
     def _prepare_now(self) -> None:

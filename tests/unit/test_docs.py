@@ -27,6 +27,7 @@ from gpuledger_collector import config as collector_config
 from gpuledger_collector import enrolment_files, lease_files, roster_files
 from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.receive import PushFailure
+from gpuledger_collector.scheduler_files import load_schedulers
 from gpuledger_collector.targets import load_groups
 from gpuledger_collector.verification import Refusal
 
@@ -154,7 +155,7 @@ def load_agent(file: Path) -> None:
 
 def load_collector(file: Path) -> None:
     collector_config.load(file, {}, {})
-    assert len(load_groups(file)) > 0
+    assert len(load_groups(file)) + len(load_schedulers(file)) > 0
 
 
 def load_roster(file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,12 +31,25 @@ class SlurmUnavailable(GpuledgerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmCluster:
-    """One cluster and the commands that ask it; `config_file` is SLURM_CONF for them, None: their own default."""
+    """One cluster and the commands that ask it; `config_file` is SLURM_CONF for them, None: their own default.
+
+    With a `host` they run there, by ssh without a terminal or a question.
+    """
 
     name: str
     squeue: str = "squeue"
     scontrol: str = "scontrol"
     config_file: Path | None = None
+    host: str | None = None
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Return what is run for a command of Slurm's."""
+        if self.host is None:
+            return words
+        given = ["TZ=UTC", "LC_ALL=C.UTF-8"]
+        given += [] if self.config_file is None else [f"SLURM_CONF={self.config_file}"]
+        far = " ".join(shlex.quote(word) for word in ("env", *given, *words))
+        return "ssh", "-oBatchMode=yes", "-oConnectTimeout=10", "-T", self.host, far
 
     def environment(self) -> Mapping[str, str]:
         """Return what the commands run with: scontrol prints local times, so local time is UTC."""
@@ -60,7 +74,7 @@ async def _run(cluster: SlurmCluster, timeout_s: float, *command: str) -> str:
     what = f"{' '.join(command)} of cluster {cluster.name}"
     try:
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *cluster.command(*command),
             env=dict(cluster.environment()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -15,6 +15,7 @@ from gpuledger.states import State
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.families import SOURCES, Exposed, Exposer, Families, Sample
 from gpuledger_collector.fleet import Fleet, settle
+from gpuledger_collector.scheduler_watch import SchedulerFigures
 from gpuledger_collector.workload_metrics import Info, WorkloadFigures
 from tests.fakes.cells import T0_MS, rows
 from tests.parts import require_part
@@ -47,6 +48,10 @@ def everything() -> Exposed:
             targets_refused=1,
             pushed_pages=4,
             push_failures={"denied": 1},
+            schedulers={
+                "train": SchedulerFigures(looks=3, last_ms=T0_MS, jobs=2, waiting=5, unschedulable=1),
+                "lab": SchedulerFigures(failures={"unavailable": 2}, trouble="squeue did not answer"),
+            },
             troubles={"http://n2:9400": "http://n2:9400 did not answer within 10 s"},
         ),
         simulated=True,
