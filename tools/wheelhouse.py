@@ -3,7 +3,7 @@
 
 Usage: python tools/wheelhouse.py [--check] [PYTHON_VERSION ...]
 
-Into the folder go this project's wheel and every wheel of requirements/agent.txt, checked against its hashes, for the
+Into the folder go this project's wheel and every wheel of requirements/agent-kubernetes.txt, checked against its hashes, for the
 given versions of Python on x86-64 (all those that the agent supports if none is given). `--check` then makes a clean
 environment with this Python, installs from the folder alone, and runs the agent in it.
 """
@@ -21,7 +21,8 @@ from packaging.markers import Marker
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ROOT / "dist" / "wheelhouse"
-LOCK = ROOT / "requirements" / "agent.txt"
+LOCK = ROOT / "requirements" / "agent-kubernetes.txt"
+"""All that `agent` and `kubernetes` of pyproject.toml need: which of them a node installs is its own affair."""
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(28, 16, -1)))
 """What runs on glibc 2.28: RHEL 8, Debian 11, Ubuntu 20.04 and all that came after."""
@@ -77,9 +78,10 @@ def check(house: Path) -> str:
         venv.create(folder, with_pip=False, symlinks=True)
         python = Path(folder) / "bin" / "python"
         install = [*PIP, "--isolated", "--python", str(python), "install", "-qq", "--no-index"]
-        _run([*install, "--only-binary", ":all:", "--find-links", str(house), "gpuledger[agent]"])
+        _run([*install, "--only-binary", ":all:", "--find-links", str(house), "gpuledger[agent,kubernetes]"])
         gpuledger = str(python.parent / "gpuledger")
         _run([gpuledger, "--version"])
+        _run([str(python), "-c", "import grpc"])
         return _run([gpuledger, "agent", "once", "--simulate", "free"])
 
 

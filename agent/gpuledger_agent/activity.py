@@ -189,7 +189,7 @@ class ActivitySource:
         if is_silent:
             self._cross_check(gpu, handle, reads, checked)
         else:
-            gpu.utilization_ns = None
+            gpu.utilization_ns, gpu.utilization_ppm = self._now_ns(), None
         heard_ppm = gpu.utilization_ppm if is_silent else activity_ppm
         return Activity(
             activity_ppm=activity_ppm,

@@ -136,7 +136,8 @@ def look_once(context: click.Context, config_file: Path | None, simulate: str | 
     config = agent_config.load(config_file, os.environ, {}).value
     logs.configure("warning")
     clock, nvml, processes = _sources(simulate)
-    found = once.look(config, clock, nvml, processes)
+    host = once.Host(sysfs=passthrough.SYSFS, libvirt=passthrough.LIBVIRT) if simulate is None else None
+    found = once.look(config, clock, nvml, processes, host)
     click.echo(once.render(found))
     if not found.is_whole:
         context.exit(3)

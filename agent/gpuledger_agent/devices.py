@@ -46,6 +46,7 @@ class Inventory:
         self._nvml = nvml
         self._devices: dict[str, Device] = {}
         self._said: set[tuple[int, str]] = set()
+        self._count = 0
         self.unidentified = 0
         """How many listed GPUs could not be told apart in the last enumeration."""
 
@@ -64,6 +65,11 @@ class Inventory:
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._devices.values())
 
+    def is_changed(self) -> bool:
+        """Return whether the driver lists more or fewer GPUs than it did; raises CallFailed and DriverUnavailable."""
+        self._nvml.about(None)
+        return self._nvml.device_count() != self._count
+
     def refresh(self, hung: Collection[str] = ()) -> list[str]:
         """Enumerate again; a GPU that fails costs only itself. Returns the errors of such GPUs.
 
@@ -73,7 +79,8 @@ class Inventory:
         found: dict[str, Device] = {}
         failed: list[_Failure] = []
         self._nvml.about(None)
-        for index in range(self._nvml.device_count()):
+        count = self._nvml.device_count()
+        for index in range(count):
             subject = self._subject(index)
             if subject in hung:
                 failed.append(_Failure(index=index, error="hung", uncovered=Uncovered.CALLS_FAILED))
@@ -100,7 +107,7 @@ class Inventory:
             if uuid not in found:
                 found[uuid] = Device(identity=device.identity, handle=None, uncovered=Uncovered.NOT_ENUMERATED)
         self._tell(found)
-        self._devices = found
+        self._devices, self._count = found, count
         return [failure.error for failure in failed]
 
     def _subject(self, index: int) -> str:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from gpuledger.states import Uncovered
 from gpuledger_agent.devices import Device, Inventory
+from gpuledger_agent.events import EVENTS
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
 from gpuledger_agent.release import ReleaseDesk
@@ -116,7 +117,7 @@ class Driver:
 
     @property
     def hung_gpus(self) -> int:
-        return len(self._hung)
+        return len(self._hung - {EVENTS})
 
     def forget(self) -> None:
         """Trust nothing that was read before: the session is new."""
@@ -168,7 +169,10 @@ class Driver:
 
         seen = self._thread.call(job)
         for uuid in sorted(back):
-            _log.info("gpu_answers_again", extra={"uuid": uuid})
+            if uuid == EVENTS:
+                _log.info("events_answer_again")
+            else:
+                _log.info("gpu_answers_again", extra={"uuid": uuid})
         return seen
 
     def _rest(self, seen: dict[str, GpuSnapshot]) -> dict[str, GpuSnapshot]:
@@ -262,6 +266,9 @@ class Driver:
         self._hung = self._thread.hung
         for uuid in self._hung:
             self._sampler.disown(uuid)
+        if error.subject == EVENTS:
+            _log.error("events_hung", extra={"function": error.function})
+            return
         if error.subject is not None:
             _log.error("gpu_hung", extra={"uuid": error.subject, "function": error.function})
             return

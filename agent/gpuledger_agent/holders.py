@@ -25,6 +25,8 @@ IGNORABLE = frozenset({"nvidia-persistenced", "nvidia-persiste"}) | MPS_SERVERS
 """Executables that hold a GPU without working on it; the kernel cuts names to 15 characters. Versioned: a change moves
 time between held and free, so it is part of the configuration digest."""
 
+VIRTUAL_MACHINE = "virtual machine "
+"""How the name of a workload begins that is one."""
 PROCESS_POLL_MS = 30_000
 PROCESS_AGE_MAX_MS = 2 * PROCESS_POLL_MS
 _NAMES_KEPT_MAX = 4096
@@ -161,7 +163,7 @@ class Holders:
     def virtual_machine(self, name: str) -> Holder:
         """Return the workload that a virtual machine is."""
         return Holder(
-            workload=self._seal(f"virtual machine {name}"), user=None, memory_bytes=None, source="virtual_machine"
+            workload=self._seal(f"{VIRTUAL_MACHINE}{name}"), user=None, memory_bytes=None, source="virtual_machine"
         )
 
     def openings(self, digests: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -12,15 +12,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from gpuledger_agent.activity import Activity, ActivitySource
+from gpuledger_agent.health import HealthReport
 from gpuledger_agent.holders import PROCESS_POLL_MS, HolderList, Holders
 from gpuledger_agent.mig import FoundInstance, Mig
 from gpuledger_agent.nvml import GpuProcess, Handle, Nvml
-from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder, InstanceIdentity, InstanceSnapshot
+from gpuledger_agent.snapshot import GpuSnapshot, Holder, InstanceIdentity, InstanceSnapshot
 from gpuledger_agent.sources import GpuReads
 
 _log = logging.getLogger(__name__)
 
-MODE_POLL_MS = 10_000
+MODE_POLL_MS = 60_000
+"""How often a GPU's mode is looked at while GPM tells of the whole of it, or while its instances are found."""
+MODE_DOUBT_MS = 10_000
+"""How often where GPM does not, or the instances cannot be found."""
 FAILURES_MAX = 3
 FAILED_POLL_MS = 10_000
 """After so many failures in a row the instances of a GPU are looked for only so often."""
@@ -39,6 +43,7 @@ class _Gpu:
 
     is_divided: bool = False
     mode_read_ms: int | None = None
+    is_doubtful: bool = True
     known: tuple[InstanceIdentity, ...] = ()
     failures: int = 0
     failed_ms: int = 0
@@ -78,12 +83,18 @@ class InstanceSource:
         if uuid in self._gpus:
             self._gpus[uuid].mode_read_ms = None
 
+    def hear(self, uuid: str, *, is_whole: bool) -> None:
+        """Note whether GPM told of the whole GPU in this tick."""
+        if uuid in self._gpus:
+            self._gpus[uuid].is_doubtful = not is_whole
+
     def find(self, uuid: str, board: Handle, edge_ms: int, reads: GpuReads) -> Division | None:
         """Return what the GPU is divided into, None where it is not; raises as every read does."""
         gpu = self._gpus.get(uuid)
         if gpu is None:
             gpu = self._gpus[uuid] = _Gpu()
-        if gpu.mode_read_ms is None or edge_ms - gpu.mode_read_ms >= MODE_POLL_MS:
+        poll_ms = MODE_DOUBT_MS if gpu.is_doubtful else MODE_POLL_MS
+        if gpu.mode_read_ms is None or edge_ms - gpu.mode_read_ms >= poll_ms:
             self._look(uuid, gpu, board, edge_ms, reads)
         if gpu.is_divided:
             division = self._walk(uuid, gpu, board, edge_ms, reads)
@@ -125,7 +136,7 @@ class InstanceSource:
                     tensor_active_ppm=activity.tensor_active_ppm,
                     dram_active_ppm=activity.dram_active_ppm,
                     holders=gpu.lists[instance.identity].holders(seen.edge_ms),
-                    health=seen.health,
+                    health=seen.health.of_instance(instance.identity.instance),
                     memory_used_bytes=used,
                     memory_total_bytes=instance.identity.memory_total_bytes,
                 ),
@@ -153,9 +164,9 @@ class InstanceSource:
             return Division(instances=None)
         found = reads.ask("mig", self._mig.find, board, gpu.known)
         if found is None:
-            gpu.failures, gpu.failed_ms = gpu.failures + 1, edge_ms
+            gpu.failures, gpu.failed_ms, gpu.is_doubtful = gpu.failures + 1, edge_ms, True
             return Division(instances=None)
-        gpu.failures = 0
+        gpu.failures, gpu.is_doubtful = 0, False
         if not found and gpu.mode_read_ms != edge_ms:
             # There is nothing: it may not be divided any more.
             self._look(uuid, gpu, board, edge_ms, reads)
@@ -237,5 +248,5 @@ class BoardSeen:
     """What a tick saw of the board that its instances share."""
 
     edge_ms: int
-    health: Health | None
+    health: HealthReport
     memory_used_bytes: int | None

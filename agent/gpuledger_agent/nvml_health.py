@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of the door to NVML that says how a GPU fares: health fields, memory errors, and Xid events.
 
-One thread may use it at a time. Everything the fields say comes with one call per GPU, each with its own success.
+One thread may use it at a time. What fields say comes with the GPU's batch (gpuledger_agent.nvml_fields).
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpuledger_agent.nvml import CallFailed, Handle, Nvml, NvmlError
+from gpuledger_agent.nvml_fields import FI_ECC_CORRECTED, FI_ECC_UNCORRECTED, FieldAnswers
 from gpuledger_agent.snapshot import HealthFacts
 
 FI_RECOVERY_ACTION = 230
@@ -18,6 +20,7 @@ FI_RECOVERY_ACTION = 230
 FI_REMAPPED_CORRECTABLE, FI_REMAPPED_UNCORRECTABLE, FI_REMAP_PENDING, FI_REMAP_FAILURE = 142, 143, 144, 145
 FI_THROTTLED: Mapping[str, int] = {"sw_power_cap": 74, "sw_thermal": 269, "hw_thermal": 270, "hw_power_brake": 271}
 """Reason for which clocks are held down -> field with its time in ns: counters, so no short one is missed."""
+FI_ECC: Mapping[str, int] = {"corrected": FI_ECC_CORRECTED, "uncorrected": FI_ECC_UNCORRECTED}
 FIELDS = (
     *FI_THROTTLED.values(),
     FI_REMAPPED_CORRECTABLE,
@@ -25,6 +28,7 @@ FIELDS = (
     FI_REMAP_PENDING,
     FI_REMAP_FAILURE,
     FI_RECOVERY_ACTION,
+    *FI_ECC.values(),
 )
 RECOVERY_ACTIONS = ("none", "reset_gpu", "reboot_node", "drain_p2p", "drain_and_reset")
 
@@ -37,23 +41,24 @@ EventSet = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthFields:
-    """What one GPU's health fields said; what is not offered or failed is absent.
-
-    `throttled_ns` is the time since the driver was loaded by reason, `errors` NVML's name of the error by field.
-    """
-
-    facts: HealthFacts
-    throttled_ns: Mapping[str, int] = field(default_factory=dict)
-    errors: Mapping[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class XidEvent:
-    """One Xid error of a GPU, and of which GPU instance (None: of all of it, or not in MIG mode)."""
+    """One Xid error of the GPU with the handle `device`, and of which GPU instance (None: of all of it, or no MIG)."""
 
     xid: int
     instance: int | None = None
+    device: Handle = field(default=None, compare=False)
+
+
+def facts_of(answers: FieldAnswers) -> HealthFacts:
+    """Return what a batch of fields says of a GPU's health."""
+    values = answers.values
+    return HealthFacts(
+        recovery_action=values.get(FI_RECOVERY_ACTION),
+        remapped_correctable=values.get(FI_REMAPPED_CORRECTABLE),
+        remapped_uncorrectable=values.get(FI_REMAPPED_UNCORRECTABLE),
+        is_remap_pending=_flag(values.get(FI_REMAP_PENDING)),
+        is_remap_failed=_flag(values.get(FI_REMAP_FAILURE)),
+    )
 
 
 class NvmlHealth:
@@ -63,40 +68,6 @@ class NvmlHealth:
         self._nvml = nvml
 
     # ------------------------------------------------------------------------------------------ reads
-
-    def fields(self, handle: Handle) -> HealthFields | None:
-        """Return what the health fields say; None where none of them is offered.
-
-        Raises CallFailed where some failed and none answered.
-        """
-        entries = self._nvml.field_values(handle, FIELDS)
-        if entries is None:
-            return None
-        values: dict[int, int] = {}
-        errors: dict[int, str] = {}
-        for field_id, entry in zip(FIELDS, entries, strict=True):
-            try:
-                value = self._nvml.field_value(entry)
-            except CallFailed as exc:
-                errors[field_id] = exc.error
-                continue
-            if value is not None:
-                values[field_id] = value
-        if not values:
-            if errors:
-                raise CallFailed("nvmlDeviceGetFieldValues", next(iter(errors.values())))
-            return None
-        return HealthFields(
-            facts=HealthFacts(
-                recovery_action=values.get(FI_RECOVERY_ACTION),
-                remapped_correctable=values.get(FI_REMAPPED_CORRECTABLE),
-                remapped_uncorrectable=values.get(FI_REMAPPED_UNCORRECTABLE),
-                is_remap_pending=_flag(values.get(FI_REMAP_PENDING)),
-                is_remap_failed=_flag(values.get(FI_REMAP_FAILURE)),
-            ),
-            throttled_ns={reason: values[field_id] for reason, field_id in FI_THROTTLED.items() if field_id in values},
-            errors=errors,
-        )
 
     def remapped_rows(self, handle: Handle) -> HealthFacts | None:
         """Return nvmlDeviceGetRemappedRows, for drivers without the fields; not offered under MIG."""
@@ -119,24 +90,18 @@ class NvmlHealth:
 
     # ------------------------------------------------------------------------------------------ events
 
-    def watch_xids(self, handle: Handle) -> EventSet | None:
-        """Return a new set of events registered for the GPU's Xids; None where it has no such events.
+    def new_events(self) -> EventSet | None:
+        """Return a new, empty set of events; None where the driver has none."""
+        return self._nvml.offered(self._nvml.binding.nvmlEventSetCreate)
 
-        An unsupported event would fail the whole registration, so what is supported is asked first.
-        """
-        nvml, binding = self._nvml, self._nvml.binding
-        supported = nvml.offered(binding.nvmlDeviceGetSupportedEventTypes, handle)
-        if supported is None or not int(supported) & _XID_CRITICAL_ERROR:
-            return None
-        events = nvml.offered(binding.nvmlEventSetCreate)
-        if events is None:
-            return None
-        try:
-            nvml.required(binding.nvmlDeviceRegisterEvents, handle, _XID_CRITICAL_ERROR, events)
-        except NvmlError:
-            self.free(events)
-            raise
-        return events
+    def is_telling(self, handle: Handle) -> bool:
+        """Return whether the GPU has events for its Xids: one that is not supported would fail the registration."""
+        supported = self._nvml.offered(self._nvml.binding.nvmlDeviceGetSupportedEventTypes, handle)
+        return supported is not None and int(supported) & _XID_CRITICAL_ERROR != 0
+
+    def register(self, handle: Handle, events: EventSet) -> None:
+        """Register a GPU's Xids in a set; raises CallFailed "not_supported" where there are no such events."""
+        self._nvml.required(self._nvml.binding.nvmlDeviceRegisterEvents, handle, _XID_CRITICAL_ERROR, events)
 
     def next_xid(self, events: EventSet) -> XidEvent | None:
         """Return the next event that is already there, without waiting for one; None where there is none.
@@ -150,7 +115,9 @@ class NvmlHealth:
                 return None
             raise
         instance = int(data.gpuInstanceId)
-        return XidEvent(xid=int(data.eventData), instance=None if instance == _NO_INSTANCE else instance)
+        return XidEvent(
+            xid=int(data.eventData), instance=None if instance == _NO_INSTANCE else instance, device=data.device
+        )
 
     def free(self, events: EventSet) -> None:
         """Free a set; one of a library that is gone is gone with it."""
@@ -158,6 +125,16 @@ class NvmlHealth:
             self._nvml.required(self._nvml.binding.nvmlEventSetFree, events)
         except NvmlError:
             return
+
+
+def is_same_device(first: Handle, second: Handle) -> bool:
+    """Return whether two handles are one GPU's: the binding's are pointers, and equal only by what they point at."""
+    return bool(_address(first) == _address(second))
+
+
+def _address(handle: Handle) -> Any:
+    # What only looks like the binding has handles of its own kind.
+    return ctypes.cast(handle, ctypes.c_void_p).value if isinstance(handle, ctypes._Pointer) else handle  # noqa: SLF001
 
 
 def _flag(value: int | None) -> bool | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuledger import workload_names
@@ -22,9 +22,10 @@ from gpuledger_agent.decision import Floors
 from gpuledger_agent.devices import Inventory
 from gpuledger_agent.floors_file import FLOORS_FILE, FloorsFile
 from gpuledger_agent.health import action_name
-from gpuledger_agent.holders import Holders
+from gpuledger_agent.holders import VIRTUAL_MACHINE, Holders
 from gpuledger_agent.meter import Meter
-from gpuledger_agent.nvml import Identity, Nvml
+from gpuledger_agent.nvml import DriverUnavailable, Identity, Nvml
+from gpuledger_agent.passthrough import PCI_BOOK, PassedThrough, PciBook, PciBus, VirtualMachines
 from gpuledger_agent.processes import ProcessTable, read_boot_id
 from gpuledger_agent.sampler import Sampler
 from gpuledger_agent.snapshot import GpuSnapshot, Health, InstanceIdentity
@@ -85,6 +86,8 @@ class SeenGpu:
     holders: tuple[tuple[str | None, str], ...] | None
     parts: tuple[SeenPart, ...] = ()
     """Of a divided GPU each instance, and what no instance has."""
+    is_passed_through: bool = False
+    """A virtual machine has it: the driver does not list it, and the host does not say what it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +107,19 @@ class Look:
         )
 
 
-def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable) -> Look:
-    """Read everything twice, one second apart; raises GpuledgerError where there is no usable driver or no GPU."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Where the host's own words are about GPUs that the driver does not have."""
+
+    sysfs: Path
+    libvirt: tuple[Path, ...]
+
+
+def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable, host: Host | None = None) -> Look:
+    """Read everything twice, one second apart; raises GpuledgerError where there is no usable driver or no GPU.
+
+    Where virtual machines have GPUs, those are all there may be: no driver is needed then.
+    """
     # Names are sealed with a secret that nobody keeps, only to be opened again below.
     names = NameSealer(os.urandom(32))
     holders, reservations = attribute(config, processes, names, read_boot_id())
@@ -120,9 +134,15 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
         reservations=reservations,
         health_poll_ms=0,
     )
+    passed = () if host is None else _passed_through(config, host, holders)
     floors = _known_floors(config.state_dir / FLOORS_FILE, clock)
     meter = Meter(SAMPLE_MS, floors, {})
-    nvml.attach()
+    try:
+        nvml.attach()
+    except DriverUnavailable:
+        if not passed:
+            raise
+        return Look(gpus=passed, unidentified=0, driver_version=None, is_simulated=nvml.is_simulated)
     try:
         begin_ns = clock.boottime_ns()
         meter.tick(begin_ns // _MS_NS, sampler.sample(begin_ns // _MS_NS))
@@ -134,7 +154,7 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
     finally:
         sampler.release()
         nvml.detach()
-    if not inventory.devices and inventory.unidentified == 0:
+    if not inventory.devices and inventory.unidentified == 0 and not passed:
         raise GpuledgerError("the NVIDIA driver answers and lists no GPU")
     gpus = []
     for device in sorted(inventory.devices, key=lambda device: _order(device.identity)):
@@ -152,11 +172,33 @@ def look(config: AgentConfig, clock: Clock, nvml: Nvml, processes: ProcessTable)
             )
         )
     return Look(
-        gpus=tuple(gpus),
+        gpus=(*gpus, *passed),
         unidentified=inventory.unidentified,
         driver_version=driver_version,
         is_simulated=nvml.is_simulated,
     )
+
+
+def _passed_through(config: AgentConfig, host: Host, holders: Holders) -> tuple[SeenGpu, ...]:
+    """Return the GPUs that virtual machines have; by whom the driver last knew them, where the service noted it."""
+    book = PciBook(config.state_dir / PCI_BOOK)
+    passed = PassedThrough(PciBus(host.sysfs), book, VirtualMachines(host.libvirt), holders, node_id="")
+    found = []
+    # Nothing of the driver's is told to the book, so that nothing is written to it.
+    for uuid, seen in passed.look(0, {}).items():
+        tenants = None if seen.tenant is None else _named(replace(seen, holders=(seen.tenant,)), holders)
+        found.append(
+            SeenGpu(
+                identity=passed.identities[uuid],
+                result=State.UNMEASURED,
+                seen=seen,
+                power_mw=None,
+                floors_mw={},
+                holders=None if tenants is None else tuple((None, name) for _, name in tenants),
+                is_passed_through=True,
+            )
+        )
+    return tuple(found)
 
 
 def _known_floors(path: Path, clock: Clock) -> dict[str, Floors]:
@@ -199,6 +241,8 @@ def reason(gpu: SeenGpu | SeenPart) -> str:
         return _UNCOVERED_TEXTS.get(gpu.result, str(gpu.result))
     if gpu.result is State.DOWN:
         return "its health" if gpu.seen.health is None else _HEALTH_TEXTS[gpu.seen.health]
+    if isinstance(gpu, SeenGpu) and gpu.is_passed_through:
+        return "a virtual machine has it (vfio-pci)"
     if gpu.result is not State.UNMEASURED:
         return _STATE_TEXTS.get(gpu.result, str(gpu.result))
     if gpu.seen.holders is None:
@@ -238,8 +282,8 @@ def _rows(cells: tuple[str, ...], holders: tuple[tuple[str | None, str], ...] | 
 def _cells(gpu: SeenGpu) -> tuple[str, ...]:
     seen, identity = gpu.seen, gpu.identity
     return (
-        str(identity.index),
-        _plain(identity.model or _UNKNOWN),
+        "-" if identity.index is None else str(identity.index),
+        _plain(identity.model or (identity.pci_bus_id if gpu.is_passed_through else None) or _UNKNOWN),
         "divided" if gpu.parts else _state(gpu.result),
         "into GPU instances (MIG)" if gpu.parts else reason(gpu),
         "" if gpu.parts else _activity(seen),
@@ -306,6 +350,8 @@ def _holder(user: str | None, name: str) -> str:
         # The start tells processes of one pid apart in readings; a person looks at those that live now.
         program, pid, start = parsed.parts
         name = f"process {pid} (not visible)" if start is None else f"{program} (pid {pid})"
+    if name.startswith(VIRTUAL_MACHINE):
+        return _plain(name)
     return _plain(f"{_UNKNOWN if user is None else user}: {name}")
 
 

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 SYSFS = Path("/sys")
 LIBVIRT = (Path("/run/libvirt/qemu"), Path("/var/run/libvirt/qemu"))
+PCI_BOOK = "pci.json"
+"""The book's file in the state directory."""
 POLL_MS = 10_000
 BOOK_ENTRIES_MAX = 1024
 DOMAINS_MAX = 1024

@@ -36,7 +36,7 @@ from gpuledger_agent.http import Guard, Service
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
-from gpuledger_agent.passthrough import PassedThrough, PciBook, PciBus, VirtualMachines
+from gpuledger_agent.passthrough import PCI_BOOK, PassedThrough, PciBook, PciBus, VirtualMachines
 from gpuledger_agent.process_hints import ProcessHints
 from gpuledger_agent.processes import ProcessTable, ProcessTree, read_boot_id
 from gpuledger_agent.push import Pusher
@@ -183,7 +183,7 @@ def _process_hints(config: AgentConfig, parts: Parts) -> ProcessHints | None:
 def _passed_through(config: AgentConfig, parts: Parts, holders: Holders, node_id: str) -> PassedThrough | None:
     if parts.sysfs is None:
         return None
-    book = PciBook(config.state_dir / "pci.json")
+    book = PciBook(config.state_dir / PCI_BOOK)
     return PassedThrough(PciBus(parts.sysfs), book, VirtualMachines(parts.libvirt), holders, node_id)
 
 

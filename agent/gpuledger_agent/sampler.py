@@ -12,25 +12,32 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from gpuledger.states import Uncovered
-from gpuledger_agent.activity import Activity, ActivitySource
+from gpuledger_agent.activity import GPM_SOURCE, Activity, ActivitySource
 from gpuledger_agent.devices import Device, Inventory
-from gpuledger_agent.events import XidSource
-from gpuledger_agent.gpm import Gpm
+from gpuledger_agent.energy import EnergySource
+from gpuledger_agent.events import EVENTS, XidSource
 from gpuledger_agent.health import HEALTH_POLL_MS, HealthSource
 from gpuledger_agent.holders import HolderList, Holders
 from gpuledger_agent.instances import BoardSeen, InstanceSource
 from gpuledger_agent.nvml import DriverUnavailable, GpuLost, Handle, Nvml, ResetRequired
-from gpuledger_agent.power_check import PowerCheck
+from gpuledger_agent.nvml_fields import FI_ENERGY, FI_POWER_AVERAGE, NO_ANSWERS, FieldAnswers, NvmlFields
+from gpuledger_agent.nvml_health import FI_ECC
 from gpuledger_agent.reservations import Reservations
 from gpuledger_agent.snapshot import GpuSnapshot, Health, Holder, InstanceSnapshot
 from gpuledger_agent.sources import GpuReads, SourceReport, TickReads
 
 _log = logging.getLogger(__name__)
 
-INVENTORY_POLL_MS = 10_000
-POWER_POLL_MS = 10_000
-POWER_WINDOW_MS_MIN, POWER_WINDOW_MS_MAX = 500, 2_000
-"""The driver reports the mean of a second: what is held against it must be of about the same time."""
+INVENTORY_POLL_MS = 60_000
+"""How often GPUs are looked up while all of them answer."""
+INVENTORY_DOUBT_MS = 10_000
+"""How often they are counted, and looked up where one does not answer or could not be told apart."""
+_SOURCES = {
+    FI_ENERGY: "energy",
+    FI_POWER_AVERAGE: "power",
+    **dict.fromkeys(FI_ECC.values(), "ecc"),
+}
+"""Field -> whose failure it is where it fails; that of every other is health's."""
 
 
 @dataclass(slots=True)
@@ -40,10 +47,6 @@ class _Slow:
     processes: HolderList = field(default_factory=HolderList)
     is_on_instances: bool = False
     """The last list of processes had some on GPU instances."""
-    energy: tuple[int, int] | None = None
-    """The odometer in the last tick, mJ, and that tick's edge."""
-    power_read_ms: int | None = None
-    power_check: PowerCheck = field(default_factory=PowerCheck)
 
 
 class Sampler:
@@ -61,8 +64,8 @@ class Sampler:
         health_poll_ms: int = HEALTH_POLL_MS,
     ) -> None:
         self._nvml = nvml
-        self._gpm = Gpm(nvml)
-        self._said: set[str] = set()
+        self._fields = NvmlFields(nvml)
+        self._energy = EnergySource(nvml)
         self._activity = ActivitySource(nvml, now_ns, interval_ms)
         self._xids = XidSource(nvml)
         self._health = HealthSource(nvml, health_poll_ms)
@@ -72,6 +75,9 @@ class Sampler:
         self._instances = InstanceSource(nvml, self._activity, holders)
         self._slow: dict[str, _Slow] = {}
         self._enumerated_ms: int | None = None
+        self._counted_ms = 0
+        self._is_doubtful = False
+        """Not every GPU answered in the last tick."""
         self._seen: dict[str, GpuSnapshot] = {}
         self.sources: dict[str, SourceReport] = {}
 
@@ -83,6 +89,7 @@ class Sampler:
     def forget(self) -> None:
         """Drop everything that was read before: the driver was let go of, or the session is new."""
         self._slow.clear()
+        self._energy.forget()
         self._activity.forget()
         self._instances.forget()
         self._xids.forget()
@@ -96,8 +103,9 @@ class Sampler:
         self._reservations.close()
 
     def disown(self, uuid: str) -> None:
-        """Leave alone what belongs to a GPU of which a call hangs: the call may still be using it."""
+        """Leave alone what belongs to a GPU (or EVENTS) of which a call hangs: the call may still be using it."""
         self._slow.pop(uuid, None)
+        self._energy.interrupt(uuid)
         self._health.interrupt(uuid)
         self._activity.disown(uuid)
         self._instances.interrupt(uuid)
@@ -112,13 +120,17 @@ class Sampler:
         """Return a snapshot per UUID; raises DriverUnavailable. Nothing is asked about the GPUs in `hung`."""
         reads = TickReads(self.sources)
         seen = self._seen = {}
+        was_doubtful, self._is_doubtful = self._is_doubtful, True
         try:
-            self._enumerate(edge_ms, hung, reads)
+            self._enumerate(edge_ms, hung, reads, INVENTORY_DOUBT_MS if was_doubtful else INVENTORY_POLL_MS)
             devices = self._inventory.devices
             self._reservations.poll(edge_ms, devices, reads)
             there = {d.identity.uuid for d in devices if d.uncovered is not Uncovered.NOT_ENUMERATED}
             self._activity.begin_tick(there)
             self._instances.keep(there)
+            handles = {d.identity.uuid: d.handle for d in devices if d.identity.uuid not in hung}
+            # Before all else: a GPU that falls off the bus says so in an event, and answers nothing after it.
+            self._xids.listen(handles, edge_ms, reads, is_hung=EVENTS in hung)
             for device in devices:
                 uuid = device.identity.uuid
                 if uuid in hung:
@@ -130,6 +142,7 @@ class Sampler:
             self._publish(reads)
             raise
         self._publish(reads)
+        self._is_doubtful = self._inventory.unidentified > 0 or not all(one.is_looked_at for one in seen.values())
         return seen
 
     def _publish(self, reads: TickReads) -> None:
@@ -137,18 +150,24 @@ class Sampler:
         # thread that was given up: what it knows is out of date.
         self.sources = {**self.sources, **reads.ran}
 
-    def _enumerate(self, edge_ms: int, hung: Collection[str], reads: TickReads) -> None:
-        is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= INVENTORY_POLL_MS
+    def _enumerate(self, edge_ms: int, hung: Collection[str], reads: TickReads, poll_ms: int) -> None:
+        is_due = self._enumerated_ms is None or edge_ms - self._enumerated_ms >= poll_ms
         if not is_due and self._inventory.is_settled:
-            return
+            if edge_ms - self._counted_ms < INVENTORY_DOUBT_MS:
+                return
+            is_changed = reads.read("inventory", self._inventory.is_changed)
+            if is_changed is not None:
+                self._counted_ms = edge_ms
+            if not is_changed:
+                return
         errors = reads.read("inventory", self._inventory.refresh, hung)
         self._enumerated_ms = None if errors is None else edge_ms
+        self._counted_ms = edge_ms
         for error in errors or ():
             reads.report("inventory").count(error)
 
     def _sample_device(self, device: Device, edge_ms: int, tick: TickReads) -> GpuSnapshot:
         uuid, handle = device.identity.uuid, device.handle
-        # Before all else: a GPU that falls off the bus says so in an event, and answers nothing after it.
         events = self._xids.poll(uuid, handle, edge_ms, tick)
         self._health.note(uuid, events, edge_ms)
         xids = tuple((event.xid, event.instance) for event in events)
@@ -163,6 +182,7 @@ class Sampler:
         except (GpuLost, ResetRequired) as exc:
             # The next tick asks everything anew: nothing read before the loss may outlive it.
             self._slow[uuid] = _Slow()
+            self._energy.interrupt(uuid)
             self._activity.interrupt(uuid)
             self._instances.interrupt(uuid)
             self._health.interrupt(uuid)
@@ -185,16 +205,22 @@ class Sampler:
     def _look_at(self, device: Device, handle: Handle, slow: _Slow, edge_ms: int, reads: GpuReads) -> GpuSnapshot:
         uuid, nvml, activity = device.identity.uuid, self._nvml, Activity()
         division = self._instances.find(uuid, handle, edge_ms, reads)
-        energy_mj = reads.ask("energy", nvml.energy_mj, handle)
-        self._check_energy(uuid, handle, slow, energy_mj, edge_ms, reads)
+        answers = self._read_fields(uuid, handle, edge_ms, reads)
+        energy_mj = self._energy.read(uuid, handle, edge_ms, answers, reads)
         parts: list[Activity] = []
         if division is None:
             activity = self._activity.read(uuid, handle, reads)
+            self._instances.hear(uuid, is_whole=activity.source == GPM_SOURCE)
         else:
             parts = self._instances.read_activity(uuid, handle, division, reads)
         memory = reads.ask("memory", nvml.memory_bytes, handle)
         memory_used_bytes = None if memory is None else memory[0]
-        health = self._health.read(uuid, handle, edge_ms, reads)
+        if division is None:
+            self._health.keep_instances(uuid, None, edge_ms)
+        elif division.instances is not None:
+            self._health.keep_instances(uuid, [found.identity for found in division.instances], edge_ms)
+        health = self._health.read(uuid, handle, edge_ms, answers, reads)
+        board_health = health.of_undivided
         instances: tuple[InstanceSnapshot, ...] | None = ()
         if division is None or division.instances is None:
             instances = () if division is None else None
@@ -204,7 +230,8 @@ class Sampler:
                 activity = Activity()
         else:
             slow.processes = HolderList()
-            seen = BoardSeen(edge_ms=edge_ms, health=health.health, memory_used_bytes=memory_used_bytes)
+            board_health = health.health
+            seen = BoardSeen(edge_ms=edge_ms, health=health, memory_used_bytes=memory_used_bytes)
             instances, holders = self._instances.read_rest(uuid, handle, division.instances, parts, seen, reads)
         is_silent = reads.failed > 0 and reads.answered == 0
         if not is_silent:
@@ -220,7 +247,7 @@ class Sampler:
             counts=activity.counts,
             high_activity_ms=activity.high_activity_ms,
             holders=holders,
-            health=health.health,
+            health=board_health,
             health_facts=health.facts,
             energy_mj=energy_mj,
             power_limit_mw=device.identity.power_limit_mw,
@@ -238,29 +265,18 @@ class Sampler:
 
     # ------------------------------------------------------------------------------------------ reading
 
-    def _check_energy(
-        self, uuid: str, handle: Handle, slow: _Slow, energy_mj: int | None, edge_ms: int, reads: GpuReads
-    ) -> None:
-        """Hold the energy counter against the power that the driver reports, now and then."""
-        before, slow.energy = slow.energy, None if energy_mj is None else (energy_mj, edge_ms)
-        if before is None or energy_mj is None or energy_mj < before[0]:
-            return
-        time_ms = edge_ms - before[1]
-        is_due = slow.power_read_ms is None or edge_ms - slow.power_read_ms >= POWER_POLL_MS
-        if not is_due or not POWER_WINDOW_MS_MIN <= time_ms <= POWER_WINDOW_MS_MAX:
-            return
-        slow.power_read_ms = edge_ms
-        reported_mw = reads.ask("power", self._gpm.reported_power_mw, handle)
-        if reported_mw is None:
-            return
-        means_mw = slow.power_check.offer(1000 * (energy_mj - before[0]) / time_ms, reported_mw)
-        if means_mw is None:
-            return
-        reads.count("energy", "disagreement")
-        if uuid not in self._said:
-            self._said.add(uuid)
-            counted_w, reported_w = (round(mean_mw / 1000, 1) for mean_mw in means_mw)
-            _log.warning("energy_disagrees", extra={"uuid": uuid, "counted_w": counted_w, "reported_w": reported_w})
+    def _read_fields(self, uuid: str, handle: Handle, edge_ms: int, reads: GpuReads) -> FieldAnswers:
+        """Return what the GPU's fields say that this tick wants, all from one call."""
+        wanted = self._energy.fields(uuid, edge_ms) + self._health.fields(uuid, edge_ms)
+        if not wanted:
+            return NO_ANSWERS
+        failed = reads.failed
+        answers = reads.ask("fields", self._fields.read, handle, wanted)
+        if answers is None:
+            return FieldAnswers(is_failed=reads.failed > failed)
+        for field_id, error in answers.errors.items():
+            reads.count(_SOURCES.get(field_id, "health"), error)
+        return answers
 
     def _processes(
         self,

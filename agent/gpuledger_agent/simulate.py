@@ -17,6 +17,7 @@ from gpuledger.cells import split_at
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import ConfigurationError
 from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.nvml_fields import FI_ECC_CORRECTED, FI_ECC_UNCORRECTED, FI_ENERGY, FI_POWER_AVERAGE
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION, FI_THROTTLED
 from gpuledger_agent.processes import ProcessFacts
 from gpuledger_agent.program import Parts
@@ -263,7 +264,15 @@ class SimulatedNvml:
 
     def nvmlDeviceGetFieldValues(self, gpu: int, fields: list[int]) -> list[SimpleNamespace]:
         self._now(gpu)
-        values = {FI_RECOVERY_ACTION: 0, FI_THROTTLED["sw_power_cap"]: self._count(gpu).capped_ns}
+        counters = self._count(gpu)
+        values = {
+            FI_RECOVERY_ACTION: 0,
+            FI_THROTTLED["sw_power_cap"]: counters.capped_ns,
+            FI_ENERGY: counters.energy_mj,
+            FI_POWER_AVERAGE: self._now(gpu).power_w * 1000,
+            FI_ECC_CORRECTED: 0,
+            FI_ECC_UNCORRECTED: 0,
+        }
         return [
             SimpleNamespace(
                 nvmlReturn=0 if field in values else 3, valueType=3, value=SimpleNamespace(ullVal=values.get(field))
@@ -279,24 +288,24 @@ class SimulatedNvml:
         self._now(gpu)
         return 8
 
-    def nvmlEventSetCreate(self) -> list[int]:
-        return []
+    def nvmlEventSetCreate(self) -> dict[int, int]:
+        return {}
 
-    def nvmlEventSetFree(self, events: list[int]) -> None:
+    def nvmlEventSetFree(self, events: dict[int, int]) -> None:
         return
 
-    def nvmlDeviceRegisterEvents(self, gpu: int, types: int, events: list[int]) -> None:
-        events[:] = [gpu, self._clock.wall_ns() // (MINUTE_S * 10**9)]
+    def nvmlDeviceRegisterEvents(self, gpu: int, types: int, events: dict[int, int]) -> None:
+        events[gpu] = self._clock.wall_ns() // (MINUTE_S * 10**9)
 
-    def nvmlEventSetWait_v2(self, events: list[int], timeout_ms: int) -> SimpleNamespace:
-        """Answer the Xid of the current minute once."""
-        gpu, seen_minute = events
+    def nvmlEventSetWait_v2(self, events: dict[int, int], timeout_ms: int) -> SimpleNamespace:
+        """Answer each GPU's Xid of the current minute once."""
         minute = self._clock.wall_ns() // (MINUTE_S * 10**9)
-        xid = self._now(gpu, alive=False).xid
-        if minute == seen_minute or xid == 0:
-            raise SimulatedNVMLError(10)
-        events[1] = minute
-        return SimpleNamespace(eventData=xid, gpuInstanceId=0xFFFFFFFF)
+        for gpu, seen_minute in events.items():
+            xid = 0 if minute == seen_minute else self._now(gpu, alive=False).xid
+            if xid != 0:
+                events[gpu] = minute
+                return SimpleNamespace(eventData=xid, gpuInstanceId=0xFFFFFFFF, device=gpu)
+        raise SimulatedNVMLError(10)
 
     def nvmlDeviceGetRemappedRows(self, gpu: int) -> tuple[int, int, int, int]:
         self._now(gpu)

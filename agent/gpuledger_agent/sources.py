@@ -106,6 +106,10 @@ class GpuReads:
             self._errors.add(report.last_error)
         return value
 
+    def note(self, source: str) -> None:
+        """Note that a source answered with what another call brought."""
+        self._reads.report(source)
+
     def count(self, source: str, error: str) -> None:
         """Count a part of an answer that failed."""
         self._reads.report(source).count(error)

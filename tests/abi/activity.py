@@ -124,6 +124,8 @@ class GpmMemory:
         self.trusted = False
         self.discredited = False
         self.refusals = 0
+        self.spoke = False
+        """It told of the activity of the last tick."""
 
 
 class Memory:
@@ -142,6 +144,7 @@ class Memory:
         self.health_tried_ns: int | None = None
         self.on_instances = False
         self.energy: tuple[int, int] | None = None
+        self.energy_field = True
         self.power_ms: int | None = None
         self.gpm = GpmMemory()
         self.contradictions = 0
@@ -189,18 +192,21 @@ class ActivityReader:
         counts = {} if heard.first_ns is None else self._counts(gpu, gpm, heard.first_ns)
         seen.counts = gpm.trial.hear(counts, {**heard.shares, **heard.links} if heard.told else None)
         activity_ppm = heard.shares.pop("graphics", None)
+        gpm.spoke = False
         if activity_ppm is not None and self._contradicted(gpu, memory, activity_ppm):
             seen.counts = {}
             seen.high_ms = self._high_ms(gpm, gpm.cross_check_ppm, "utilisation")
             return
         seen.engines_ppm, seen.links = heard.shares, heard.links
         seen.sm_ppm = heard.shares.get("sm")
+        gpm.spoke = activity_ppm is not None
         silent = activity_ppm is not None and activity_ppm <= THETA_PPM
         if activity_ppm is None:
             activity_ppm = self._sampled(gpu, memory)
         seen.activity_ppm = self._polled(gpu) if activity_ppm is None else activity_ppm
         if not silent:
-            gpm.cross_checked_ns = None
+            # Right after work utilisation still tells of that work.
+            gpm.cross_checked_ns, gpm.cross_check_ppm = self._calls.now_ns, None
             seen.high_ms = self._high_ms(gpm, seen.activity_ppm, "itself")
             return
         asked_ns = gpm.cross_checked_ns

@@ -12,15 +12,15 @@ from dataclasses import replace
 from tests.abi.activity import GONE, NOT_OFFERED, GpuGone, LibraryGone, Memory, Seen
 from tests.abi.answers import MS_NS, SECOND_NS, Calls, GpuAnswers
 from tests.abi.divided import DividedReader, DivisionMemory
-from tests.abi.health import HealthReader
+from tests.abi.health import ENERGY, POWER, Batch, HealthReader
 from tests.abi.script import NO_PERMISSION, UNKNOWN
 
 PROCESS_EVERY_NS = 30 * SECOND_NS
 PROCESS_VALID_NS = 60 * SECOND_NS
-ENERGY_FIELD = 83
 POWER_EVERY_MS = 10_000
 POWER_SPAN_MS = range(500, 2_001)
-ENUMERATE_EVERY_NS = 10 * SECOND_NS
+ENUMERATE_EVERY_NS = 60 * SECOND_NS
+COUNT_EVERY_NS = 10 * SECOND_NS
 RETRY_FIRST_NS = SECOND_NS
 RETRY_MOST_NS = 60 * SECOND_NS
 UNKNOWN_RUN_NS = 60 * SECOND_NS
@@ -53,6 +53,9 @@ class Beholder(DividedReader, HealthReader):
         self._known = {}
         self._out_of_reach: dict[int, Seen] = {}
         self._enumerated_ns: int | None = None
+        self._counted_ns = 0
+        self._doubt = False
+        """Not every GPU answered in the last tick, or one is not known."""
         self._reason = "library"
         self._retry_ns: int | None = None
         self._patience_ns = RETRY_FIRST_NS
@@ -61,8 +64,7 @@ class Beholder(DividedReader, HealthReader):
         """A new session trusts nothing that was read before it."""
         self._memories.clear()
         self._enumerated_ns = None
-        for watch in self._watches.values():
-            watch.retry_at_ns = None
+        self._forget_pauses()
 
     def look(self, gpus: list[GpuAnswers]) -> list[Seen | None]:
         """One tick over all GPUs; None for a GPU that has never been found yet."""
@@ -70,13 +72,16 @@ class Beholder(DividedReader, HealthReader):
         try:
             if not self._attached:
                 self._attach()
-            self._enumerate(gpus)
+            doubt, self._doubt = self._doubt, True
+            self._enumerate(gpus, COUNT_EVERY_NS if doubt else ENUMERATE_EVERY_NS)
             self._tick += 1
+            self._listen([(gpu, gpu.index not in self._out_of_reach) for gpu in gpus if gpu.index in self._found])
             seen = [self._look_at(gpu) if gpu.index in self._found else None for gpu in gpus]
         except LibraryGone as gone:
             self._unknown_since_ns = None
             self._let_go(gone.reason)
             return [Seen(reason=self._reason) if gpu.index in self._found else None for gpu in gpus]
+        self._doubt = not all(one is not None and one.reason is None and not one.is_gone for one in seen)
         # Only a tick that was read to its end shows that the library works.
         self._retry_ns, self._patience_ns = None, RETRY_FIRST_NS
         self._watch_unknown([one for one in seen if one is not None])
@@ -114,12 +119,17 @@ class Beholder(DividedReader, HealthReader):
         self._retry_ns = self._edge_ns + self._patience_ns
         self._patience_ns = min(2 * self._patience_ns, RETRY_MOST_NS)
 
-    def _enumerate(self, gpus: list[GpuAnswers]) -> None:
-        """Which GPUs are there is asked every ten seconds, and in every tick while one is out of reach."""
-        recent = self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < ENUMERATE_EVERY_NS
+    def _enumerate(self, gpus: list[GpuAnswers], every_ns: int) -> None:
+        """Who is there is asked every minute, every ten seconds in doubt, in every tick while one is out of reach.
+
+        In between they are counted; here there are always as many as there were.
+        """
+        recent = self._enumerated_ns is not None and self._edge_ns - self._enumerated_ns < every_ns
         if recent and not self._out_of_reach:
+            if self._edge_ns - self._counted_ns >= COUNT_EVERY_NS and self._call("nvmlDeviceGetCount_v2", None) is None:
+                self._counted_ns = self._edge_ns
             return
-        self._enumerated_ns = None
+        self._enumerated_ns, self._counted_ns = None, self._edge_ns
         if self._call("nvmlDeviceGetCount_v2", None) is not None:
             return
         for gpu in gpus:
@@ -162,15 +172,20 @@ class Beholder(DividedReader, HealthReader):
         try:
             found = self._divided(gpu, memory)
             seen.divided = found is not None
-            seen.energy_mj = self._energy(gpu)
-            self._power(gpu, memory, seen.energy_mj)
+            batch = self._batch(gpu, memory, power=self._is_power_due(memory))
+            seen.energy_mj = self._energy(gpu, memory, batch)
+            self._power(gpu, memory, seen.energy_mj, batch)
             engines: list[dict[str, int]] = []
             if found is None:
                 self._activity(gpu, memory, seen)
+                memory.division.doubt = not memory.gpm.spoke
             elif not isinstance(found, str):
                 engines = self._instance_engines(gpu, memory, found)
             used = self._used_bytes(gpu)
-            self._health(gpu, memory, seen)
+            if not isinstance(found, str):
+                self._keep_fatal(gpu, None if found is None else {one.name for one in found})
+            self._health(gpu, memory, seen, batch)
+            seen.fatal = bool(self._fatal_parts(gpu))
             if found is None or isinstance(found, str):
                 seen.parts = [] if found is None else None
                 seen.process = self._processes(gpu, memory, used)
@@ -180,6 +195,9 @@ class Beholder(DividedReader, HealthReader):
             else:
                 memory.process_read_ns, memory.process_bytes, memory.process_failed = None, None, False
                 seen.parts, seen.process = self._parts(gpu, memory, found, engines, used)
+                seen.fatal = None in self._fatal_parts(gpu)
+                for name, part in seen.parts:
+                    part.fatal = name[1] in self._fatal_parts(gpu)
         except GpuGone:
             # Whatever was read before the loss is not trusted after it.
             self._new_memory(gpu)
@@ -196,22 +214,33 @@ class Beholder(DividedReader, HealthReader):
         memory.division = DivisionMemory()
         return memory
 
-    def _energy(self, gpu: GpuAnswers) -> int | None:
+    def _energy(self, gpu: GpuAnswers, memory: Memory, batch: Batch) -> int | None:
+        if ENERGY in batch.values:
+            return batch.values[ENERGY]
+        memory.energy_field = memory.energy_field and (batch.is_failed or ENERGY in batch.failed)
         if not self._enter("nvmlDeviceGetTotalEnergyConsumption", gpu):
             return None
         return self._got(gpu.energy_mj(self._calls.now_ns))
 
-    def _power(self, gpu: GpuAnswers, memory: Memory, energy_mj: int | None) -> None:
+    def _edge_ms(self) -> int:
+        return (self._edge_ns + MS_NS // 2) // MS_NS
+
+    def _is_power_due(self, memory: Memory) -> bool:
         """Power as the driver reports it is asked every ten seconds, after a tick of about a second with its energy."""
-        edge_ms = (self._edge_ns + MS_NS // 2) // MS_NS
-        before = memory.energy
-        memory.energy = None if energy_mj is None else (energy_mj, edge_ms)
-        if before is None or energy_mj is None or energy_mj < before[0] or edge_ms - before[1] not in POWER_SPAN_MS:
+        if memory.energy is None or self._edge_ms() - memory.energy[1] not in POWER_SPAN_MS:
+            return False
+        return memory.power_ms is None or self._edge_ms() - memory.power_ms >= POWER_EVERY_MS
+
+    def _power(self, gpu: GpuAnswers, memory: Memory, energy_mj: int | None, batch: Batch) -> None:
+        due, before = self._is_power_due(memory), memory.energy
+        memory.energy = None if energy_mj is None else (energy_mj, self._edge_ms())
+        if not due or before is None or energy_mj is None or energy_mj < before[0]:
             return
-        if memory.power_ms is None or edge_ms - memory.power_ms >= POWER_EVERY_MS:
-            memory.power_ms = edge_ms
-            if self._enter("nvmlDeviceGetPowerUsage", gpu):
-                self._got(gpu.track("power_mw").value(self._calls.now_ns))
+        memory.power_ms = self._edge_ms()
+        if POWER in batch.values or POWER in batch.failed:
+            return
+        if self._enter("nvmlDeviceGetPowerUsage", gpu):
+            self._got(gpu.track("power_mw").value(self._calls.now_ns))
 
     def _used_bytes(self, gpu: GpuAnswers) -> int | None:
         if self._enter("nvmlDeviceGetMemoryInfo_v2", gpu):

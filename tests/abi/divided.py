@@ -12,7 +12,8 @@ from tests.abi.answers import SECOND_NS, GpuAnswers, InstanceAnswers
 from tests.abi.script import INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, Failure, MigDevice
 
 SLOTS = 7
-MODE_EVERY_NS = 10 * SECOND_NS
+MODE_EVERY_NS = 60 * SECOND_NS
+MODE_DOUBT_NS = 10 * SECOND_NS
 WALK_EVERY_NS = 10 * SECOND_NS
 TRIES = 3
 REFUSED_TICKS = 10
@@ -64,6 +65,8 @@ class DivisionMemory:
 
     on: bool = False
     looked_ns: int | None = None
+    doubt: bool = True
+    """GPM did not tell of the whole GPU in the last tick, or its instances were not found."""
     failures: int = 0
     failed_ns: int = 0
     refused_ns: int | None = None
@@ -90,7 +93,8 @@ class DividedReader(ActivityReader):
     def _divided(self, gpu: GpuAnswers, memory: Memory) -> list[Found] | str | None:
         """The instances of a divided GPU, "unknown", or None where it is not divided."""
         division = memory.division
-        if division.looked_ns is None or self._edge_ns - division.looked_ns >= MODE_EVERY_NS:
+        every_ns = MODE_DOUBT_NS if division.doubt else MODE_EVERY_NS
+        if division.looked_ns is None or self._edge_ns - division.looked_ns >= every_ns:
             self._look_at_mode(gpu, memory)
         if division.on:
             found = self._walk(gpu, memory)
@@ -123,10 +127,10 @@ class DividedReader(ActivityReader):
             found = self._slots(gpu)
         except AskFailed as failed:
             self._codes.append(failed.code)
-            division.failures, division.failed_ns = division.failures + 1, self._edge_ns
+            division.failures, division.failed_ns, division.doubt = division.failures + 1, self._edge_ns, True
             return "unknown"
         self._codes.append(None)
-        division.failures = 0
+        division.failures, division.doubt = 0, False
         if not found and division.looked_ns != self._edge_ns:
             self._look_at_mode(gpu, memory)
             if not division.on:

@@ -195,7 +195,8 @@ class Meter:
         return DISBELIEVED if silent and limit_mj > 0 else name
 
     def _plain_state(self, span_ms: int, board: Seen, seen: Seen, energy_mj: int | None) -> str:
-        if board.down or (board.fatal and not (seen.activity_ppm is not None and seen.activity_ppm > THETA_PPM)):
+        works = seen.activity_ppm is not None and seen.activity_ppm > THETA_PPM
+        if board.down or ((board.fatal or seen.fatal) and not works):
             return "down"
         if seen.process is None:
             return "unmeasured"

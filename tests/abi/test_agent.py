@@ -34,7 +34,6 @@ GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses_v3"
 UTILIZATION = "nvmlDeviceGetUtilizationRates"
 SAMPLES = "nvmlDeviceGetSamples"
 GPM_TAKE, GPM_METRICS = "nvmlGpmSampleGet", "nvmlGpmMetricsGet"
-ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 MEMORY = "nvmlDeviceGetMemoryInfo_v2"
 FIELDS = "nvmlDeviceGetFieldValues"
 ROWS = "nvmlDeviceGetRemappedRows"
@@ -128,8 +127,10 @@ def rule(function: str, from_ms: int, to_ms: int, **effect: object) -> Callable[
         pytest.param(rule(GPM_TAKE, 20_000, 90_000, latency_ms=950), id="GPM is slow"),
         pytest.param(rule(SAMPLES, 20_000, 90_000, latency_ms=300), id="samples are slow"),
         pytest.param(rule(SAMPLES, 20_500, 40_500, error=UNKNOWN), id="samples fail"),
-        pytest.param(rule(ENERGY, 20_500, 40_500, error=UNKNOWN), id="energy fails"),
-        pytest.param(rule(ENERGY, 0, 200_000, error=NOT_SUPPORTED), id="energy is not supported"),
+        pytest.param(rule(FIELDS, 20_500, 40_500, field=(83, UNKNOWN)), id="energy fails as a field"),
+        pytest.param(rule(FIELDS, 0, 200_000, field=(83, NOT_SUPPORTED)), id="energy is no field"),
+        pytest.param(rule(FIELDS, 0, 200_000, error=NOT_SUPPORTED), id="there are no fields"),
+        pytest.param(rule(FIELDS, 0, 200_000, field=(3, NOT_SUPPORTED)), id="memory errors are no field"),
         pytest.param(rule(MEMORY, 20_500, 40_500, error=UNKNOWN), id="memory fails"),
         pytest.param(rule(COMPUTE, 20_500, 45_500, error=UNKNOWN), id="the process list fails for a while"),
         pytest.param(rule(COMPUTE, 20_500, 150_500, error=UNKNOWN), id="the process list fails for long"),
@@ -144,7 +145,7 @@ def rule(function: str, from_ms: int, to_ms: int, **effect: object) -> Callable[
         pytest.param(rule(UTILIZATION, 30_000, 31_000, latency_ms=8_300), id="a call hangs for seconds"),
         pytest.param(rule(UTILIZATION, 30_000, 31_000, latency_ms=45_300), id="a call hangs for longer than a gap"),
         pytest.param(rule(UTILIZATION, 20_000, 90_000, latency_ms=700), id="every call is slow"),
-        pytest.param(rule(ENERGY, 20_000, 90_000, latency_ms=30), id="the energy counter is slow"),
+        pytest.param(rule(FIELDS, 20_000, 90_000, latency_ms=30), id="the energy counter is slow"),
         pytest.param(rule(COMPUTE, 20_000, 90_000, latency_ms=450), id="the process list is slow"),
         pytest.param(rule("nvmlDeviceGetCount_v2", 20_000, 90_000, latency_ms=1_250), id="enumeration is slow"),
     ],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.abi
 PID = 4_200_001
 SUPPORT, TAKE, METRICS = "nvmlGpmQueryDeviceSupport", "nvmlGpmSampleGet", "nvmlGpmMetricsGet"
 ALLOCATE, FREE, SAMPLES = "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlDeviceGetSamples"
-UTILIZATION, ENERGY = "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTotalEnergyConsumption"
+UTILIZATION, FIELDS = "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetFieldValues"
 
 
 def working(*, utilization_pct: float = 40, **tracks: int | Failure | Wave) -> tuple[Script, Gpu]:
@@ -75,7 +75,7 @@ def test_gpm_nan_is_no_value_and_the_next_source_is_asked(meter: Meter) -> None:
 def test_gpm_window_under_100_ms_gives_no_value(meter: Meter) -> None:
     script, _ = working(utilization_pct=40, graphics=900_000)
     # The sample of the tick at 10 s is taken at 10.95 s, the next at 11 s.
-    found = meter(script.rule(ENERGY, from_ms=10_000, to_ms=10_001, latency_ms=950))
+    found = meter(script.rule(FIELDS, from_ms=10_000, to_ms=10_001, latency_ms=950))
     assert (found.states, found.sources) == ({"busy": 29}, {"polled"})
     assert found.active_s == pytest.approx(28 * 0.9 + 0.4)
     assert found.calls[TAKE] == 30

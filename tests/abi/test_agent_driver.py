@@ -24,7 +24,7 @@ from tests.fakes.agents import sealed, spans
 pytestmark = pytest.mark.abi
 AGENT = ["-m", "tests.abi.run_agent"]
 RATES = "nvmlDeviceGetUtilizationRates"
-ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
+FIELDS = "nvmlDeviceGetFieldValues"
 PATIENCE_S = 60
 
 
@@ -130,7 +130,7 @@ def test_a_hung_gpu_is_not_covered_while_all_others_are_metered(stage: Callable[
 
 
 def test_sigterm_with_a_hung_call_seals_and_ends_at_once(live: Callable[[Script], Living]) -> None:
-    agent = live(node(2).rule(ENERGY, gpu=1, from_ms=6_000, hang=True))
+    agent = live(node(2).rule(FIELDS, gpu=1, from_ms=6_000, hang=True))
     agent.says("gpu_hung")
     began_s = time.monotonic()
     agent.end()
@@ -169,7 +169,7 @@ def test_a_released_driver_has_no_file_open_and_is_asked_nothing(live: Callable[
 
 
 def test_a_release_that_a_hung_call_holds_up_says_so_with_its_own_code(live: Callable[[Script], Living]) -> None:
-    agent = live(node(2).rule(ENERGY, gpu=1, from_ms=2_000, to_ms=9_000, hang=True))
+    agent = live(node(2).rule(FIELDS, gpu=1, from_ms=2_000, to_ms=9_000, hang=True))
     agent.says("gpu_hung")
     done = agent.command("release", "--until-resumed")
     if done.returncode == 0:  # it came back in time
@@ -233,7 +233,7 @@ def test_a_program_that_starts_again_in_real_life_keeps_its_process_and_its_lock
     live: Callable[[Script], Living],
 ) -> None:
     script = node(1)
-    script.modules.append((3_000, "580.65.06"))
+    script.modules.append((12_000, "580.65.06"))
     agent = live(script)
     agent.says("driver_attached", times=2)
     assert agent.process.poll() is None

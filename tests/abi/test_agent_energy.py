@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.abi.readings import sealed
-from tests.abi.script import Gpu, Script
+from tests.abi.script import NOT_SUPPORTED, UNKNOWN, Gpu, Script
 from tests.abi.sealed import Meter
 from tests.abi.stage import Stage
 
 pytestmark = pytest.mark.abi
 PID = 4_200_001
-POWER = "nvmlDeviceGetPowerUsage"
+POWER, COUNTER = "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption"
+FIELDS = "nvmlDeviceGetFieldValues"
 
 
 def parked(power_w: float = 115) -> tuple[Script, Gpu]:
@@ -34,11 +35,21 @@ def test_energy_is_what_the_counter_moved_however_coarse_its_steps(meter: Meter)
     assert found.energy_mj == {"held": 123_457 * (29_000 // 370 * 370) // 1_000}
 
 
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, UNKNOWN])
+def test_an_energy_counter_that_is_no_field_is_read_by_its_own_call_and_says_the_same(meter: Meter, code: int) -> None:
+    script, _ = parked(123.457)
+    script.rule(FIELDS, field=(83, code)).rule(FIELDS, field=(185, NOT_SUPPORTED))
+    found = meter(script)
+    assert found.energy_mj == {"held": 123_457 * 29}
+    assert found.calls[COUNTER] == 30
+    assert found.calls[POWER] == 3
+
+
 def test_the_driver_reports_power_as_a_mean_of_a_second_and_the_counter_agrees(meter: Meter) -> None:
     script, _ = parked()
     found = meter(script, 620_000)
-    # Every ten seconds from the second tick on.
-    assert found.calls[POWER] == 62
+    # Both come with the batch of fields.
+    assert POWER not in found.calls
     assert "energy_disagrees" not in found.log
 
 

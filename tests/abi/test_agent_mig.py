@@ -32,7 +32,7 @@ ATTRIBUTES, NAME, UUID, ID = (
 )
 TAKE, METRICS, WHOLE = "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleGet"
 PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3"
-ENERGY, UTILIZATION = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates"
+FIELDS, UTILIZATION = "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates"
 
 
 Both = Callable[..., tuple[Truth, Truth]]
@@ -121,10 +121,10 @@ def test_a_divided_gpu_asks_for_nothing_more_than_it_must(meter_instances: Meter
     working(gpu, "3g.40gb", slot=2)
     found = meter_instances(script)
     ticks = 30
-    calls = {name: found.calls.get(name, 0) for name in (MODE, COUNT, SLOT, ID, ATTRIBUTES, TAKE, METRICS, ENERGY)}
+    calls = {name: found.calls.get(name, 0) for name in (MODE, COUNT, SLOT, ID, ATTRIBUTES, TAKE, METRICS, FIELDS)}
     assert calls == {
-        MODE: 3, COUNT: ticks, SLOT: 7 * ticks, ID: 2 * ticks, ATTRIBUTES: 2 * ticks, TAKE: 2 * ticks,
-        METRICS: 2 * (ticks - 1), ENERGY: ticks,
+        MODE: 1, COUNT: ticks, SLOT: 7 * ticks, ID: 2 * ticks, ATTRIBUTES: 2 * ticks, TAKE: 2 * ticks,
+        METRICS: 2 * (ticks - 1), FIELDS: ticks,
     }  # fmt: skip
     # A name once for each; never what is not offered under MIG.
     assert found.calls[NAME] == 1 + 2
@@ -132,10 +132,29 @@ def test_a_divided_gpu_asks_for_nothing_more_than_it_must(meter_instances: Meter
     assert found.calls[PROCESSES] == 2  # its size, and then the list, for all instances at once
 
 
-def test_a_gpu_that_is_not_divided_costs_a_look_at_its_mode_every_ten_seconds(meter_instances: Meter) -> None:
+def test_a_gpu_that_is_not_divided_costs_a_look_at_its_mode_every_minute_while_gpm_tells_of_all_of_it(
+    meter_instances: Meter,
+) -> None:
     script = Script()
     script.add_gpu().act(0, utilization_pct=40, memory_gib=3).run(PID)
-    script.add_gpu(mig_supported=False).act(0, utilization_pct=40, memory_gib=3).run(PID + 1)
+    found = meter_instances(script, 121_000)
+    # The first tick has no mean yet, which is a doubt until the second.
+    assert found.calls[MODE] == 3
+
+
+def test_a_gpu_whose_mode_changes_is_looked_at_when_gpm_no_longer_tells_of_all_of_it(meter_instances: Meter) -> None:
+    script = Script()
+    gpu = script.add_gpu().act(0, utilization_pct=40, memory_gib=3).divide(25_500)
+    working(gpu, "3g.40gb", from_ms=25_500)
+    found = meter_instances(script, 40_000)
+    assert found.calls[MODE] == 2, "at 0 s and at 27 s, after the tick at 26 s in which GPM was refused"
+    assert found.states["busy"] == 3 * 12
+
+
+def test_a_gpu_without_gpm_costs_a_look_at_its_mode_every_ten_seconds(meter_instances: Meter) -> None:
+    script = Script()
+    script.add_gpu(gpm=False).act(0, utilization_pct=40, memory_gib=3).run(PID)
+    script.add_gpu(gpm=False, mig_supported=False).act(0, utilization_pct=40, memory_gib=3).run(PID + 1)
     found = meter_instances(script)
     assert found.calls[MODE] == 2 * 3
     assert not {COUNT, SLOT, ID, ATTRIBUTES, TAKE} & found.calls.keys()

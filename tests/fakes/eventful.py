@@ -43,9 +43,9 @@ def eventful_node(directory: Path) -> Rig:
     rig.nvml.gpus[0].ecc = {0: 20, 1: 1}
     rig.nvml.gpus[0].values[74] = 0, 7_000_000_000
     rig.tick(10)
-    hang(rig, 3, "nvmlDeviceGetTotalEnergyConsumption")
+    hang(rig, 3, "nvmlDeviceGetFieldValues")
     rig.tick(2)
-    come_back(rig, 3, "nvmlDeviceGetTotalEnergyConsumption")
+    come_back(rig, 3, "nvmlDeviceGetFieldValues")
     rig.nvml.gpus[3].fails["*"] = LOST
     rig.tick(30)
     rig.clock.step_ms(5_000)

@@ -9,9 +9,38 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from gpuledger_agent.nvml_fields import FI_ECC_CORRECTED, FI_ECC_UNCORRECTED, FI_ENERGY, FI_POWER_AVERAGE
 from gpuledger_agent.nvml_health import FI_RECOVERY_ACTION
+from tests.fakes.boards import FakeGpu, FakeInstance, gpus, instance, process_of
 from tests.fakes.clock import MS_NS, FakeClock
 from tests.fakes.nvml_shapes import FakeGpmRequest, FakeMismatchError, FakeNvmlError
+
+__all__ = [
+    "HOUR_NS",
+    "INVALID_ARGUMENT",
+    "LIBRARY_NOT_FOUND",
+    "LOST",
+    "NOT_FOUND",
+    "NOT_LOADED",
+    "NOT_SUPPORTED",
+    "NO_INSTANCE",
+    "NO_PERMISSION",
+    "PATIENCE_S",
+    "RESET_REQUIRED",
+    "TIMEOUT",
+    "UNINITIALIZED",
+    "UNKNOWN",
+    "VERSION_MISMATCH",
+    "FakeEventSet",
+    "FakeGpu",
+    "FakeInstance",
+    "FakeMismatchError",
+    "FakeNvml",
+    "FakeNvmlError",
+    "gpus",
+    "instance",
+    "process_of",
+]
 
 INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, NOT_LOADED, LOST, RESET_REQUIRED, UNKNOWN = (
     *(2, 3, 4, 6, 9),
@@ -26,97 +55,10 @@ UNINITIALIZED, LIBRARY_NOT_FOUND, VERSION_MISMATCH = 1, 12, 18
 
 @dataclass(slots=True, eq=False)
 class FakeEventSet:
-    """Of one GPU, once it is registered."""
+    """The handles that are registered in it, and how many of each one's Xids it has handed out or come too late for."""
 
-    gpu: FakeGpu | None = None
-
-
-@dataclass(slots=True)
-class FakeGpu:
-    """One GPU; `fails` maps a function's name (or "*") to the code it fails with for this GPU."""
-
-    uuid: str
-    serial: str = "1650222012345"
-    name: str = "NVIDIA H100 80GB HBM3"
-    pci_bus_id: str | bytes = b"00000000:1B:00.0"
-    percent: int = 0
-    memory_used_bytes: int = 0
-    memory_total_bytes: int = 85_520_809_984
-    power_mw: int = 70_000
-    energy_base_mj: int = 0
-    reported_power_mw: int | None = None
-    """What the driver reports beside the counter; None: the same."""
-    processes: list[tuple[int, int | None]] = field(default_factory=list)
-    recovery_action: int = 0
-    is_row_remap_failed: bool = False
-    gpm: dict[int, tuple[int, float]] | None = None
-    """GPM metric -> (nvmlReturn, value); None: the GPU has no GPM."""
-    samples: list[tuple[int, int]] | None = None
-    """(time stamp in us, %) of the utilisation ring; None: not supported."""
-    minor: int | None = None
-    """Its minor number where that is not its index."""
-    mps_clients: list[tuple[int, int | None]] | None = None
-    """None: the driver does not list clients of MPS."""
-    fails: dict[str, int] = field(default_factory=dict)
-    instances: list[FakeInstance | None] | None = None
-    """What MIG divides it into, by slot (None: a hole); None: it is not divided."""
-    tells_instances: bool = True
-    """Its own list of processes says which instance each is on."""
-    xids: list[tuple[int, int | None]] = field(default_factory=list)
-    """(number, GPU instance or None) of what has happened and nobody has read yet."""
-    event_types: int = 1 | 2 | 8
-    ecc: dict[int, int] | None = None
-    """Memory error type -> volatile count; None: no ECC."""
-    values: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Field -> (nvmlReturn, value), beside the recovery action."""
-    hangs: dict[str, threading.Event] = field(default_factory=dict)
-    """Function -> what lets its calls about this GPU return."""
-
-    def work(self, percent: int, *pids: int, power_mw: int = 500_000) -> FakeGpu:
-        """Let processes hold the GPU and keep it busy."""
-        self.percent, self.power_mw = percent, power_mw
-        self.processes = [(pid, 8 << 30) for pid in pids]
-        self.memory_used_bytes = (8 << 30) * len(pids)
-        return self
-
-
-@dataclass(slots=True, kw_only=True)
-class FakeInstance(FakeGpu):
-    """One GPU instance with one compute instance; `fails` is of calls about it alone."""
-
-    uuid: str
-    instance: int
-    slices: int
-
-    @property
-    def profile(self) -> str:
-        return f"{self.slices}g.{10 * self.slices}gb"
-
-
-def instance(number: int, slices: int, *pids: int, **details: Any) -> FakeInstance:
-    """Return a GPU instance that GPM knows to be idle, held by processes."""
-    made = FakeInstance(uuid=f"MIG-{number:08x}-0000-5000-8000-000000000000", instance=number, slices=slices)
-    made.gpm = dict.fromkeys((1, 2, 3, 5, 10), (0, 0.0))
-    made.memory_total_bytes = slices * (10 << 30)
-    made.processes = [(pid, 1 << 30) for pid in pids]
-    made.memory_used_bytes = len(pids) << 30
-    for name, value in details.items():
-        setattr(made, name, value)
-    return made
-
-
-def process_of(pid: int, memory_bytes: int | None, on: int | None) -> SimpleNamespace:
-    """Return an entry of a process list."""
-    return SimpleNamespace(
-        pid=pid, usedGpuMemory=memory_bytes, gpuInstanceId=0xFFFFFFFF if on is None else on, computeInstanceId=0
-    )
-
-
-def gpus(count: int) -> list[FakeGpu]:
-    """Return so many GPUs that nobody uses."""
-    return [
-        FakeGpu(f"GPU-{index:08x}-0000-4000-8000-000000000000", serial=f"16502{index:08d}") for index in range(count)
-    ]
+    handles: list[tuple[int, FakeGpu]] = field(default_factory=list)
+    heard: list[int] = field(default_factory=list)
 
 
 class FakeNvml:
@@ -135,6 +77,7 @@ class FakeNvml:
         self.gpus = devices
         self.fails: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
+        self.fields_asked: Counter[int] = Counter()
         self.attached = 0
         self.generation = 0
         self.gpm_samples: list[dict[str, Any]] = []
@@ -287,12 +230,28 @@ class FakeNvml:
 
     def nvmlDeviceGetFieldValues(self, handle: tuple[int, FakeGpu], fields: list[int]) -> list[Any]:
         gpu = self._of_gpu("nvmlDeviceGetFieldValues", handle)
-        values = {FI_RECOVERY_ACTION: (0, gpu.recovery_action)} | gpu.values
+        self.fields_asked.update(fields)
+        values = self._counted(gpu) | {FI_RECOVERY_ACTION: (0, gpu.recovery_action)} | gpu.values
         answers = [values.get(field_id, (NOT_SUPPORTED, 77)) for field_id in fields]
         return [
             SimpleNamespace(nvmlReturn=code, valueType=3, value=SimpleNamespace(ullVal=value))
             for code, value in answers
         ]
+
+    def _counted(self, gpu: FakeGpu) -> dict[int, tuple[int, int]]:
+        """What fields say that have a call of their own: as that does."""
+        energy_mj = gpu.energy_base_mj + gpu.power_mw * (self._clock.boottime_ns() // MS_NS) // 1000
+        reported_mw = gpu.power_mw if gpu.reported_power_mw is None else gpu.reported_power_mw
+        values = {
+            FI_ENERGY: (gpu.fails.get("nvmlDeviceGetTotalEnergyConsumption", 0), energy_mj),
+            FI_POWER_AVERAGE: (gpu.fails.get("nvmlDeviceGetPowerUsage", 0), reported_mw),
+        }
+        for kind, count in (gpu.ecc or {}).items():
+            values[(FI_ECC_CORRECTED, FI_ECC_UNCORRECTED)[kind]] = (
+                gpu.fails.get("nvmlDeviceGetTotalEccErrors", 0),
+                count,
+            )
+        return values
 
     def nvmlDeviceGetTotalEccErrors(self, handle: tuple[int, FakeGpu], kind: int, counter: int) -> int:
         gpu = self._of_gpu("nvmlDeviceGetTotalEccErrors", handle)
@@ -317,21 +276,31 @@ class FakeNvml:
         gpu = self._of_gpu("nvmlDeviceRegisterEvents", handle)
         if types & ~gpu.event_types:
             raise FakeNvmlError(NOT_SUPPORTED)
-        events.gpu = gpu
-        gpu.xids.clear()
+        assert all(gpu is not registered for _, registered in events.handles), "a GPU is in a set once"
+        events.handles.append(handle)
+        events.heard.append(len(gpu.xids))
 
     def nvmlEventSetWait_v2(self, events: FakeEventSet, timeout_ms: int) -> Any:
         """Answers at once; of a set that a lost GPU is in, with its error, for ever."""
         self._of_node("nvmlEventSetWait_v2")
         assert events in self.event_sets, "a set that was freed crashes the driver"
         assert timeout_ms == 0, "nothing waits for events"
-        assert events.gpu is not None
-        self._hang(events.gpu.hangs, "nvmlEventSetWait_v2")
-        if not events.gpu.xids:
-            self._raise("nvmlEventSetWait_v2", events.gpu)
-            raise FakeNvmlError(TIMEOUT)
-        xid, instance = events.gpu.xids.pop(0)
-        return SimpleNamespace(eventType=8, eventData=xid, gpuInstanceId=NO_INSTANCE if instance is None else instance)
+        assert events.handles, "a set without a GPU tells nothing"
+        for _, gpu in events.handles:
+            self._hang(gpu.hangs, "nvmlEventSetWait_v2")
+        for place, (_, gpu) in enumerate(events.handles):
+            if events.heard[place] < len(gpu.xids):
+                xid, instance = gpu.xids[events.heard[place]]
+                events.heard[place] += 1
+                return SimpleNamespace(
+                    eventType=8,
+                    eventData=xid,
+                    gpuInstanceId=NO_INSTANCE if instance is None else instance,
+                    device=events.handles[place],
+                )
+        for _, gpu in events.handles:
+            self._raise("nvmlEventSetWait_v2", gpu)
+        raise FakeNvmlError(TIMEOUT)
 
     def nvmlDeviceGetRemappedRows(self, handle: tuple[int, FakeGpu]) -> tuple[int, int, int, int]:
         return 0, 0, 0, int(self._of_gpu("nvmlDeviceGetRemappedRows", handle).is_row_remap_failed)

@@ -53,6 +53,7 @@ def _trouble(script: Script, duration_ms: int, chance: Random) -> None:
             case _:
                 gpu.xids.append((begin_ms, 79))
                 script.rule("nvmlDeviceGetTotalEnergyConsumption", from_ms=begin_ms, to_ms=end_ms, error=UNKNOWN)
+                script.rule("nvmlDeviceGetFieldValues", from_ms=begin_ms, to_ms=end_ms, field=(83, UNKNOWN))
 
 
 def _divide(script: Script, duration_ms: int, pid: int, chance: Random) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheelhouse takes from the lock what holds for the node's Python, whatever Python fills it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_the_real_lock_has_a_toml_reader_for_the_python_that_has_none() -> None:
     for version in wheelhouse.VERSIONS[1:]:
         assert "tomli==" not in wheelhouse.lock_for(lock, version)
         assert wheelhouse.lock_for(lock, version).count("\npycparser==") == 1
+
+
+def test_the_real_lock_has_what_asks_a_kubelet() -> None:
+    lock = wheelhouse.LOCK.read_text(encoding="utf-8")
+    for version in wheelhouse.VERSIONS:
+        assert wheelhouse.lock_for(lock, version).count("\ngrpcio==") == 1
+
+
+def test_both_locks_of_the_agent_hold_the_same_versions() -> None:
+    def pins(path: Path) -> set[str]:
+        return {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\S+==", line)}
+
+    assert pins(wheelhouse.LOCK.with_name("agent.txt")) < pins(wheelhouse.LOCK)
 
 
 def test_hashes_are_required_and_nothing_is_built_for_the_wheelhouse() -> None:

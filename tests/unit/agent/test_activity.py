@@ -198,14 +198,15 @@ def test_a_gpm_that_sees_next_to_nothing_has_utilisation_asked_every_ten_seconds
         rig.tick()
         heard.append(seen(rig).high_activity_ms)
     # The second GPU has no GPM and is polled at every tick.
-    assert rig.nvml.calls["nvmlDeviceGetUtilizationRates"] == 22 + 3
-    assert heard == [tick * 1000 for tick in range(22)]
+    assert rig.nvml.calls["nvmlDeviceGetUtilizationRates"] == 22 + 2
+    assert heard == [None] * 9 + [tick * 1000 for tick in range(13)], "right after work it would tell of that work"
 
 
 def test_utilisation_that_fails_is_not_known_to_be_high(rig: Rig) -> None:
     rig.gpu.gpm = {1: (0, 5.0)}
     rig.gpu.percent = 100
-    rig.tick(10)
+    rig.tick(19)
+    assert seen(rig).high_activity_ms == 9_000
     rig.gpu.fails["nvmlDeviceGetUtilizationRates"] = UNKNOWN
     rig.tick()
     assert seen(rig).high_activity_ms is None
@@ -218,4 +219,18 @@ def test_high_activity_and_high_utilisation_are_not_one_run(rig: Rig) -> None:
     assert seen(rig).high_activity_ms == 29_000
     rig.gpu.gpm = {1: (0, 0.0)}
     rig.tick()
+    assert seen(rig).high_activity_ms is None
+    rig.tick(9)
     assert seen(rig).high_activity_ms == 0
+
+
+def test_what_utilisation_said_in_an_earlier_quiet_time_is_not_what_it_says_now(rig: Rig) -> None:
+    rig.gpu.gpm = {1: (0, 0.0)}
+    rig.gpu.percent = 100
+    rig.tick(12)
+    assert seen(rig).high_activity_ms is not None
+    rig.gpu.gpm = {1: (0, 50.0)}
+    rig.tick()
+    rig.gpu.gpm = {1: (0, 0.0)}
+    rig.tick()
+    assert seen(rig).high_activity_ms is None

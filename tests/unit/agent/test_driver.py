@@ -17,7 +17,7 @@ from tests.fakes.clock import NOON_MS
 from tests.fakes.hangs import hang, let_all_go
 from tests.fakes.nvml import UNINITIALIZED, UNKNOWN, VERSION_MISMATCH, gpus
 
-ENERGY, RATES, COUNT = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
+FIELDS, RATES, COUNT = "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_driver_that_comes_back_in_another_version_wants_a_new_process(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.tick(5)
-    rig.nvml.gpus[0].fails[ENERGY] = UNINITIALIZED
+    rig.nvml.gpus[0].fails[FIELDS] = UNINITIALIZED
     rig.tick()
     rig.nvml.gpus[0].fails.clear()
     rig.nvml.version = "580.65.06"
@@ -46,7 +46,7 @@ def test_a_driver_that_comes_back_in_another_version_wants_a_new_process(
 
 def test_a_kernel_module_that_was_exchanged_wants_a_new_process_once_there_was_a_driver(rig: Rig) -> None:
     rig.tick(5)
-    rig.nvml.gpus[0].fails[ENERGY] = UNINITIALIZED
+    rig.nvml.gpus[0].fails[FIELDS] = UNINITIALIZED
     rig.nvml.fails["nvmlInit"] = VERSION_MISMATCH
     rig.clock.stop_after_waits = 100
     assert rig.agent.run(threading.Event()) is Ending.DRIVER_CHANGED
@@ -61,7 +61,7 @@ def test_a_mismatch_at_the_start_is_no_reason_to_start_again(tmp_path: Path) -> 
 
 
 def test_the_same_version_again_is_the_same_driver(rig: Rig) -> None:
-    rig.nvml.gpus[0].fails[ENERGY] = UNINITIALIZED
+    rig.nvml.gpus[0].fails[FIELDS] = UNINITIALIZED
     rig.tick()
     rig.nvml.gpus[0].fails.clear()
     rig.nvml.fails["nvmlSystemGetDriverVersion"] = UNKNOWN
@@ -73,9 +73,9 @@ def test_the_same_version_again_is_the_same_driver(rig: Rig) -> None:
 
 def test_a_new_program_waits_for_the_call_that_hangs_in_the_old_one(rig: Rig) -> None:
     rig.tick(5)
-    hang(rig, 1, ENERGY)
+    hang(rig, 1, FIELDS)
     rig.tick(2)
-    rig.nvml.gpus[2].fails[ENERGY] = VERSION_MISMATCH
+    rig.nvml.gpus[2].fails[FIELDS] = VERSION_MISMATCH
     rig.clock.stop_after_waits = 20
     assert rig.agent.run(threading.Event()) is Ending.STOPPED
 

@@ -17,7 +17,9 @@ from tests.fakes.clock import NOON_MS
 from tests.fakes.hangs import come_back, hang, let_all_go, results, until
 from tests.fakes.nvml import NOT_LOADED, UNINITIALIZED, gpus
 
-ENERGY, RATES, COUNT = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
+FIELDS, RATES, COUNT = "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
+
+WAIT = "nvmlEventSetWait_v2"
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.mark.parametrize(
     "function",
-    [ENERGY, RATES, "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetFieldValues", "nvmlEventSetWait_v2"],
+    [FIELDS, RATES, "nvmlDeviceGetMemoryInfo"],
 )
 def test_a_call_that_hangs_costs_its_gpu_and_the_tick_of_those_behind_it(
     rig: Rig, caplog: pytest.LogCaptureFixture, function: str
@@ -56,6 +58,33 @@ def test_a_call_that_hangs_costs_its_gpu_and_the_tick_of_those_behind_it(
     assert hung == ["gpu_hung", "gpu_answers_again"]
 
 
+def test_a_wait_for_events_that_hangs_costs_a_tick_and_then_only_the_gpu_that_it_hangs_for(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.tick(9)
+    hang(rig, 1, WAIT)
+    failed = Uncovered.CALLS_FAILED
+    with caplog.at_level(logging.INFO):
+        rig.tick()
+        assert set(results(rig).values()) == {failed}
+        assert (rig.agent.view.stuck_calls, rig.agent.view.hung_gpus) == (1, 0)
+        # Each has a set of its own now: it is the second GPU's that hangs.
+        rig.tick(3)
+    assert results(rig) == {"0": State.FREE, "1": failed, "2": State.FREE, "3": State.FREE}
+    assert (rig.agent.view.stuck_calls, rig.agent.view.hung_gpus) == (2, 1)
+    rig.nvml.gpus[2].xids.append((31, None))
+    rig.tick()
+    assert rig.agent.view.gpus[2].seen.xids == ((31, None),)
+    with caplog.at_level(logging.INFO):
+        come_back(rig, 1, WAIT)
+        rig.tick(2)
+    assert set(results(rig).values()) == {State.FREE}
+    said = [record.message for record in caplog.records if record.message.startswith(("gpu_", "events_"))]
+    assert sorted(said) == ["events_answer_again", "events_hung", "gpu_answers_again", "gpu_hung", "gpu_xid"]
+    rig.tick(120)
+    assert [len(one.handles) for one in rig.nvml.event_sets] == [4], "they share one again, and no other is left"
+
+
 def test_all_time_with_a_hung_gpu_adds_up_and_nothing_of_it_is_a_state(rig: Rig) -> None:
     rig.tick(100)
     hang(rig, 1, RATES)
@@ -71,7 +100,7 @@ def test_all_time_with_a_hung_gpu_adds_up_and_nothing_of_it_is_a_state(rig: Rig)
 
 def test_nothing_is_asked_about_a_gpu_while_a_call_about_it_hangs(rig: Rig) -> None:
     hang(rig, 1, "nvmlDeviceGetUUID")
-    rig.tick(11)
+    rig.tick(60)
     assert results(rig)["1"] is Uncovered.CALLS_FAILED
     before = rig.nvml.calls["nvmlDeviceGetUUID"]
     rig.tick(50)
@@ -123,7 +152,7 @@ def test_samples_of_a_hung_gpu_are_neither_used_nor_freed_until_its_call_comes_b
     rig.tick(5)
     assert len(rig.nvml.gpm_samples) == 8, "two of each GPU: the old two are freed, two new ones taken"
     assert results(rig)["1"] is State.BUSY
-    assert len(rig.nvml.event_sets) == 4
+    assert len(rig.nvml.event_sets) == 1
 
 
 def test_a_library_of_which_every_thread_hangs_is_hung_until_a_call_comes_back(
@@ -131,8 +160,8 @@ def test_a_library_of_which_every_thread_hangs_is_hung_until_a_call_comes_back(
 ) -> None:
     rig.tick(5)
     for index in range(4):
-        hang(rig, index, "*")
-        hang(rig, index, "nvmlEventSetWait_v2")
+        hang(rig, index, WAIT)
+        hang(rig, index, "nvmlDeviceGetSupportedEventTypes")
     with caplog.at_level(logging.INFO):
         rig.tick(20)
     view = rig.agent.view
@@ -201,7 +230,7 @@ def test_a_start_that_failed_late_is_tried_again(tmp_path: Path) -> None:
 
 def test_an_agent_that_is_told_to_stop_while_a_call_hangs_seals_and_does_not_wait(rig: Rig) -> None:
     rig.tick(10)
-    hang(rig, 1, ENERGY)
+    hang(rig, 1, FIELDS)
     rig.tick(10)
     shutdowns = rig.nvml.calls["nvmlShutdown"]
     rig.agent.close()
@@ -221,16 +250,16 @@ def test_an_agent_whose_shutdown_hangs_seals_and_does_not_wait(rig: Rig) -> None
 
 def test_a_library_that_is_lost_while_a_call_hangs_in_it_is_not_shut_down_under_it(rig: Rig) -> None:
     rig.tick(5)
-    hang(rig, 1, ENERGY)
+    hang(rig, 1, FIELDS)
     rig.tick(2)
-    rig.nvml.gpus[2].fails[ENERGY] = UNINITIALIZED
+    rig.nvml.gpus[2].fails[FIELDS] = UNINITIALIZED
     rig.tick(2)
     assert rig.nvml.calls["nvmlShutdown"] == 0
     assert set(results(rig).values()) == {Uncovered.LIBRARY}
     rig.nvml.gpus[2].fails.clear()
     rig.tick(70)
     assert results(rig)["2"] is State.FREE
-    come_back(rig, 1, ENERGY)
+    come_back(rig, 1, FIELDS)
     rig.tick(3)
     assert set(results(rig).values()) == {State.FREE}
     assert (rig.nvml.calls["nvmlInit"], rig.nvml.attached) == (1, 1)

@@ -16,7 +16,7 @@ from tests.fakes.agents import Rig
 from tests.fakes.hangs import come_back, hang, let_all_go, results
 from tests.fakes.nvml import LOST, NOT_LOADED, gpus
 
-ENERGY, RATES, COUNT = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
+FIELDS, RATES, COUNT = "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetCount"
 
 
 @pytest.fixture
@@ -122,14 +122,14 @@ def test_a_request_that_is_none_is_refused_and_changes_nothing(
 
 def test_a_driver_with_a_call_that_hangs_in_it_is_released_when_the_call_comes_back(rig: Rig) -> None:
     rig.tick(3)
-    hang(rig, 1, ENERGY)
+    hang(rig, 1, FIELDS)
     rig.tick(2)
     ask(rig)
     rig.tick(5)
     assert told(rig) == ("hung", "r1")
     assert rig.nvml.attached == 1
     assert set(results(rig).values()) == {Uncovered.RELEASED}, "it asks nothing all the same"
-    come_back(rig, 1, ENERGY)
+    come_back(rig, 1, FIELDS)
     rig.tick()
     assert (told(rig), rig.nvml.attached) == (("released", "r1"), 0)
 

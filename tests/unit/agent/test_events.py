@@ -55,11 +55,28 @@ def test_errors_are_counted_by_number_and_sealed_with_their_gpu(rig: Rig) -> Non
     assert State.DOWN not in first.state_slice_ms, "what a program did wrong is no fault of the GPU"
 
 
-def test_each_gpu_has_a_set_that_is_asked_once_a_tick_while_nothing_happens(rig: Rig) -> None:
+def test_all_gpus_share_a_set_that_is_asked_once_a_tick_while_nothing_happens(rig: Rig) -> None:
     before = rig.nvml.calls[WAIT]
     rig.tick(30)
-    assert rig.nvml.calls[WAIT] == before + 2 * 30
-    assert (rig.nvml.calls[CREATE], len(rig.nvml.event_sets)) == (2, 2)
+    assert rig.nvml.calls[WAIT] == before + 30
+    assert (rig.nvml.calls[CREATE], rig.nvml.calls[REGISTER], len(rig.nvml.event_sets)) == (1, 2, 1)
+
+
+def test_each_error_in_a_shared_set_is_its_own_gpus(rig: Rig) -> None:
+    rig.gpu.xids += [(31, 1), (13, None)]
+    rig.nvml.gpus[1].xids += [(43, None)]
+    rig.tick()
+    assert (seen(rig).xids, seen(rig, 1).xids) == (((31, 1), (13, None)), ((43, None),))
+
+
+def test_a_gpu_that_is_found_later_shares_the_set(rig: Rig) -> None:
+    rig.nvml.gpus.append(gpus(3)[2])
+    rig.tick(20)
+    assert [len(one.handles) for one in rig.nvml.event_sets] == [3], "a set is made anew, and the old one freed"
+    for gpu in rig.nvml.gpus:
+        gpu.xids.append((31, None))
+    rig.tick()
+    assert [seen(rig, index).xids for index in range(3)] == [((31, None),)] * 3
 
 
 @pytest.mark.parametrize("types", [0, 1 | 2])
@@ -86,7 +103,7 @@ def test_a_wait_that_the_driver_does_not_have_is_not_asked_for_again(rig: Rig) -
     rig.nvml.fails[WAIT] = 13
     before = rig.nvml.calls[WAIT]
     rig.tick(100)
-    assert rig.nvml.calls[WAIT] == before + 2
+    assert rig.nvml.calls[WAIT] == before + 1
     assert rig.nvml.event_sets == []
 
 
@@ -98,12 +115,45 @@ def test_a_lost_gpu_whose_wait_fails_at_once_is_asked_ever_more_rarely_and_count
         rig.tick()
         if rig.nvml.calls[WAIT] + rig.nvml.calls[TYPES] > before + 1:  # beside the other GPU's
             asked.append(second)
+    asked.remove(60)  # the other GPU goes back into a shared set
     pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert pauses == sorted(pauses), "it backs off"
     assert len(asked) <= 12
-    assert rig.agent.view.sources["events"].failures["gpu_is_lost"] == len(asked)
+    assert rig.agent.view.sources["events"].failures["gpu_is_lost"] == 1 + len(asked), "once for all, then for itself"
     assert state(rig) is State.DOWN
     assert state(rig, 1) is State.FREE
+
+
+def test_gpus_go_back_into_a_shared_set_after_a_minute_and_after_twice_that_when_it_failed_again(rig: Rig) -> None:
+    def shared_after() -> int:
+        rig.gpu.fails[WAIT] = UNKNOWN
+        rig.tick()
+        del rig.gpu.fails[WAIT]
+        for second in range(1_000):
+            if any(len(one.handles) == 2 for one in rig.nvml.event_sets):
+                return second
+            rig.tick()
+        raise AssertionError("never")
+
+    assert [shared_after() for _ in range(3)] == [61, 121, 241]
+    assert len(rig.nvml.event_sets) == 1, "nobody has another"
+
+
+def test_nothing_is_heard_twice_and_nothing_is_lost_while_gpus_change_sets(rig: Rig) -> None:
+    told = [0, 0]
+    for second in range(300):
+        if second == 100:
+            rig.gpu.fails["*"] = LOST
+        if second == 150:
+            rig.gpu.fails.clear()
+        for gpu in rig.nvml.gpus:
+            gpu.xids.append((31, None))
+        rig.tick()
+        told = [told[index] + len(seen(rig, index).xids) for index in range(2)]
+    # What a lost GPU says once it has no set of its own is heard as often as it is asked; at its return it is not.
+    assert told[1] >= 300 - 3
+    assert told[1] <= 300
+    assert told[0] <= 300
 
 
 def test_a_gpu_that_comes_back_is_registered_anew_at_once(rig: Rig) -> None:
@@ -114,7 +164,7 @@ def test_a_gpu_that_comes_back_is_registered_anew_at_once(rig: Rig) -> None:
     rig.gpu.xids.append((31, None))
     rig.tick()
     assert seen(rig).xids == ((31, None),)
-    assert len(rig.nvml.event_sets) == 2, "the old set is freed"
+    assert [len(one.handles) for one in rig.nvml.event_sets] == [1, 1], "the old set is freed"
 
 
 def test_a_gpu_that_falls_off_the_bus_is_heard_before_it_is_silent(rig: Rig) -> None:
@@ -129,9 +179,9 @@ def test_a_gpu_that_falls_off_the_bus_is_heard_before_it_is_silent(rig: Rig) -> 
 
 
 def test_a_set_that_never_runs_empty_does_not_hold_up_the_tick(rig: Rig) -> None:
-    rig.gpu.xids += [(31, None)] * (XIDS_PER_TICK_MAX + 6)
+    rig.gpu.xids += [(31, None)] * (2 * XIDS_PER_TICK_MAX + 6)
     rig.tick()
-    assert len(seen(rig).xids) == XIDS_PER_TICK_MAX
+    assert len(seen(rig).xids) == 2 * XIDS_PER_TICK_MAX, "so many for each GPU that shares the set"
     rig.tick()
     assert len(seen(rig).xids) == 6
 
@@ -181,7 +231,7 @@ def test_sets_are_freed_before_the_driver_is_let_go_of(rig: Rig) -> None:
     assert (rig.nvml.event_sets, rig.nvml.attached) == ([], 0)
     rig.gpu.fails.clear()
     rig.tick(2)
-    assert len(rig.nvml.event_sets) == 2
+    assert len(rig.nvml.event_sets) == 1
     rig.agent.close()
     assert rig.nvml.event_sets == []
 

@@ -379,7 +379,7 @@ def test_a_lost_gpu_says_nothing_of_its_rows(eventful: Rig) -> None:
 
 
 def test_hung_calls_are_counted_by_function_and_those_that_hang_now_are_shown(eventful: Rig) -> None:
-    function = "nvmlDeviceGetTotalEnergyConsumption"
+    function = "nvmlDeviceGetFieldValues"
     assert values(eventful.agent.view, "gpuledger_agent_hung_calls_total") == {(function,): 1}
     assert values(eventful.agent.view, "gpuledger_agent_stuck_calls") == {(): 0}
     hang(eventful, 0, function)

@@ -14,7 +14,7 @@ from gpuledger_agent.health import action_name
 from gpuledger_agent.snapshot import GpuSnapshot, Health
 from tests.fakes.agents import Rig
 from tests.fakes.clock import NOON_MS
-from tests.fakes.nvml import LOST, NOT_SUPPORTED, UNKNOWN, gpus
+from tests.fakes.nvml import LOST, NOT_SUPPORTED, UNKNOWN, FakeGpu, gpus, instance
 
 FIELDS, ROWS, ECC = "nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows", "nvmlDeviceGetTotalEccErrors"
 POWER_CAP, REMAP_PENDING, REMAP_FAILURE, ACTION = 74, 144, 145, 230
@@ -50,8 +50,8 @@ def test_a_fatal_xid_opens_down_until_a_later_health_read_is_clean(rig: Rig, xid
     rig.gpu.xids.append((xid, None))
     rig.tick()
     assert (seen(rig).health, state(rig)) == (Health.FATAL_XID, State.DOWN)
-    before = rig.nvml.calls[FIELDS]
-    while rig.nvml.calls[FIELDS] == before:
+    before = rig.nvml.fields_asked[ACTION]
+    while rig.nvml.fields_asked[ACTION] == before:
         assert state(rig) is State.DOWN
         rig.tick()
     assert (seen(rig).health, state(rig)) == (Health.CLEAN, State.FREE)
@@ -77,14 +77,14 @@ def test_a_fatal_xid_is_said_each_time_it_opens_down_and_any_other_once(
 
 
 def test_a_health_read_of_the_very_tick_of_a_fatal_xid_does_not_clear_it(rig: Rig) -> None:
-    before = rig.nvml.calls[FIELDS]
-    while rig.nvml.calls[FIELDS] == before:
+    before = rig.nvml.fields_asked[ACTION]
+    while rig.nvml.fields_asked[ACTION] == before:
         rig.tick()
     rig.tick(9)
     rig.gpu.xids.append((79, None))
-    before = rig.nvml.calls[FIELDS]
+    before = rig.nvml.fields_asked[ACTION]
     rig.tick()
-    assert rig.nvml.calls[FIELDS] == before + 1
+    assert rig.nvml.fields_asked[ACTION] == before + 1
     assert state(rig) is State.DOWN
     rig.tick(10)
     assert state(rig) is State.FREE
@@ -103,6 +103,54 @@ def test_a_gpu_that_works_after_a_fatal_xid_is_not_down_while_it_works(rig: Rig)
     rig.gpu.fails.clear()
     rig.tick(11)
     assert state(rig) is State.HELD
+
+
+def divided(rig: Rig) -> FakeGpu:
+    """A GPU of two instances and two slices of none, seen twice."""
+    rig.gpu.gpm, rig.gpu.instances = {}, [instance(1, 3), instance(9, 2)]
+    rig.tick(12)
+    return rig.gpu
+
+
+def parts(rig: Rig) -> dict[int | None, object]:
+    found = rig.agent.view.gpus[0].parts
+    return {None if part.instance is None else part.instance.instance: part.result for part in found}
+
+
+def test_a_fatal_xid_of_an_instance_opens_down_for_its_slices_alone(rig: Rig) -> None:
+    gpu = divided(rig)
+    assert set(parts(rig).values()) == {State.FREE}
+    gpu.xids.append((95, 9))
+    rig.tick()
+    assert parts(rig) == {1: State.FREE, 9: State.DOWN, None: State.FREE}
+    assert seen(rig).health is Health.CLEAN, "the board is well"
+    rig.tick(11)
+    assert set(parts(rig).values()) == {State.FREE}
+
+
+def test_a_fatal_xid_of_the_board_opens_down_for_all_of_it(rig: Rig) -> None:
+    divided(rig).xids.append((79, None))
+    rig.tick()
+    assert set(parts(rig).values()) == {State.DOWN}
+
+
+def test_a_fatal_xid_does_not_outlive_its_instance(rig: Rig) -> None:
+    gpu = divided(rig)
+    gpu.fails = {FIELDS: UNKNOWN, ROWS: UNKNOWN}
+    gpu.xids.append((95, 9))
+    rig.tick(2)
+    assert parts(rig)[9] is State.DOWN
+    other = instance(9, 2)
+    other.uuid = "MIG-00000009-0000-5000-8000-00000000000f"
+    gpu.instances = [gpu.instances[0], other] if gpu.instances else None
+    rig.tick()
+    assert parts(rig)[9] is State.FREE
+
+
+def test_a_fatal_xid_of_an_instance_is_its_gpus_where_the_instances_are_not_known(rig: Rig) -> None:
+    rig.gpu.xids.append((95, 9))
+    rig.tick()
+    assert (seen(rig).health, state(rig)) == (Health.FATAL_XID, State.DOWN)
 
 
 @pytest.mark.parametrize("percent", [None, 5])
@@ -155,11 +203,13 @@ def test_health_is_one_batch_every_ten_seconds_and_at_the_first_tick_of_each_cel
     rig.clock.advance_ms(4_000)
     times = []
     for _ in range(400):
-        before = rig.nvml.calls[FIELDS]
+        before = rig.nvml.fields_asked[ACTION]
         rig.tick()
-        if rig.nvml.calls[FIELDS] > before:
+        if rig.nvml.fields_asked[ACTION] > before:
             times.append((rig.clock.wall_ms - NOON_MS) // 1_000)
     assert times == [*range(5, 300, 10), *range(300, 405, 10)]
+    assert rig.nvml.calls[FIELDS] == 400, "the counter of energy is in the same batch"
+    assert rig.nvml.calls[ECC] == 2 * len(times), "a GPU without ECC has no such fields"
 
 
 def test_a_field_that_fails_is_counted_and_the_others_are_used(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_gpus_that_change_places_stay_who_they_are(rig: Rig) -> None:
     rig.gpu.work(90, 4100)
     rig.tick(30)
     rig.nvml.gpus.reverse()
-    rig.tick(30)
+    rig.tick(60)
     assert results(rig) == {"0": State.BUSY, "1": State.FREE}
     assert {gpu.identity.uuid[11]: gpu.identity.index for gpu in rig.agent.view.gpus} == {"0": 1, "1": 0}
 

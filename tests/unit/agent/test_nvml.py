@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpuledger_agent.nvml import BindingUnusable, CallFailed, DriverUnavailable, GpuLost, GpuProcess, Nvml
-from gpuledger_agent.nvml_health import NvmlHealth
+from gpuledger_agent.nvml_fields import FI_ENERGY, NvmlFields
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN, FakeNvml, gpus
 from tests.fakes.nvml_shapes import FakeMismatchError
@@ -158,7 +158,7 @@ def test_a_field_of_an_unexpected_kind_is_a_failed_call(nvml: Nvml, fake: FakeNv
 
     fake.nvmlDeviceGetFieldValues = strange  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="unexpected_value_type"):
-        NvmlHealth(nvml).fields(nvml.handle(0))
+        NvmlFields(nvml).read(nvml.handle(0), [FI_ENERGY])
 
 
 def test_what_the_driver_says_of_a_board_can_always_be_sealed(nvml: Nvml, fake: FakeNvml) -> None:

@@ -24,6 +24,7 @@ from gpuledger_agent.processes import ProcessTable
 from gpuledger_agent.simulate import SimulatedNvml, SimulatedProcesses
 from gpuledger_agent.snapshot import GpuSnapshot, Growth, Health, HealthFacts
 from tests.fakes.clock import FakeClock
+from tests.fakes.hosts import Host
 from tests.fakes.nvml import LOST, NOT_LOADED, UNKNOWN, FakeGpu, FakeNvml, gpus, instance
 from tests.fakes.processes import FakeProcessTable
 
@@ -297,3 +298,36 @@ def test_health_is_read_twice_so_that_its_counters_are_of_this_second() -> None:
     node = Node(gpu)
     assert cells(lines(node)[0])[7] == "clean, rows to remap"
     assert node.binding.calls["nvmlDeviceGetFieldValues"] == 2
+
+
+# ---------------------------------------------------------------------------------------------- virtual machines
+
+
+def test_gpus_of_virtual_machines_are_listed_unmeasured_with_the_machine_and_nothing_is_written(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.add("0000:4d:00.0", "vfio-pci")
+    host.add("0000:5d:00.0", "vfio-pci")
+    host.add("0000:1b:00.0", "nvidia")
+    host.run("rented-7", "0000:4d:00.0")
+    node, state = Node(*gpus(1)), tmp_path / "state"
+    state.mkdir()
+    where = once.Host(sysfs=host.sysfs, libvirt=(host.libvirt,))
+    found = look(AgentConfig(state_dir=state), *node.sources(), where)
+    own, rented, other = (cells(line) for line in render(found).splitlines()[3:])
+    assert own[2] == "free"
+    why = "a virtual machine has it (vfio-pci)"
+    assert rented[:4] == ["-", "0000:4d:00.0", "unmeasured", why]
+    assert (rented[-1], other[-1]) == ("virtual machine rented-7", "?")
+    assert found.is_whole, "a GPU in a machine is not at fault"
+    assert list(state.iterdir()) == []
+
+
+def test_a_node_whose_gpus_are_all_in_virtual_machines_needs_no_driver(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.add("0000:4d:00.0", "vfio-pci")
+    node = Node()
+    node.binding.fails["nvmlInit"] = NOT_LOADED
+    found = look(AgentConfig(), *node.sources(), once.Host(sysfs=host.sysfs, libvirt=()))
+    assert [gpu.result for gpu in found.gpus] == [State.UNMEASURED]
+    with pytest.raises(GpuledgerError, match="not loaded"):
+        look(AgentConfig(), *node.sources(), once.Host(sysfs=tmp_path / "nothing", libvirt=()))

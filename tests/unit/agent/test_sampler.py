@@ -138,9 +138,25 @@ def test_a_failed_enumeration_is_counted_and_tried_again_and_changes_nothing(rig
 
 def test_a_look_up_that_fails_is_counted(rig: Rig) -> None:
     rig.gpu.fails["nvmlDeviceGetUUID"] = UNKNOWN
-    rig.tick(11)
+    rig.tick(61)
     assert state(rig) is State.BUSY
     assert rig.agent.view.sources["inventory"].failures == {"unknown": 1}
+
+
+def test_gpus_are_counted_every_ten_seconds_and_looked_up_every_minute_while_all_of_them_answer(rig: Rig) -> None:
+    rig.tick(61)
+    rig.nvml.calls.clear()
+    rig.tick(120)
+    assert (rig.nvml.calls["nvmlDeviceGetCount"], rig.nvml.calls["nvmlDeviceGetUUID"]) == (12, 2 * len(rig.nvml.gpus))
+
+
+def test_gpus_are_looked_up_every_ten_seconds_while_one_does_not_answer(rig: Rig) -> None:
+    rig.tick(61)
+    rig.gpu.fails["*"] = UNKNOWN
+    rig.tick()
+    rig.nvml.calls.clear()
+    rig.tick(60)
+    assert rig.nvml.calls["nvmlDeviceGetHandleByIndex"] == 6 * len(rig.nvml.gpus)
 
 
 def test_the_library_going_in_the_middle_of_a_tick_is_counted_by_the_source_that_met_it(rig: Rig) -> None:
