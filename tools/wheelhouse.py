@@ -3,9 +3,9 @@
 
 Usage: python tools/wheelhouse.py [--check] [PYTHON_VERSION ...]
 
-Into the folder go this project's wheel and every wheel of requirements/agent-kubernetes.txt, checked against its hashes, for the
-given versions of Python on x86-64 (all those that the agent supports if none is given). `--check` then makes a clean
-environment with this Python, installs from the folder alone, and runs the agent in it.
+Into the folder go this project's wheel and every wheel of requirements/agent-kubernetes.txt, checked against its
+hashes, for the given versions of Python on x86-64 (all those that the agent supports if none is given). `--check` then
+makes a clean environment with this Python, installs from the folder alone, and runs the agent in it.
 """
 
 import re
