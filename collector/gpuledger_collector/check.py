@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gpuledger log check`: everything in the log proved again, from its first byte, trusting no index.
 
+What was pruned by policy is said, and is a failure where no entry of the log says that it was.
+
 The tree by its hashes, the checkpoint and the log's own entries by its key, readings by their signature, their laws,
 their workloads' digest and the checkpoint they carry, each node's readings by the hash of the one before. A failure
 means that the log is not what was taken in; a finding is worth a look.
@@ -16,16 +18,19 @@ from gpuledger.errors import GpuledgerError, ReadingError, SealError, StorageErr
 from gpuledger.merkle import TILE_WIDTH
 from gpuledger.reading import GENESIS, PAYLOAD_TYPE, Reading, decode, decode_workloads, digest
 from gpuledger.sealing import Envelope, node_id_of, open_envelope, verify_envelope
+from gpuledger_collector.check_pruning import PruningCheck
 from gpuledger_collector.check_tree import TreeCheck, check_checkpoint, check_kept
 from gpuledger_collector.closing import ClockEntry, digest_beside
 from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import (
+    ClaimsEntry,
     DeclarationEntry,
     EnrolmentEntry,
     FindingsEntry,
     LabelEntry,
     OriginEntry,
     OwnEntry,
+    PruningEntry,
     RevocationEntry,
     RosterEntry,
     decode_own,
@@ -49,6 +54,8 @@ class Checked:
     entries: Counter[str] = field(default_factory=Counter)
     signatures: int = 0
     repeated: int = 0
+    pruned: list[str] = field(default_factory=list)
+    """What was taken out of the log by policy, and what is left of the proof of it."""
     failure_count: int = 0
     failures: list[str] = field(default_factory=list)
     finding_count: int = 0
@@ -117,10 +124,17 @@ class _EntryCheck:
         """Checkpoint in one line -> index of the entry that carries it first."""
         self._beside: list[bytes] = []
         self._is_open = False
+        self._next = 0
+        """The entry that comes next where nothing is missing in between."""
+        self._is_torn = False
+        """Whether anything of the batch, or beside it, was pruned."""
+        self._prunings = PruningCheck(log, checked)
 
     def take(self, leaf: Leaf) -> None:
         where = _where(self._log, leaf.index)
         self._is_open = True
+        self._is_torn |= leaf.index != self._next or leaf.index // TILE_WIDTH in self._tree.pruned_workloads
+        self._next = leaf.index + 1
         self._beside.append(leaf.beside or b"")
         try:
             envelope = open_envelope(leaf.data)
@@ -140,7 +154,8 @@ class _EntryCheck:
         elif self._is_open:
             self._checked.fail(f"{self._log.path}: the last entry, {self._checked.size - 1}, closes no batch")
         self._check_carried()
-        _check_chains(self._links, self._log, self._checked)
+        self._prunings.finish(self._tree.pruned_entries, self._tree.pruned_workloads)
+        _check_chains(self._links, self._log, self._checked, is_pruned=bool(self._tree.pruned_entries))
 
     # ------------------------------------------------------------------------------------------ the log's own
 
@@ -164,10 +179,10 @@ class _EntryCheck:
         if (clock.size, clock.root) != (tree.size, tree.root().hex()):
             self._checked.fail(f"{where}: does not close the {tree.size} entries before it")
         *beside, _ = self._beside
-        if clock.beside != digest_beside(beside):
+        if not self._is_torn and clock.beside != digest_beside(beside):
             self._checked.fail(f"{where}: what lies beside its batch of {len(beside)} entries was changed")
         self._beside.clear()
-        self._is_open = False
+        self._is_open = self._is_torn = False
 
     def _apply(self, entry: OwnEntry, where: str) -> None:
         match entry:
@@ -201,12 +216,15 @@ class _EntryCheck:
             case FindingsEntry():
                 for found in entry.findings:
                     self._checked.find(f"at intake, {found.kind}: {found.text}")
+            case PruningEntry():
+                self._prunings.take(entry, where)
             case (
                 RosterEntry()
                 | DeclarationEntry()
                 | LeasesEntry()
                 | ScheduleEntry()
                 | ConfigurationEntry()
+                | ClaimsEntry()
                 | LabelEntry()
             ):
                 pass
@@ -295,11 +313,13 @@ def _link_of(reading: Reading, known: str, index: int) -> _Link:
     )
 
 
-def _check_chains(links: dict[str, _Link], log: LogReader, checked: Checked) -> None:
+def _check_chains(links: dict[str, _Link], log: LogReader, checked: Checked, *, is_pruned: bool) -> None:
     """Check each reading's hash of its predecessor; order in the log does not matter."""
     held: dict[tuple[str, int], set[str]] = {}
+    lowest: dict[str, int] = {}
     for link in links.values():
         held.setdefault((link.node_id, link.sequence), set()).add(link.digest)
+        lowest[link.node_id] = min(link.sequence, lowest.get(link.node_id, link.sequence))
     begun: Counter[str] = Counter()
     for link in links.values():
         where = f"{_where(log, link.index)}, reading {link.sequence} of {link.node}"
@@ -309,6 +329,8 @@ def _check_chains(links: dict[str, _Link], log: LogReader, checked: Checked) -> 
             if begun[link.node_id] > 1:
                 checked.find(f"{where}: its journal starts anew")
         elif before is None:
+            if is_pruned and link.sequence == lowest[link.node_id]:
+                continue  # The one before it was pruned.
             checked.find(f"{where}: the reading before it is not in the log")
         elif link.previous not in before:
             checked.fail(f"{where}: does not continue the reading {link.sequence - 1} in the log")

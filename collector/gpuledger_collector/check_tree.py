@@ -28,9 +28,13 @@ class TreeCheck:
         self._levels: list[bytearray] = []
         """For each level from 1 on, the hashes of whole tiles below that are not compared yet."""
         self.frontier = Frontier()
+        self.pruned_entries: set[int] = set()
+        """Numbers of the bundles of which only what is no reading is left."""
+        self.pruned_workloads: set[int] = set()
+        """Numbers of those beside which nothing is left."""
 
     def entries(self, size: int) -> Iterator[Leaf]:
-        """Yield the first `size` entries, damaged or not, but not those that are not there."""
+        """Yield the first `size` entries, damaged or not, but not those that are not there or were pruned."""
         for number in range(-(-size // TILE_WIDTH)):
             count = min(TILE_WIDTH, size - number * TILE_WIDTH)
             leaves = self._leaves(number, count)
@@ -66,9 +70,14 @@ class TreeCheck:
             self._fail(str(exc))
             beside = [b""] * count
         first = number * TILE_WIDTH
+        if is_pruned := self._log.is_pruned(ENTRIES, number):
+            self.pruned_entries.add(number)
+        if self._log.is_pruned(WORKLOADS, number):
+            self.pruned_workloads.add(number)
         return [
             Leaf(index=first + position, data=one, beside=other or None)
             for position, (one, other) in enumerate(zip(data, beside, strict=True))
+            if one != b"" or not is_pruned
         ]
 
     def _climb(self, level: int, number: int, whole: bytes) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger collector run|credential|config`, `ledger rebuild|digest`, `log check|show|keys|new-origin`."""
+"""`gpuledger collector run|credential|config|retention`, `ledger rebuild|digest`, `log check|show|keys|new-origin`."""
 
 from __future__ import annotations
 
@@ -78,6 +78,28 @@ def show_config(config_file: Path | None, **flags: Any) -> None:
         click.echo(f"{key} = {value!s}  # {origin}")
 
 
+@collector.command()
+@config_option
+@state_dir_option
+def retention(config_file: Path | None, **flags: Any) -> None:
+    """Print what retention.* would take out now, and what is out already. Changes nothing, the collector does.
+
+    May run beside a collector. Exit codes: 0 printed, 1 the state directory cannot be used, 2 usage or configuration.
+    """
+    from gpuledger_collector.ledger_files import DIRECTORY, LedgerFiles
+    from gpuledger_collector.retention import describe_plan, plan
+    from gpuledger_collector.state import open_log
+    from gpuledger_collector.store import Store
+
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    with open_log(config.state_dir) as opened, Store(config.state_dir, read_only=True) as store:
+        files = LedgerFiles(config.state_dir / DIRECTORY, store)
+        wanted = plan(config.policy, opened, store, files, now_ms())
+        for line in describe_plan(config.policy, wanted, store.retained):
+            click.echo(line)
+
+
 # ---------------------------------------------------------------------------------------------- ledger
 
 
@@ -94,13 +116,14 @@ def rebuild(config_file: Path | None, **flags: Any) -> None:
 
     Exit codes: 0 rebuilt, 1 the log or the state directory cannot be used, 2 usage or configuration.
     """
+    from gpuledger_collector.pruning import check_final
     from gpuledger_collector.state import open_state
 
     config = settings_of(config_file, **flags)
     logs.configure(config.log_level)
     require_directory(config.state_dir)
     with open_state(config, now_ms()) as state:
-        before = state.files.extent()
+        before = state.files.extent_if_legible()
         old = _digest_or_none(state.files.digest, before)
         done = state.keeper.rebuild()
         if done.horizon_ms is None:
@@ -108,7 +131,11 @@ def rebuild(config_file: Path | None, **flags: Any) -> None:
             return
         extent = state.files.extent()
         new = _digest_or_none(state.files.digest, extent)
+        final_ms = state.store.retained.final_ms()
+        final = [] if final_ms is None else check_final(state.catalog.log, state.files)
     click.echo(f"Rebuilt {done.hours} hours from {done.readings} readings, up to {iso(done.horizon_ms)}.")
+    for sentence in final:
+        click.echo(sentence)
     same = "the same as before" if old == new and before == extent else f"before: {'none' if old is None else old}"
     click.echo(f"Digest: {new} ({same})")
 
@@ -180,6 +207,8 @@ def check(config_file: Path | None, kept: Path | None, **flags: Any) -> None:
     for origin, public_key in checked.keys.items():
         click.echo(f"signed by {verifier_key(origin, public_key)}")
     click.echo(f"{checked.signatures} signatures hold; {checked.repeated} readings stand there more than once")
+    for text in checked.pruned:
+        click.echo(f"pruned: {text}")
     for text in checked.findings:
         click.echo(f"finding: {text}")
     for text in checked.failures:

@@ -70,7 +70,16 @@ FINDINGS: dict[str, ColumnKind] = {
     "text": "text",
 }
 
+ADDED: dict[int, dict[str, int | None]] = {3: dict.fromkeys(TAGS, 0)}
+"""Version -> the columns of HOURS that it added, and what final hours of an earlier one have in them: nobody had said
+that any free time was of no use."""
+
 Record = dict[str, Any]
+
+
+def added_since(version: int) -> dict[str, int | None]:
+    """Return the columns that are not in rows of a version, with what rows of it have in their place."""
+    return {name: value for since, added in ADDED.items() if since > version for name, value in added.items()}
 
 
 def hour_record(row: HourRow) -> Record:

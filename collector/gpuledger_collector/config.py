@@ -22,6 +22,16 @@ TARGETS_TABLE = "group"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Days that each kind is kept; None is for ever. Workloads never outlive their readings."""
+
+    reading_days: int | None = None
+    workload_days: int | None = None
+    ledger_days: int | None = None
+    finding_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorConfig(PortConfig):
     """Everything that can be set; see docs/configuration.md."""
 
@@ -100,6 +110,32 @@ class CollectorConfig(PortConfig):
         "limits.reading_age_days", "Readings that ended longer ago are refused: a wrong clock.", 90, low=15, high=3650
     )
 
+    reading_days: int | None = setting(
+        "retention.reading_days",
+        "Days that readings stay in the log; none: for ever.",
+        None,
+        low=15,
+    )
+    workload_days: int | None = setting(
+        "retention.workload_days", "Days that the workloads beside readings stay; none: as long as these.", None, low=15
+    )
+    ledger_days: int | None = setting(
+        "retention.ledger_days", "Days that hourly rows stay in the ledger; none: for ever.", None, low=35
+    )
+    finding_days: int | None = setting(
+        "retention.finding_days", "Days that findings are shown; none: for ever.", None, low=35
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """Return what is kept for how long."""
+        return Policy(
+            reading_days=self.reading_days,
+            workload_days=self.workload_days,
+            ledger_days=self.ledger_days,
+            finding_days=self.finding_days,
+        )
+
     @property
     def pushers(self) -> tuple[Pairs, Path | None]:
         """Return the users and the file of tokens of those who may push; without any of their own, the port's."""
@@ -142,6 +178,19 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _check_retention(config: CollectorConfig) -> None:
+    """Raise ConfigurationError where a reading may come whose hour is final already."""
+    for key, days in (
+        ("reading_days", config.reading_days),
+        ("workload_days", config.workload_days),
+    ):
+        if days is not None and days < config.reading_age_days:
+            raise ConfigurationError(
+                f"retention.{key}: {days} days are less than limits.reading_age_days, {config.reading_age_days}: "
+                "readings would be taken in of hours that cannot be worked out any more"
+            )
+
+
 def load(
     file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object | None]
 ) -> Loaded[CollectorConfig]:
@@ -155,6 +204,7 @@ def load(
         foreign_tables=TABLES | {TARGETS_TABLE},
     )
     parse_listen(loaded.value.listen)
+    _check_retention(loaded.value)
     _ = loaded.value.tls
     if loaded.value.log_origin is not None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from gpuledger import __version__
 from gpuledger.errors import StorageError
@@ -48,5 +49,6 @@ def settings_of(config: CollectorConfig, schedulers: Sequence[Scheduler]) -> dic
         "reading_age_days": str(config.reading_age_days),
         "accept_simulated": str(config.accept_simulated).lower(),
         "push": str(config.is_push_enabled).lower(),
+        **{f"retention_{kind}": str(days) for kind, days in asdict(config.policy).items() if days is not None},
         **{f"scheduler {one.name}": f"{one.kind}, every {one.interval_s:g} s" for one in schedulers},
     }

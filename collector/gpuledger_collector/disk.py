@@ -33,5 +33,8 @@ class Disk:
         finally:
             os.close(file)
 
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from typing import Any
 
 from gpuledger import wire
@@ -27,7 +28,7 @@ from gpuledger_collector.given_entries import (
 )
 from gpuledger_collector.ledger import Accepted, Finding
 from gpuledger_collector.parts import cut
-from gpuledger_collector.roster import Entry, Window, WindowKind
+from gpuledger_collector.roster import Claim, Entry, Window, WindowKind
 from gpuledger_collector.tiles import Leaf
 
 FIRST_SIGHT = "first sight"
@@ -114,6 +115,43 @@ class DeclarationEntry:
         return replace(self.window, end_ms=self.withdrawn_ms) if self.withdrawn_ms > self.window.start_ms else None
 
 
+class Pruned(str, Enum):
+    """What is taken out of the first entries of a log."""
+
+    READINGS = "readings"
+    """Readings, what lies beside them, and the clock entries that closed batches of nothing else."""
+    WORKLOADS = "workloads"
+    """What lies beside readings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningEntry:
+    """Said before it is done: `what` is taken out of the first `entries` entries, on the operator's policy.
+
+    Every reading among them ends by `before_ms`, and the ledger's hours before it are final. `ledger` is the digest of
+    the hours that become final by this entry, [from_ms, before_ms), None where none do; `kept` is SHA-256 over what is
+    left of the bundles that are pruned by this entry, and `readings` how many readings they had.
+    """
+
+    what: Pruned
+    entries: int
+    readings: int
+    kept: str
+    from_ms: int
+    before_ms: int
+    ledger: str | None
+    columns: int
+    """The version of the ledger's columns that the digest is of."""
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimsEntry:
+    """Which node claimed which GPU, as the readings said that the next pruning takes out."""
+
+    claims: tuple[Claim, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingsEntry:
     """What was found in the batch."""
@@ -142,6 +180,8 @@ LogEntry = (
     | ConfigurationEntry
     | FindingsEntry
     | LabelEntry
+    | ClaimsEntry
+    | PruningEntry
     | ClockEntry
 )
 OwnEntry = (
@@ -155,6 +195,8 @@ OwnEntry = (
     | ConfigurationEntry
     | FindingsEntry
     | LabelEntry
+    | ClaimsEntry
+    | PruningEntry
 )
 
 READING, CLOCK = "reading", "clock"
@@ -169,6 +211,8 @@ _KINDS: dict[type[OwnEntry], str] = {
     ConfigurationEntry: "configuration",
     FindingsEntry: "findings",
     LabelEntry: "label",
+    ClaimsEntry: "claims",
+    PruningEntry: "pruning",
 }
 _TYPE_START, _TYPE_END = "application/vnd.gpuledger.", ".v1+json"
 
@@ -199,6 +243,12 @@ def pack_findings(findings: Sequence[Finding]) -> Iterator[FindingsEntry]:
     """Yield entries of the log that hold the findings, each with as many as fit."""
     for part in cut(findings):
         yield FindingsEntry(findings=part)
+
+
+def pack_claims(claims: Sequence[Claim]) -> Iterator[ClaimsEntry]:
+    """Yield entries of the log that hold the claims, each with as many as fit."""
+    for part in cut(claims):
+        yield ClaimsEntry(claims=part)
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -252,12 +302,20 @@ def decode_own(envelope: Envelope) -> OwnEntry | ClockEntry:
             return decode_schedule(value)
         case "configuration":
             return decode_configuration(value)
+        case "claims" | "pruning":
+            return _pruning(kind, value)
         case "findings":
             return FindingsEntry(findings=tuple(Finding(**item) for item in value["findings"]))
         case "label":
             return LabelEntry(**value)
         case _:
             raise ValueError(f"a payload of type {wire.quote(envelope.payload_type)} is not known to this version")
+
+
+def _pruning(kind: str, value: dict[str, Any]) -> ClaimsEntry | PruningEntry:
+    if kind == "claims":
+        return ClaimsEntry(claims=tuple(Claim(**item) for item in value["claims"]))
+    return PruningEntry(**(value | {"what": Pruned(value["what"])}))
 
 
 def _entries(values: Sequence[dict[str, Any]]) -> tuple[Entry, ...]:

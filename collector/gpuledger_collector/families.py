@@ -24,6 +24,7 @@ from gpuledger.cells import SLICES_PER_GPU
 from gpuledger.metrics import COLLECTOR, Family, Kind
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.fleet import CellFigures, Fleet
+from gpuledger_collector.upkeep import UpkeepFigures
 from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
 Sample = tuple[tuple[str, ...], float]
@@ -48,6 +49,7 @@ class Exposed:
     refreshed_ms: int | None = None
     refresh_duration_ns: int | None = None
     workloads: WorkloadFigures = NO_WORKLOADS
+    upkeep: UpkeepFigures = field(default_factory=UpkeepFigures)
 
 
 Source = Callable[[Exposed], Iterable[Sample]]
@@ -118,6 +120,12 @@ def _jobs(exposed: Exposed) -> Iterator[Sample]:
             yield (name, "waiting"), known.waiting
 
 
+def _disk(exposed: Exposed, name: str) -> Iterator[Sample]:
+    if exposed.upkeep.disk is not None:
+        amounts: Mapping[str, float] = getattr(exposed.upkeep.disk, name)
+        yield from (((part,), amount) for part, amount in sorted(amounts.items()))
+
+
 SOURCES: Mapping[str, Source] = {
     "gpuledger_fleet_gpus": _gpus,
     "gpuledger_fleet_state_seconds_total": _state_seconds,
@@ -173,6 +181,13 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_collector_findings": lambda exposed: _by_reason(exposed.findings),
     "gpuledger_collector_ledger_refresh_timestamp_seconds": lambda exposed: _optional(exposed.refreshed_ms, 1e3),
     "gpuledger_collector_ledger_refresh_duration_seconds": lambda exposed: _optional(exposed.refresh_duration_ns, 1e9),
+    "gpuledger_collector_disk_bytes": lambda exposed: _disk(exposed, "part_bytes"),
+    "gpuledger_collector_disk_day_bytes": lambda exposed: _disk(exposed, "day_bytes"),
+    "gpuledger_collector_disk_free_bytes": lambda exposed: _optional(
+        None if exposed.upkeep.disk is None else exposed.upkeep.disk.free_bytes, 1
+    ),
+    "gpuledger_collector_pruned_entries": lambda exposed: _by_reason(exposed.upkeep.pruned_entries),
+    "gpuledger_collector_final_timestamp_seconds": lambda exposed: _optional(exposed.upkeep.final_ms, 1e3),
 }
 """How each family of the contract is read."""
 

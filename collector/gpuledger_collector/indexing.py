@@ -13,12 +13,15 @@ from gpuledger import wire
 from gpuledger.cells import CELL_MS, ceil_to, floor_to
 from gpuledger_collector.closing import ClockEntry
 from gpuledger_collector.entries import (
+    ClaimsEntry,
     DeclarationEntry,
     EnrolmentEntry,
     FindingsEntry,
     LabelEntry,
     LogEntry,
     OriginEntry,
+    Pruned,
+    PruningEntry,
     ReadingEntry,
     RevocationEntry,
     RosterEntry,
@@ -27,6 +30,7 @@ from gpuledger_collector.given_entries import ConfigurationEntry, LeasesEntry, S
 from gpuledger_collector.given_index import take_leases, take_schedule
 from gpuledger_collector.indexed import EVER_MS, Database, Span, put_meta
 from gpuledger_collector.roster import Claim, Entry
+from gpuledger_collector.schema import FROM_HOURS, REINDEX
 
 Claims = dict[tuple[str, str], Claim]
 
@@ -62,6 +66,15 @@ def index_entries(db: Database, entries: Sequence[tuple[int, LogEntry]], claims:
     if batch:
         raise AssertionError("a batch is indexed without the clock entry that closes it")
     step.finish()
+
+
+def drop_derived(db: Database, *, cursors: bool) -> None:
+    """Empty all that the log can restore; what is made with the ledger's hours only while none of these is final."""
+    is_final = any(True for _ in db.execute("SELECT 1 FROM meta WHERE key = 'final_ms'"))
+    for statement in REINDEX:
+        db.execute(statement)
+    for table in (*(() if is_final else FROM_HOURS), *(("cursor",) if cursors else ())):
+        db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from our own list
 
 
 def mark_dirty(db: Database, spans: Iterable[Span]) -> None:
@@ -110,6 +123,8 @@ class _Step:
                 put_meta(self._db, "configuration", wire.dump(dict(entry.settings)).decode("ascii"))
             case OriginEntry():
                 put_meta(self._db, "origin", entry.origin)
+            case ClaimsEntry() | PruningEntry():
+                self._take_pruning(entry)
             case ClockEntry():
                 raise AssertionError("a clock entry closes a batch and is not in it")
 
@@ -172,15 +187,39 @@ class _Step:
         self._seen[reading.node_name] = max(reading.end_ms, self._seen.get(reading.node_name, 0))
         self._simulated |= reading.simulated
         for gpu in reading.gpus:
-            key = (gpu.uuid, reading.node_name)
-            claim = Claim(
-                gpu=gpu.uuid, node=reading.node_name, first_ms=reading.cell_ms, serial=gpu.serial, model=gpu.model
+            self._claim(
+                Claim(
+                    gpu=gpu.uuid, node=reading.node_name, first_ms=reading.cell_ms, serial=gpu.serial, model=gpu.model
+                )
             )
-            known = self._claims.get(key)
-            merged = claim if known is None else _least(known, claim)
-            if merged != known:
-                self._claims[key] = merged
-                self._changed.add(key)
+
+    def _claim(self, claim: Claim) -> None:
+        key = (claim.gpu, claim.node)
+        known = self._claims.get(key)
+        merged = claim if known is None else _least(known, claim)
+        if merged != known:
+            self._claims[key] = merged
+            self._changed.add(key)
+
+    def _take_claims(self, entry: ClaimsEntry) -> None:
+        for claim in entry.claims:
+            self._claim(claim)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO logged_claim VALUES (?, ?, ?, ?, ?)",
+            [(claim.gpu, claim.node, claim.first_ms, claim.serial, claim.model) for claim in entry.claims],
+        )
+
+    def _take_pruning(self, entry: ClaimsEntry | PruningEntry) -> None:
+        if isinstance(entry, ClaimsEntry):
+            self._take_claims(entry)
+            return
+        put_meta(self._db, f"pruned_{entry.what.value}", entry.entries)
+        sql = (
+            "INSERT INTO meta VALUES ('final_ms', ?) ON CONFLICT (key) DO UPDATE SET value = MAX(value, excluded.value)"
+        )
+        self._db.execute(sql, (entry.before_ms,))
+        if entry.what is Pruned.READINGS:
+            self._db.execute("DELETE FROM reading WHERE log_index < ?", (entry.entries,))
 
     def _node_key(self, node_id: str) -> int:
         if node_id not in self._node_keys:

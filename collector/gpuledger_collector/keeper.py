@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from gpuledger.cells import CELL_MS, DAY_MS, HOUR_MS, ceil_to, floor_to
+from gpuledger.errors import StorageError
 from gpuledger_collector.catalog import Catalog, read_accepted
 from gpuledger_collector.enrolment_book import EnrolmentBook
 from gpuledger_collector.label_book import LabelBook
@@ -84,13 +87,24 @@ class Keeper:
             self._renew()
             return self._bring_up_to(self.horizon_ms(now_ms))
 
-    def rebuild(self) -> Refreshed:
-        """Forget index and ledger and make them again from the log alone, up to the same horizon."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Refresh nothing meanwhile."""
         with self._mutex:
-            extent = self._files.extent()
-            self._files.clear()
-            self._workloads.clear()
+            yield
+
+    def rebuild(self) -> Refreshed:
+        """Forget index and ledger and make them again from the log alone, up to the same horizon.
+
+        Hours whose readings were pruned are final: they stay as they are.
+        """
+        with self._mutex:
+            final_ms = self._store.retained.final_ms()
+            extent = self._files.extent() if final_ms is not None else self._files.extent_if_legible()
             self._catalog.reindex()
+            self._workloads.clear()
+            self._files.clear(self._store.retained.final_ms() or 0)
+            self._store.clear_dirty(self._store.dirty()[1])  # All that may be made anew is.
             clock_ms = self._store.clock_ms()
             if extent is not None:
                 return self._bring_up_to(extent[1])
@@ -113,18 +127,23 @@ class Keeper:
         """Begin the ledger of an earlier version anew: what has its columns is made from the log."""
         if self._files.is_outdated():
             logger.warning("ledger_outdated", extra={"text": "an earlier version wrote it: it is made anew"})
-            self._files.clear()
+            self._files.clear(self._store.retained.final_ms() or 0)
 
     def _bring_up_to(self, wanted_ms: int) -> Refreshed:
         roster = self._store.roster()
         extent = self._files.extent()
+        final_ms = self._store.retained.final_ms()
         if not roster.entries:
             if extent is not None:
-                self._files.clear()
+                self._files.clear(final_ms or 0)
             return Refreshed(horizon_ms=None, hours=0, readings=0)
         # A clock that was set back takes nothing out of the ledger.
         horizon_ms = wanted_ms if extent is None else max(wanted_ms, extent[1])
         start_ms = floor_to(min(entry.from_ms for entry in roster.entries), CELL_MS)
+        lowest_ms = max(final_ms or 0, self._files.floor_ms() or 0)
+        if final_ms is not None:
+            start_ms = self._start_beside_final(start_ms, extent, final_ms)
+        start_ms = max(start_ms, self._files.floor_ms() or 0)
         if horizon_ms <= start_ms:
             return Refreshed(horizon_ms=None, hours=0, readings=0)
         dirty, mark = self._store.dirty()
@@ -133,7 +152,7 @@ class Keeper:
         if built_to_ms < horizon_ms:
             dirty.append((floor_to(built_to_ms, HOUR_MS), horizon_ms))
         hours = readings = 0
-        for first_ms, last_ms in _runs(dirty, horizon_ms):
+        for first_ms, last_ms in _runs(_from(lowest_ms, dirty), horizon_ms):
             hours += (ceil_to(last_ms, HOUR_MS) - first_ms) // HOUR_MS
             readings += self._rebuild_span(roster, leases, first_ms, last_ms)
         if extent != (start_ms, horizon_ms):
@@ -142,6 +161,18 @@ class Keeper:
         if hours > 0:
             logger.debug("ledger_refreshed", extra={"hours": hours, "readings": readings, "horizon_ms": horizon_ms})
         return Refreshed(horizon_ms=horizon_ms, hours=hours, readings=readings)
+
+    @staticmethod
+    def _start_beside_final(start_ms: int, extent: Span | None, final_ms: int) -> int:
+        """Return where the ledger begins if hours before `final_ms` are kept as they are, or are not there."""
+        if extent is None or extent[0] >= final_ms:
+            return max(start_ms, final_ms)
+        if extent[1] < final_ms:
+            raise StorageError(
+                f"the ledger ends at {_iso(extent[1])}, and the readings of the hours until {_iso(final_ms)} were "
+                "pruned: put a copy of the ledger back that has them, or remove it, and it begins after them"
+            )
+        return extent[0]
 
     def _rebuild_span(self, roster: Roster, leases: LeaseBook | None, start_ms: int, end_ms: int) -> int:
         """Redo the hours of [start_ms, end_ms), which begins at an hour; return how many readings they have."""
@@ -165,6 +196,18 @@ def _with_windows_of(roster: Roster, start_ms: int, end_ms: int) -> Roster:
     """Return the roster with the windows that reach into the span only: those of years ago would slow every cell."""
     windows = tuple(window for window in roster.windows if window.start_ms < end_ms and window.end_ms > start_ms)
     return replace(roster, windows=windows)
+
+
+def _iso(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%dT%H:%MZ}"
+
+
+def _from(lowest_ms: int, spans: Sequence[Span]) -> list[Span]:
+    """Return what of the spans may be redone; what is before is final, or is not kept."""
+    if any(start_ms < lowest_ms for start_ms, _ in spans):
+        text = "something changes hours whose readings were pruned: they stay as they are"
+        logger.warning("final_hours_kept", extra={"before": _iso(lowest_ms), "text": text})
+    return [(max(start_ms, lowest_ms), end_ms) for start_ms, end_ms in spans if end_ms > lowest_ms]
 
 
 def _runs(spans: list[Span], horizon_ms: int) -> Iterator[Span]:

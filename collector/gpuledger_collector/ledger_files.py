@@ -8,11 +8,8 @@ Files are replaced whole by rename, so a reader sees an old or a new day, never 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +18,13 @@ from typing import Any, Protocol, TypeVar
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger_collector import columns, questions
 from gpuledger_collector.columns import ColumnKind, Record
 from gpuledger_collector.day_files import tables_by_day, write_day
+from gpuledger_collector.extent import EXTENT, Extent, legible_extent, read_extent
 from gpuledger_collector.figures import (
     Allotted,
     ClusterSum,
@@ -57,6 +54,14 @@ from gpuledger_collector.side_tables import (
     side_records,
 )
 from gpuledger_collector.store import Store
+from gpuledger_collector.table_files import (
+    open_table,
+    read_table,
+    renew_columns,
+    replace_file,
+    replace_text,
+    version_of,
+)
 
 _TYPES: dict[ColumnKind, Any] = {"integer": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
 _SCHEMAS = {
@@ -70,6 +75,7 @@ _KEY_SQL: dict[Key, str] = {
     "model": "coalesce(model, '')",
     "day_ms": f"hour_ms - hour_ms % {DAY_MS}",
 }
+HOUR_TABLES = tuple(table for table in TABLES if table != "findings")
 DIRECTORY = "ledger"
 """Where the ledger lies below the state directory."""
 _OUTDATED = "the collector makes them anew when it starts (gpuledger ledger rebuild does, too)"
@@ -124,75 +130,81 @@ class LedgerFiles(questions.NodeAnswers):
             for day_ms, parts in by_day.items():
                 self._replace_rows(table, day_ms, replaced, parts)
 
-    def write_extent(self, start_ms: int, end_ms: int) -> None:
-        """Note which span of cells the rows account for."""
-        text = json.dumps({"schema": columns.SCHEMA, "start_ms": start_ms, "end_ms": end_ms}) + "\n"
-        self._replace_file(self._directory / "extent.json", lambda path: _write_text(path, text))
+    def write_extent(self, start_ms: int, end_ms: int, *, floor_ms: int | None = None) -> None:
+        """Note which span of cells the rows account for, and before when none is kept (None: as noted before)."""
+        found = self._extent()
+        floor_ms = max((one for one in (floor_ms, None if found is None else found.floor_ms) if one), default=None)
+        extent = Extent(schema=columns.SCHEMA, start_ms=start_ms, end_ms=end_ms, floor_ms=floor_ms)
+        replace_text(self._directory / EXTENT, extent.text())
 
-    def clear(self) -> None:
-        """Remove every row, and the extent first: without it nothing is accounted for."""
-        try:
-            (self._directory / "extent.json").unlink(missing_ok=True)
+    def clear(self, from_ms: int = 0) -> None:
+        """Remove every row of the days from `from_ms` (midnight) on, and shorten the extent first.
+
+        Rows of before are brought to the columns of this version: nothing else makes them anew.
+        """
+        found = legible_extent(self._directory / EXTENT, columns.SCHEMA)
+        is_kept = found is not None and found.start_ms < from_ms
+        if found is not None and is_kept:
             for table in TABLES:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(self._directory / table)
+                for path in self.files_before(from_ms, [table]):
+                    renew_columns(path, _SCHEMAS[table], columns.added_since)
+            self.write_extent(found.start_ms, min(found.end_ms, from_ms))
+        else:
+            self._remove([self._directory / EXTENT])
+        self._remove([path for table in TABLES for path in self._paths(table, from_ms if is_kept else 0, 2**62)])
+
+    def drop(self, before_ms: int, tables: Collection[str]) -> None:
+        """Remove the days before `before_ms` (midnight) from tables; the extent first, where these are the hours."""
+        found = self._extent()
+        if "hours" in tables and found is not None:
+            end_ms = max(found.end_ms, before_ms)
+            self.write_extent(max(found.start_ms, before_ms), end_ms, floor_ms=before_ms)
+        self._remove(self.files_before(before_ms, tables))
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
         except OSError as exc:
             raise StorageError(f"{self._directory}: cannot be cleared: {exc.strerror}") from exc
 
+    def files_before(self, before_ms: int, tables: Collection[str]) -> list[Path]:
+        """Return the files of the days before `before_ms` (midnight)."""
+        return [path for table in tables for path in self._paths(table, 0, before_ms) if _day_of(path) < before_ms]
+
     def _replace_rows(self, table: str, day_ms: int, hours: Collection[int], parts: Sequence[Any]) -> None:
-        """Put the rows of `parts` in the place of those that the day has of the given hours."""
         path = self._path(table, day_ms)
         if not path.exists() and not parts:
             return
-        before = self._checked(path, pq.ParquetFile) if path.exists() else None
+        before = self._checked(path, open_table) if path.exists() else None
         rows = pa.concat_tables([_SCHEMAS[table].empty_table(), *parts])
         rows = rows.sort_by([(name, "ascending") for name in ORDER[table]])
-        self._replace_file(path, lambda beside: write_day(beside, before, rows, hours))
-
-    def _replace_file(self, path: Path, write: Callable[[Path], None]) -> None:
-        beside = path.with_name(f".{path.name}.new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(beside)
-            _sync(beside)
-            beside.replace(path)
-            _sync(path.parent)
-        except (OSError, pa.ArrowException) as exc:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-            raise StorageError(f"{path}: cannot be written: {reason}") from exc
+        replace_file(path, lambda beside: write_day(beside, before, rows, hours))
 
     # ------------------------------------------------------------------------------------------ reading
 
     def extent(self) -> tuple[int, int] | None:
         """Return the span of whole cells that the ledger accounts for, or None while it is empty."""
         found = self._extent()
-        return None if found is None else found[1:]
+        return None if found is None else (found.start_ms, found.end_ms)
+
+    def extent_if_legible(self) -> tuple[int, int] | None:
+        """Return the extent; None where it is damaged, too."""
+        found = legible_extent(self._directory / EXTENT, columns.SCHEMA)
+        return None if found is None else (found.start_ms, found.end_ms)
+
+    def floor_ms(self) -> int | None:
+        """Return before when no hours are kept, by the policy of retention; None where all are."""
+        found = self._extent()
+        return None if found is None else found.floor_ms
 
     def is_outdated(self) -> bool:
         """Return whether an earlier version wrote the ledger, in columns that are to be made anew."""
         found = self._extent()
-        return found is not None and found[0] < columns.SCHEMA
+        return found is not None and found.schema < columns.SCHEMA
 
-    def _extent(self) -> tuple[int, int, int] | None:
-        """Return the version of the columns, and the extent."""
-        path = self._directory / "extent.json"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            schema, start_ms, end_ms = int(value["schema"]), int(value["start_ms"]), int(value["end_ms"])
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise StorageError(f"{path}: cannot be read: {exc.strerror}") from exc
-        except (ValueError, KeyError, TypeError) as exc:
-            raise StorageError(f"{path}: not an extent; run: gpuledger ledger rebuild") from exc
-        if schema > columns.SCHEMA:
-            raise StorageError(
-                f"{self._directory}: a newer version of gpuledger wrote this ledger (columns {schema}, and this one "
-                f"knows them up to {columns.SCHEMA}): run that version"
-            )
-        return schema, start_ms, end_ms
+    def _extent(self) -> Extent | None:
+        return read_extent(self._directory / EXTENT, columns.SCHEMA)
 
     def sum_by(self, keys: Sequence[Key], start_ms: int, end_ms: int) -> list[Group]:
         """Return the sums by `keys` over [start_ms, end_ms), sorted by key; none where there are no rows."""
@@ -309,12 +321,16 @@ class LedgerFiles(questions.NodeAnswers):
         """Return the workloads' rows of [start_ms, end_ms), in canonical order (hour, GPU, workload, user)."""
         return [columns.holder_row(record) for record in self._records("holders", start_ms, end_ms)]
 
-    def digest(self, start_ms: int, end_ms: int) -> str:
-        """Return SHA-256 over the canonical rows of [start_ms, end_ms): a line of JSON each, absent values left out."""
+    def digest(self, start_ms: int, end_ms: int, version: int | None = None) -> str:
+        """Return SHA-256 over the canonical rows of [start_ms, end_ms): a line of JSON each, absent values left out.
+
+        With a `version` it is that over the columns that the ledger had then.
+        """
         hashed = hashlib.sha256()
+        later = frozenset() if version is None else columns.added_since(version).keys()
         for table in ("hours", "holders", *SIDE_TABLES):
             for record in self._records(table, start_ms, end_ms):
-                present = {name: value for name, value in record.items() if value is not None}
+                present = {name: value for name, value in record.items() if value is not None and name not in later}
                 line = json.dumps([table, present], sort_keys=True, separators=(",", ":"))
                 hashed.update(line.encode("ascii") + b"\n")
         return hashed.hexdigest()
@@ -324,7 +340,8 @@ class LedgerFiles(questions.NodeAnswers):
         for path in self._paths(table, start_ms, end_ms):
             day = self._read(path, schema)
             is_inside = pc.and_(pc.greater_equal(day["hour_ms"], start_ms), pc.less(day["hour_ms"], end_ms))
-            yield from day.filter(is_inside).to_pylist()
+            for batch in day.filter(is_inside).to_batches(max_chunksize=_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
     def _query(self, table: str, start_ms: int, end_ms: int, sql: str) -> list[Record]:
         """Run `sql` over the view `rows`: the table's rows of [start_ms, end_ms)."""
@@ -349,17 +366,12 @@ class LedgerFiles(questions.NodeAnswers):
         raise AssertionError("unreachable")
 
     def _read(self, path: Path, schema: Any) -> Any:
-        return self._checked(path, lambda path: pq.read_table(path, partitioning=None)).cast(schema)
+        return self._checked(path, read_table).cast(schema)
 
     def _checked(self, path: Path, read: Callable[[Path], Any]) -> Any:
         """Return what `read` makes of a file, which must have this version's columns."""
-        try:
-            found = read(path)
-            metadata = (found.schema_arrow if isinstance(found, pq.ParquetFile) else found.schema).metadata
-        except (OSError, pa.ArrowException) as exc:
-            raise StorageError(f"{path}: cannot be read ({exc}); run: gpuledger ledger rebuild") from exc
-        written = (metadata or {}).get(b"gpuledger_schema", b"none").decode("ascii")
-        if written != str(columns.SCHEMA):
+        found = read(path)
+        if (written := version_of(found)) != columns.SCHEMA:
             raise StorageError(
                 f"{path}: has columns of version {written}, and this version writes {columns.SCHEMA}: {_OUTDATED}"
             )
@@ -386,15 +398,3 @@ def _rows_of(answer: Any) -> Iterator[Any]:
 
 def _day_of(path: Path) -> int:
     return round(datetime.fromisoformat(path.stem).replace(tzinfo=UTC).timestamp()) * 1000
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -53,6 +53,7 @@ BACKLOG_WAIT_NS_MAX = 45_000_000_000
 """How long no agent must have had more to hand over than fits a page before hours are worked out, and the most that
 this may put off a refresh."""
 STALLED_AFTER_S = 60.0
+UPKEEP_S = 3600.0
 BEGINNING_ENTRIES = 2
 """What a log has as soon as it is begun: its origin and a clock entry."""
 
@@ -229,7 +230,9 @@ class _Program:
             board=self._board,
             clock=clock,
             workloads=WorkloadMeter(state.store),
+            upkeep=lambda: state.upkeep.figures,
         )
+        self._upkeep = _Paced(lambda: state.upkeep.turn(clock.wall_ns() // 1_000_000), clock, REFRESH_SHARE_MAX)
         self._refresh = _Paced(self._refresh_now, clock, REFRESH_SHARE_MAX)
         self._refreshed_ns: int | None = None
         self._prepare = _Paced(self._prepare_now, clock, PREPARE_SHARE_MAX)
@@ -260,6 +263,7 @@ class _Program:
             logger.warning("no_targets", extra={"text": text})
         schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
         schedule.repeat(self._prepare, PREPARE_S)
+        schedule.repeat(self._upkeep, UPKEEP_S)
         schedule.start()
         tasks = [
             asyncio.create_task(work, name=name)
@@ -290,6 +294,7 @@ class _Program:
         await self._prepare()
         await self._refresh()
         await self._prepare()
+        await self._upkeep()
         await asyncio.Event().wait()
 
     def _refresh_now(self) -> None:

@@ -106,11 +106,19 @@ GIVEN = (
     """CREATE INDEX seen_fact_by_end ON seen_fact (to_ms)""",
 )
 
+RETENTION = (
+    # Claims that stand in the log by themselves: the readings that made them may be pruned.
+    """CREATE TABLE logged_claim (
+        gpu TEXT NOT NULL, node TEXT NOT NULL, first_ms INTEGER NOT NULL, serial TEXT, model TEXT,
+        PRIMARY KEY (gpu, node)) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("first Merkle log", FIRST),
     ("workloads", WORKLOADS),
     ("claims by serial", LOOKUPS),
     ("leases and schedulers", GIVEN),
+    ("retention", RETENTION),
 )
 """(name, statements) in order; each is applied in one transaction."""
 
@@ -118,15 +126,12 @@ DERIVED = (
     "reading",
     "node",
     "claim",
+    "logged_claim",
     "seen",
     "roster",
     "declaration",
     "finding",
     "dirty",
-    "sign",
-    "member",
-    "workload",
-    "remark",
     "label",
     "lease",
     "watched",
@@ -134,7 +139,22 @@ DERIVED = (
 )
 """What the log can restore, in an order in which it may be emptied."""
 
-_META = "log_size", "log_root", "origin", "clock_ms", "roster_declared", "simulated", "leases_from_ms", "configuration"
+FROM_HOURS = ("sign", "member", "workload", "remark")
+"""What is made with the ledger's hours, and so again only while none of these is final."""
+
+_META = (
+    "log_size",
+    "log_root",
+    "origin",
+    "clock_ms",
+    "roster_declared",
+    "simulated",
+    "leases_from_ms",
+    "configuration",
+    "final_ms",
+    "pruned_readings",
+    "pruned_workloads",
+)
 REINDEX = (
     *(f"DELETE FROM {table}" for table in DERIVED),  # noqa: S608 - names from our own list
     *(f"DELETE FROM meta WHERE key = '{key}'" for key in _META),  # noqa: S608 - as above

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gpuledger.cells import CELL_MS
@@ -26,6 +26,7 @@ from gpuledger_collector.overview import LedgerFigures, overview, read_free_sinc
 from gpuledger_collector.published import Publisher
 from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.shelf import Prepared
+from gpuledger_collector.upkeep import UpkeepFigures
 from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
 
 CATCH_UP_CELLS_MAX = 288
@@ -101,7 +102,9 @@ class Snapshot:
         board: LiveBoard,
         clock: Clock,
         workloads: Workloads | None = None,
+        upkeep: Callable[[], UpkeepFigures] = UpkeepFigures,
     ) -> None:
+        self._upkeep = upkeep
         self._keeper, self._counting, self._reader = keeper, counting, reader
         self._polling, self._board, self._clock = polling, board, clock
         self._workloads = workloads
@@ -221,6 +224,7 @@ class Snapshot:
                 refreshed_ms=refreshed_ms,
                 refresh_duration_ns=duration_ns,
                 workloads=NO_WORKLOADS if self._workloads is None else self._workloads.figures,
+                upkeep=self._upkeep(),
             )
         )
         return Prepared(

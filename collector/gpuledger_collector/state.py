@@ -31,9 +31,11 @@ from gpuledger_collector.ledger_files import DIRECTORY as LEDGER
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.log import LogWriter, refuse_old_form
 from gpuledger_collector.names import SECRET, Namer
+from gpuledger_collector.pruning import Pruner
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.store import Store
 from gpuledger_collector.tiles import LogReader
+from gpuledger_collector.upkeep import Upkeep
 from gpuledger_collector.witness import Witness
 from gpuledger_collector.workload_book import WorkloadBook
 
@@ -53,6 +55,7 @@ class State:
     leases: LeaseRecord
     namer: Namer
     keeper: Keeper
+    upkeep: Upkeep
 
 
 @contextmanager
@@ -68,8 +71,9 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
         identity = open_identity(config.state_dir, config.log_origin, is_simulated=config.accept_simulated)
         log = stack.enter_context(LogWriter(config.state_dir / LOG, identity, known=store.log_known()))
         witness = Witness(log)
-        catalog = Catalog(log, store, now_ms=now_ms)
         files = LedgerFiles(config.state_dir / LEDGER, store)
+        files.extent_if_legible()  # A newer version's is refused before anything is written.
+        catalog = Catalog(log, store, now_ms=now_ms)
         book = RosterBook(catalog, config.roster)
         enrolment = EnrolmentBook(catalog, config.enrolment)
         namer = Namer(config.state_dir / SECRET if config.names_secret is None else config.names_secret)
@@ -78,6 +82,16 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
         declared_rules = OWN_RULES if config.declared_rules is None else load_declared_rules(config.declared_rules)
         workloads = WorkloadBook(store, load_rules(config.process_rules).rules, declared_rules)
         labels = LabelBook(catalog, workloads, config.state_dir)
+        keeper = Keeper(
+            catalog,
+            files,
+            book,
+            enrolment,
+            workloads,
+            settle_grace_ms=config.settle_grace_ms,
+            labels=labels,
+            leases=leases,
+        )
         yield State(
             catalog=catalog,
             store=store,
@@ -95,16 +109,8 @@ def open_state(config: CollectorConfig, now_ms: int) -> Iterator[State]:
             labels=labels,
             leases=leases,
             namer=namer,
-            keeper=Keeper(
-                catalog,
-                files,
-                book,
-                enrolment,
-                workloads,
-                settle_grace_ms=config.settle_grace_ms,
-                labels=labels,
-                leases=leases,
-            ),
+            keeper=keeper,
+            upkeep=Upkeep(config.state_dir, Pruner(catalog, files, keeper, config.policy), store),
         )
 
 

@@ -23,14 +23,15 @@ from gpuledger_collector.enrolments import Enrolled
 from gpuledger_collector.entries import DeclarationEntry, LogEntry, ReadingEntry
 from gpuledger_collector.given_index import read_leases, read_open, read_scheduling, read_watched_to
 from gpuledger_collector.indexed import EVER_MS, put_meta
-from gpuledger_collector.indexing import Claims, Indexed, index_entries, indexed_of
+from gpuledger_collector.indexing import Claims, Indexed, drop_derived, index_entries, indexed_of
 from gpuledger_collector.leases import LeaseBook
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.log import Known
+from gpuledger_collector.retained import Retained
 from gpuledger_collector.roster import Claim, Roster
 from gpuledger_collector.roster_index import read_declarations, read_roster
 from gpuledger_collector.scheduling import Scheduling, Seen
-from gpuledger_collector.schema import MIGRATIONS, REINDEX
+from gpuledger_collector.schema import MIGRATIONS
 
 FILE_NAME = "collector.sqlite"
 
@@ -43,6 +44,7 @@ class Store:
         self._mutex = threading.RLock()
         self._claims: dict[tuple[str, str], Claim] | None = None
         self._around = Around()
+        self.retained = Retained(self._rows, self._writing)
         self.claims_revision = 0
         """Grows whenever a claim was added or changed."""
         mode = "ro" if read_only else "rwc"
@@ -154,8 +156,7 @@ class Store:
         """Empty all that the log can restore; with `cursors` agents are asked for everything again, too."""
         with self._writing() as db:
             self._claims = None
-            for statement in (*REINDEX, "DELETE FROM cursor") if cursors else REINDEX:
-                db.execute(statement)
+            drop_derived(db, cursors=cursors)
         self.claims_revision += 1
 
     def log_known(self) -> Known | None:

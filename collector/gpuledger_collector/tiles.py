@@ -5,6 +5,7 @@ checkpoint             the signed note; whatever lies behind its size is not pub
 tile/entries/000, ...  256 entries each, with their lengths (C2SP tlog-tiles)
 tile/0/000, ...        256 hashes each, by level
 workloads/000, ...     what came beside each entry and is not in the tree: a reading's workloads, or nothing
+pruned/tile/entries/000, pruned/workloads/000, ...  what is left of a file that was pruned: nothing in place of a record
 
 The last file of each kind is still growing; the others never change.
 """
@@ -14,10 +15,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from gpuledger.checkpoint import Checkpoint, read_checkpoint
 from gpuledger.errors import SealError, StorageError
@@ -36,10 +37,18 @@ from gpuledger_collector.closing import LENGTH_BYTES
 CHECKPOINT = "checkpoint"
 ENTRIES = "tile/entries"
 WORKLOADS = "workloads"
+PRUNED = "pruned"
 OLD_FORM = "entries.log"
 RECORD_BYTES_MAX = (1 << 8 * LENGTH_BYTES) - 1
 BUNDLES_KNOWN_MAX = 64
 """Bundles of which the places of entries are remembered: some 10 KB each."""
+
+
+Found = TypeVar("Found")
+
+
+class MissingError(StorageError):
+    """A file that the log has is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +69,7 @@ class LogReader:
     def __init__(self, directory: Path) -> None:
         self.path = directory
         self.node = nodes_of_tiles(self.hashes)
-        self._places: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
+        self._places: OrderedDict[Path, list[int]] = OrderedDict()
         self._places_mutex = threading.Lock()
 
     def close(self) -> None:
@@ -110,12 +119,14 @@ class LogReader:
         if not 0 <= index < self.size:
             raise StorageError(f"{self.path}: there is no entry {index}: the log has {self.size}")
         data = self._record(ENTRIES, index)
+        if data == b"":
+            raise StorageError(f"{self.path}: entry {index} was pruned: its hash is all that is left of it")
         number, position = divmod(index, TILE_WIDTH)
         self._check(index, data, self.hashes(0, number, position + 1)[-HASH_BYTES:])
         return Leaf(index=index, data=data, beside=self._record(WORKLOADS, index) or None)
 
     def iterate(self, first: int = 0) -> Iterator[Leaf]:
-        """Yield the entries from `first` on, up to those published at the time of the call."""
+        """Yield the entries from `first` on, up to those published at the time of the call, without those pruned."""
         size = self.size
         for number in range(first // TILE_WIDTH, -(-size // TILE_WIDTH)):
             start = number * TILE_WIDTH
@@ -123,7 +134,7 @@ class LogReader:
             hashes = self.hashes(0, number, count)
             pairs = zip(self.records(ENTRIES, number, count), self.records(WORKLOADS, number, count), strict=True)
             for position, (data, beside) in enumerate(pairs):
-                if start + position >= first:
+                if start + position >= first and data != b"":
                     self._check(start + position, data, hashes[position * HASH_BYTES : (position + 1) * HASH_BYTES])
                     yield Leaf(index=start + position, data=data, beside=beside or None)
 
@@ -141,20 +152,45 @@ class LogReader:
         if (tile.index * TILE_WIDTH + tile.width) << TILE_HEIGHT * level > self.size:
             return None
         if tile.level is None:
-            places = self._places_of(ENTRIES, tile.index, tile.width)
-            return self._bytes(self.file(ENTRIES, tile.index), 0, places[tile.width])
+            return self._bundle(ENTRIES, tile.index, tile.width)
         return self.hashes(level, tile.index, tile.width)
 
     def beside(self, number: int, width: int) -> bytes | None:
         """Return what lies beside the entries of a bundle; None where the published tree does not have it."""
-        if number * TILE_WIDTH + width > self.size:
+        return None if number * TILE_WIDTH + width > self.size else self._bundle(WORKLOADS, number, width)
+
+    def _bundle(self, folder: str, number: int, width: int) -> bytes | None:
+        """Return the first records of a file as they lie in it; None where it was pruned."""
+        path = self._path(folder, number)
+        if path == self.pruned_file(folder, number):
             return None
-        return self._bytes(self.file(WORKLOADS, number), 0, self._places_of(WORKLOADS, number, width)[width])
+        return self._bytes(path, 0, self._places_of(path, number, width)[width])
 
     # ------------------------------------------------------------------------------------------ files
 
     def file(self, folder: str, number: int) -> Path:
         return self.path / folder / number_path(number)
+
+    def pruned_file(self, folder: str, number: int) -> Path:
+        """Return where lies what is left of a file that was pruned."""
+        return self.path / PRUNED / folder / number_path(number)
+
+    def is_pruned(self, folder: str, number: int) -> bool:
+        return self._path(folder, number) == self.pruned_file(folder, number)
+
+    def _path(self, folder: str, number: int) -> Path:
+        path, pruned = self.file(folder, number), self.pruned_file(folder, number)
+        return pruned if not path.exists() and pruned.exists() else path
+
+    def _present(self, folder: str, number: int, read: Callable[[Path], Found]) -> Found:
+        """Read a file, or what is left of it, which may become so between two looks."""
+        path = self._path(folder, number)
+        try:
+            return read(path)
+        except MissingError:
+            if path == self._path(folder, number):
+                raise
+            return read(self._path(folder, number))
 
     def hashes(self, level: int, number: int, width: int) -> bytes:
         """Return the first hashes of a tile, published or not."""
@@ -162,30 +198,35 @@ class LogReader:
 
     def _record(self, folder: str, index: int) -> bytes:
         number, position = divmod(index, TILE_WIDTH)
-        places = self._places_of(folder, number, position + 1)
-        start, end = places[position] + LENGTH_BYTES, places[position + 1]
-        return self._bytes(self.file(folder, number), start, end - start)
+
+        def read(path: Path) -> bytes:
+            places = self._places_of(path, number, position + 1)
+            start, end = places[position] + LENGTH_BYTES, places[position + 1]
+            return self._bytes(path, start, end - start)
+
+        return self._present(folder, number, read)
 
     def records(self, folder: str, number: int, count: int) -> list[bytes]:
-        """Return the first `count` records of a file, published or not."""
-        path = self.file(folder, number)
-        data = self._bytes(path, 0)
-        places = self._walk(path, data, number, count)
-        return [data[places[at] + LENGTH_BYTES : places[at + 1]] for at in range(count)]
+        """Return the first `count` records of a file, published or not; empty in place of what was pruned."""
 
-    def _places_of(self, folder: str, number: int, count: int) -> list[int]:
+        def read(path: Path) -> list[bytes]:
+            data = self._bytes(path, 0)
+            places = self._walk(path, data, number, count)
+            return [data[places[at] + LENGTH_BYTES : places[at + 1]] for at in range(count)]
+
+        return self._present(folder, number, read)
+
+    def _places_of(self, path: Path, number: int, count: int) -> list[int]:
         """Return where the records of a file begin, and where the last of them ends: at least count + 1 places."""
-        key = folder, number
         with self._places_mutex:
-            known = self._places.get(key)
+            known = self._places.get(path)
             if known is not None and len(known) > count:
-                self._places.move_to_end(key)
+                self._places.move_to_end(path)
                 return known
-        path = self.file(folder, number)
         wanted = min(TILE_WIDTH, max(count, self.size - number * TILE_WIDTH))
         places = self._walk(path, self._bytes(path, 0), number, wanted)
         with self._places_mutex:
-            self._places[key] = places
+            self._places[path] = places
             if len(self._places) > BUNDLES_KNOWN_MAX:
                 self._places.popitem(last=False)
         return places
@@ -215,7 +256,7 @@ class LogReader:
             finally:
                 os.close(file)
         except FileNotFoundError as exc:
-            raise StorageError(f"{path}: is missing, and the log has it: restore it from a copy") from exc
+            raise MissingError(f"{path}: is missing, and the log has it: restore it from a copy") from exc
         except OSError as exc:
             raise StorageError(f"{path}: cannot be read: {exc.strerror}") from exc
         if wanted > 0 and length is not None:

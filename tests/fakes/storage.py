@@ -20,6 +20,7 @@ from gpuledger_collector.names import Namer
 from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.state import open_state
 from gpuledger_collector.store import Store
+from gpuledger_collector.upkeep import Upkeep
 from tests.fakes.readings import MONDAY_MS, FakeNode, Sealed
 
 
@@ -59,6 +60,7 @@ class Storage:
         self.keeper: Keeper = state.keeper
         self.leases: LeaseRecord = state.leases
         self.namer: Namer = state.namer
+        self.upkeep: Upkeep = state.upkeep
 
     def close(self) -> None:
         self._stack.close()

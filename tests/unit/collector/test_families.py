@@ -13,9 +13,11 @@ from gpuledger.cells import CELL_MS
 from gpuledger.metrics import COLLECTOR
 from gpuledger.states import State
 from gpuledger_collector.answers import PollFigures
+from gpuledger_collector.disk_use import DiskUse
 from gpuledger_collector.families import SOURCES, Exposed, Exposer, Families, Sample
 from gpuledger_collector.fleet import Fleet, settle
 from gpuledger_collector.scheduler_watch import SchedulerFigures
+from gpuledger_collector.upkeep import UpkeepFigures
 from gpuledger_collector.workload_metrics import Info, WorkloadFigures
 from tests.fakes.cells import T0_MS, rows
 from tests.parts import require_part
@@ -63,6 +65,11 @@ def everything() -> Exposed:
             slice_ms={("fra1", "H100", "training", "busy"): 7_000_000, ("fra1", "H100", "inference", "busy"): 0},
             infos=(Info(workload="slurm:c1/7", site="fra1", kind="training", calibration="default", gpus=8),),
             live={("fra1", "training"): 1},
+        ),
+        upkeep=UpkeepFigures(
+            disk=DiskUse(part_bytes={"entries": 7, "ledger": 5}, day_bytes={"entries": 0.5}, free_bytes=99),
+            pruned_entries={"readings": 256},
+            final_ms=T0_MS,
         ),
     )
 
