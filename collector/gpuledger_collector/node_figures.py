@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gpuledger.states import State
 from gpuledger_collector.figures import Reader
+from gpuledger_collector.spare import NO_TAGS, FreeTags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class NodeTime:
     last_unfree_hour_ms: int | None
     state_slice_ms: Mapping[State, int]
     energy_mj: Mapping[str, int]
+    tags: FreeTags = NO_TAGS
 
     @property
     def installed_slice_ms(self) -> int:
@@ -54,8 +56,8 @@ class NodeDay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuTime:
-    """One GPU's time in the state that was asked for."""
+class DownTime:
+    """One GPU's time in which it was down."""
 
     site: str
     node: str
@@ -94,7 +96,7 @@ class ReportReader(Reader, Protocol):
 
     def node_days(self, start_ms: int, end_ms: int) -> list[NodeDay]: ...
 
-    def down_gpus(self, start_ms: int, end_ms: int) -> list[GpuTime]:
+    def down_gpus(self, start_ms: int, end_ms: int) -> list[DownTime]:
         """Return every GPU with down time, the most first."""
         ...
 

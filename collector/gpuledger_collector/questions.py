@@ -13,9 +13,9 @@ from typing import Any
 
 from gpuledger.cells import DAY_MS
 from gpuledger.states import IDLE, UNKNOWN, State
-from gpuledger_collector.columns import ENERGY, STATES, Record
+from gpuledger_collector.columns import ENERGY, STATES, TAGS, Record, tags_of
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.node_figures import GpuTime, NodeDay, NodeTime, Scope
+from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, Scope
 
 _DARK, _FREE, _DOWN = f"state_{State.DARK}", f"state_{State.FREE}", f"state_{State.DOWN}"
 
@@ -27,7 +27,7 @@ def _sum(names: list[str]) -> str:
 _INSTALLED = _sum(list(STATES))
 _IDLE = _sum([f"state_{state}" for state in State if state in IDLE])
 _UNKNOWN = _sum([f"state_{state}" for state in State if state in UNKNOWN])
-_ADDED = (*STATES, *ENERGY)
+_ADDED = (*STATES, *ENERGY, *TAGS)
 _OF_NODES = {"holders", "allotments", "unschedulable"}
 _OF_FLEETS = {"queues", "clusters"}
 
@@ -64,6 +64,7 @@ def node_time(record: Mapping[str, Any]) -> NodeTime:
         **{name: record[name] for name in (*names, "last_seen_hour_ms", "last_unfree_hour_ms")},
         state_slice_ms={state: record[name] for name, state in STATES.items() if record[name] is not None},
         energy_mj={key: record[name] for name, key in ENERGY.items() if record[name] is not None},
+        tags=tags_of(record),
     )
 
 
@@ -81,9 +82,9 @@ class NodeAnswers(ABC):
         """Return how idle every node was on every UTC day, sorted by site, node and day."""
         return [NodeDay(**record) for record in self._query("hours", start_ms, end_ms, NODE_DAYS)]
 
-    def down_gpus(self, start_ms: int, end_ms: int) -> list[GpuTime]:
+    def down_gpus(self, start_ms: int, end_ms: int) -> list[DownTime]:
         """Return every GPU with down time over [start_ms, end_ms), the most first."""
-        return [GpuTime(**record) for record in self._query("hours", start_ms, end_ms, DOWN_GPUS)]
+        return [DownTime(**record) for record in self._query("hours", start_ms, end_ms, DOWN_GPUS)]
 
     def about(self, findings: Iterable[Finding], start_ms: int, end_ms: int) -> list[Finding]:
         """Return those findings whose subject is a node or GPU with rows."""

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -56,8 +56,11 @@ class Loaded(Generic[T]):
     origins: Mapping[str, str]
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the TOML document in `path`; raises ConfigurationError naming the file and the line at fault."""
+def read_toml(path: Path, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
+    """Return the TOML document in `path`; raises ConfigurationError naming the file and the line at fault.
+
+    `parse_float` takes numbers with a point as they are written: Decimal for amounts of money.
+    """
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -65,7 +68,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(data) > FILE_BYTES_MAX:
         raise ConfigurationError(f"{path}: larger than {FILE_BYTES_MAX} bytes")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8"), parse_float=parse_float)
     except UnicodeDecodeError as exc:
         raise ConfigurationError(f"{path}: not UTF-8 text (byte {exc.start})") from exc
     except tomllib.TOMLDecodeError as exc:

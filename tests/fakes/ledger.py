@@ -11,7 +11,7 @@ from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.states import IDLE, UNKNOWN, State
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
-from gpuledger_collector.node_figures import GpuTime, NodeDay, NodeTime, Scope
+from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, Scope
 from gpuledger_collector.spare import add_tags
 from tests.fakes.side_rows import SideRows
 
@@ -84,9 +84,9 @@ class FakeLedger(SideRows):
             )
         return days
 
-    def down_gpus(self, start_ms: int, end_ms: int) -> list[GpuTime]:
+    def down_gpus(self, start_ms: int, end_ms: int) -> list[DownTime]:
         found = [
-            GpuTime(
+            DownTime(
                 site=str(group.key[0]),
                 node=str(group.key[1]),
                 gpu=str(group.key[2]),
@@ -192,6 +192,7 @@ def _node_time(key: tuple[str, str, str], hours: Mapping[int, Sequence[HourRow]]
         last_unfree_hour_ms=max(unfree, default=None),
         state_slice_ms=dict(total.state_slice_ms),
         energy_mj=dict(total.energy_mj),
+        tags=add_tags([row.tags for rows in hours.values() for row in rows]),
     )
 
 

@@ -10,6 +10,7 @@ from gpuledger_collector.report.idle_model import Block
 from gpuledger_collector.report.languages import Language
 from gpuledger_collector.report.layout import Cell, Section, Table, line, numbers, top
 from gpuledger_collector.report.layout import words as texts
+from gpuledger_collector.report.market_tables import market_tables
 from gpuledger_collector.report.model import Weekly
 
 NODES_NAMED = 4
@@ -25,7 +26,7 @@ def action_section(report: Weekly, lang: Language) -> Section:
     return Section(
         heading=lang("action.heading"),
         lines=(),
-        tables=(_blocks(report, lang), _demand(report, lang)),
+        tables=(_blocks(report, lang), *market_tables(report, lang), _demand(report, lang)),
         notes=absent,
     )
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from gpuledger.cells import HOUR_MS, SLICES_PER_GPU
 from gpuledger.states import State
 from gpuledger_collector.figures import Holding
-from gpuledger_collector.node_figures import GpuTime, NodeTime
+from gpuledger_collector.node_figures import DownTime, NodeTime
 from gpuledger_collector.report.idle_model import (
     Block,
     BlockNode,
@@ -23,7 +23,7 @@ from gpuledger_collector.report.idle_model import (
 
 
 def build_idle_list(
-    nodes: Sequence[NodeTime], holdings: Iterable[Holding], down: Iterable[GpuTime], length_ms: int
+    nodes: Sequence[NodeTime], holdings: Iterable[Holding], down: Iterable[DownTime], length_ms: int
 ) -> IdleList:
     """Return the lists of a period of which the ledger accounts for `length_ms`."""
     held, unattributed = _holders(holdings, nodes)
@@ -46,12 +46,15 @@ def build_idle_list(
     )
 
 
-def build_blocks(nodes: Iterable[NodeTime], to_ms: int) -> tuple[Block, ...]:
-    """Return the whole nodes that are free up to `to_ms`, by site and pool, the most GPUs first."""
+def build_blocks(nodes: Iterable[NodeTime], to_ms: int, closed: Collection[tuple[str, str]]) -> tuple[Block, ...]:
+    """Return the whole nodes that are free up to `to_ms`, by site and pool, the most GPUs first.
+
+    `closed` are nodes (site, name) that take no new work: nobody could be sent there.
+    """
     found: dict[tuple[str, str], list[BlockNode]] = {}
     for node in nodes:
         since_ms = node.first_hour_ms if node.last_unfree_hour_ms is None else node.last_unfree_hour_ms + HOUR_MS
-        if since_ms >= to_ms or node.last_hour_ms + HOUR_MS < to_ms:
+        if since_ms >= to_ms or node.last_hour_ms + HOUR_MS < to_ms or (node.site, node.node) in closed:
             continue
         free = State.FREE.value
         found.setdefault((node.site, node.pool), []).append(

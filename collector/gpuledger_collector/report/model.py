@@ -12,6 +12,8 @@ from enum import Enum
 
 from gpuledger.states import State
 from gpuledger_collector.report.idle_model import Block, IdleList
+from gpuledger_collector.report.market_model import Market
+from gpuledger_collector.report.money_model import Money
 from gpuledger_collector.report.periods import PeriodKind
 from gpuledger_collector.report.shares import Range, Share
 
@@ -321,6 +323,9 @@ class Weekly:
     idle_list: IdleList
     blocks: tuple[Block, ...]
     demand: tuple[DemandRow, ...]
+    market: Market
+    money: Money | None
+    """None: there is no price book."""
     absent: tuple[Absent, ...]
     comparison: Comparison
     findings: tuple[FindingGroup, ...]

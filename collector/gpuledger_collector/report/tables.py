@@ -18,6 +18,7 @@ from gpuledger_collector.report.languages import ENGLISH, Language
 from gpuledger_collector.report.layout import Cell, Column, Section, Table, line, numbers, top
 from gpuledger_collector.report.layout import words as texts
 from gpuledger_collector.report.model import Change, Totals, Weekly, Withheld
+from gpuledger_collector.report.money_tables import money_section
 from gpuledger_collector.report.names import SENTENCE_CHARACTERS_MAX
 from gpuledger_collector.report.shares import Share
 
@@ -31,6 +32,7 @@ def sections(report: Weekly, lang: Language = ENGLISH) -> tuple[Section, ...]:
         _where(report, lang),
         Section(heading=lang("heat.heading"), figures=("heat_days", "heat_hours")),
         action_section(report, lang),
+        money_section(report, lang),
         idle_section(report, lang),
         _changes(report, lang),
         _threshold(report, report.headline, lang),

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpuledger_collector.report import source_words, words
+from gpuledger_collector.report.amounts import hours
 from gpuledger_collector.report.languages import Language
 from gpuledger_collector.report.model import Totals, Weekly
 
@@ -55,4 +57,12 @@ def tiles_of(report: Weekly, totals: Totals, lang: Language) -> tuple[Tile, ...]
             figure=words.whole_nodes(report, lang),
             text=words.free_nodes(report, lang),
         ),
+        *_money(report, lang),
     )
+
+
+def _money(report: Weekly, lang: Language) -> Iterator[Tile]:
+    worth = words.money_text(report, lang)
+    if worth is not None and report.money is not None:
+        lost = lang("tile.lost", hours=hours(report.money.total.lost_slice_ms))
+        yield Tile(heading=lang("tile.money"), figure=worth, text=lost)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from enum import Enum
 
 from gpuledger_collector.report import amounts, source_words, words
@@ -88,6 +89,8 @@ def _plain(value: object) -> object:
         return fields
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return str(value)  # a number of JSON would be read as a float
     return value.value if isinstance(value, Enum) else value
 
 

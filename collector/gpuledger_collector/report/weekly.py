@@ -11,11 +11,14 @@ from gpuledger.cells import CELL_MS, DAY_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger.states import THETA_PPM, State
 from gpuledger_collector.figures import Group, Key
+from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.node_figures import NodeTime, ReportReader, Scope
 from gpuledger_collector.report.comparison import build_comparison
 from gpuledger_collector.report.idle_list import build_blocks, build_idle_list
 from gpuledger_collector.report.idle_model import IdleList
+from gpuledger_collector.report.market import build_market
+from gpuledger_collector.report.market_model import Market
 from gpuledger_collector.report.model import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -32,6 +35,7 @@ from gpuledger_collector.report.model import (
     TrustLevel,
     Weekly,
 )
+from gpuledger_collector.report.money import build_money
 from gpuledger_collector.report.patterns import build_demand, build_heat_days, build_heat_hours
 from gpuledger_collector.report.periods import Span
 from gpuledger_collector.report.totals import sensitivity_of, totals_of, withheld_words
@@ -58,6 +62,7 @@ def build_weekly(
     is_compared: bool = True,
     other: Span | None = None,
     extract: Extract | None = None,
+    book: PriceBook | None = None,
 ) -> Weekly:
     """Return the report of a week, a month or another period.
 
@@ -79,6 +84,8 @@ def build_weekly(
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
     holdings = reader.holdings(week.start_ms, week.end_ms)
     down = reader.down_gpus(week.start_ms, week.end_ms)
+    market = build_market(reader, week.start_ms, week.end_ms, to_ms, nodes)
+    closed = {(row.site, row.node) for row in market.not_schedulable if row.is_at_end}
     idle_list = build_idle_list(nodes, holdings, down, to_ms - week.start_ms)
     comparison, is_previous_simulated = build_comparison(
         reader, week, period, headline, other=other, is_compared=is_compared
@@ -104,9 +111,11 @@ def build_weekly(
         heat_hours=build_heat_hours(hours),
         sensitivity=sensitivity_of(total),
         idle_list=idle_list,
-        blocks=build_blocks(nodes, to_ms),
+        blocks=build_blocks(nodes, to_ms, closed),
         demand=build_demand(holdings, nodes),
-        absent=_absent(),
+        market=market,
+        money=None if book is None else build_money(reader, book, week.start_ms, week.end_ms, to_ms, nodes),
+        absent=_absent(market),
         comparison=comparison,
         findings=_group_findings(reader.findings(week.start_ms, week.end_ms)),
         method=_method(places, digest, readings_trust),
@@ -117,16 +126,16 @@ def build_weekly(
     return report
 
 
-def _absent() -> tuple[Absent, ...]:
+def _absent(market: Market) -> tuple[Absent, ...]:
     """Return the sections that no input is there for."""
-    return (
-        Absent(section="not_schedulable", needs="scheduler"),
-        Absent(section="queues", needs="scheduler"),
-        Absent(section="stranded", needs="scheduler"),
-        Absent(section="sold_but_idle", needs="lease_book"),
-        Absent(section="tenant_run", needs="lease_book"),
-        Absent(section="owners", needs="owners"),
-    )
+    absent: list[Absent] = []
+    if not market.has_scheduler:
+        absent += [Absent(section=name, needs="scheduler") for name in ("not_schedulable", "queues")]
+    if not market.has_scheduler and not market.stranded:
+        absent.append(Absent(section="stranded", needs="scheduler"))
+    if not market.has_leases:
+        absent += [Absent(section=name, needs="lease_book") for name in ("sold_but_idle", "tenant_run")]
+    return tuple(absent)
 
 
 def _ask(reader: ReportReader, keys: Sequence[Key], week: Span) -> list[Group]:

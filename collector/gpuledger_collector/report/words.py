@@ -148,8 +148,21 @@ def headline(report: Weekly, lang: Language = ENGLISH) -> str:
         tag, error = source_words.tag(report.source, lang), source_words.error(report, totals, lang)
         sentences.append(lang(f"headline.sampled_{kind}", tag=tag, error=error))
     sentences.append(_busy(totals, lang))
+    worth = money_text(report, lang)
+    if worth is not None:
+        sentences.append(lang("headline.money", amount=worth))
     sentences.append(free_nodes(report, lang))
     return lang("headline.between").join(sentence for sentence in sentences if sentence)
+
+
+def money_text(report: Weekly, lang: Language) -> str | None:
+    """Return what free hours were worth, "CNY 1,234.56"; None where the price book is not there or lacks a price."""
+    money = report.money
+    if money is None or money.total.foregone_low is None or money.total.foregone_high is None:
+        return None
+    low, high = f"{money.total.foregone_low:,.2f}", f"{money.total.foregone_high:,.2f}"
+    amount = low if low == high else lang("free.range", low=low, high=high)
+    return lang("money.amount", currency=money.currency, amount=amount)
 
 
 def _busy(totals: Totals, lang: Language) -> str:
