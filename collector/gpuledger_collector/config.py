@@ -45,6 +45,9 @@ class CollectorConfig(PortConfig):
     leases: Path | None = setting(
         "leases", "Lease book, TOML or CSV (docs/leases.md); without one time is of no lease.", None
     )
+    prices: Path | None = setting(
+        "prices", "Price book, TOML (docs/prices.md); without one reports give no amounts of money.", None
+    )
     names_secret: Path | None = setting(
         "names_secret",
         "File of the secret of names' digests, mode 0600; the same for collectors of one site. Default: names.key in "

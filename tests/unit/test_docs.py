@@ -25,6 +25,7 @@ from gpuledger_agent.allocations import leases_of
 from gpuledger_agent.upload import Failure as UploadFailure
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import enrolment_files, lease_files, roster_files
+from gpuledger_collector.finance.files import load_prices
 from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.receive import PushFailure
 from gpuledger_collector.scheduler_files import load_schedulers
@@ -182,6 +183,7 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
     "leases.toml": load_leases,
+    "prices.toml": load_prices,
     "node-leases.toml": load_node_leases,
     "roster.toml": load_roster,
     "keys.toml": load_keys,

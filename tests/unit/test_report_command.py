@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -139,3 +141,97 @@ def test_both_languages_are_written_beside_each_other(tmp_path: Path) -> None:
         "weekly-2026-W47.zh-CN.md",
     ]
     assert result.stdout.splitlines()[-1].startswith("2026-W47 周：40 块 GPU")
+
+
+def written(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def test_a_month_is_written_under_its_own_name(tmp_path: Path) -> None:
+    arguments = ["report", "monthly", "--state-dir", str(tmp_path), "--month", "2026-11", "--format", "json,html"]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path)], obj=lambda _: fleet())
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["monthly-2026-11.html", "monthly-2026-11.json"]
+    found = written(tmp_path / "monthly-2026-11.json")
+    assert found["period"]["kind"] == "month"
+    assert "Month 2026-11: at least" in found["sentence"]
+    assert "monthly report" in (tmp_path / "monthly-2026-11.html").read_text()
+
+
+def test_an_extract_is_of_its_site_and_says_so_everywhere(tmp_path: Path) -> None:
+    flags = ["--site", "south", "--format", "json,md,html", "--week", "2026-W47"]
+    result = run("--state-dir", str(tmp_path), "--out", str(tmp_path), *flags)
+    assert result.exit_code == 0, result.output
+    found = written(tmp_path / "weekly-2026-W47-site-south.json")
+    assert found["scope"] == [{"field": "site", "value": "south"}]
+    assert found["headline"]["gpus"] == 8
+    assert {row["site"] for row in found["places"]} == {"south"}
+    text = (tmp_path / "weekly-2026-W47-site-south.md").read_text()
+    assert "only site south" in text.splitlines()[0]
+    assert "An extract (site south)" in text
+    assert "train-1" not in text
+
+
+def test_another_period_can_be_compared_with(tmp_path: Path) -> None:
+    flags = ["--week", "2026-W46", "--compare", "2026-W47", "--format", "json"]
+    result = run("--state-dir", str(tmp_path), "--out", str(tmp_path), *flags)
+    assert result.exit_code == 0, result.output
+    comparison = written(tmp_path / "weekly-2026-W46.json")["comparison"]
+    assert (comparison["previous"], comparison["absent"], comparison["mean_of"]) == ("2026-W47", None, [])
+    assert comparison["changes"][0]["difference_tenths"] == 720 - 639
+
+
+PRICES = """
+currency = "CNY"
+[[price]]
+class = "H100"
+unit = "server_month"
+gpus = 8
+amount = 75_000
+currency = "CNY"
+source = "list"
+"""
+
+
+def test_a_price_book_gives_amounts_in_every_form(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text(PRICES)
+    flags = ["--prices", str(tmp_path / "prices.toml"), "--lang", "en,zh-CN", "--format", "json,md"]
+    result = run("--state-dir", str(tmp_path), "--out", str(tmp_path), *flags)
+    assert result.exit_code == 0, result.output
+    # 2,820 free GPU-hours at 75,000 / 730 / 8.
+    amount = f"{2820 * 75_000 / 730 / 8:,.2f}"
+    assert f"were worth CNY {amount}." in result.stdout
+    assert f"空闲卡时价值 {amount} CNY" in result.stdout
+    money = written(tmp_path / "weekly-2026-W47.json")["money"]
+    assert money["total"]["foregone_high"] == amount.replace(",", "")
+    assert money["total"]["idle_energy_cost"] is None
+    assert "energy counters of north" in money["missing"]
+    assert "energy counters of north" in (tmp_path / "weekly-2026-W47.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--compare", "soon"], "month 'soon' is not a month"),
+        (["--tenant", "Acme"], "--tenant: needs --config of a collector that has a lease book"),
+        (["--prices", "nothing.toml"], "nothing.toml: cannot be read"),
+    ],
+)
+def test_what_a_part_or_price_lacks_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    result = run("--state-dir", str(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_a_tenants_gpus_are_those_that_its_leases_name(tmp_path: Path) -> None:
+    lease = '[[lease]]\nid = "L1"\ntenant = "Acme"\nkind = "paid"\nnodes = ["train-1"]\nfrom = 2026-01-01\n'
+    (tmp_path / "leases.toml").write_text(lease)
+    (tmp_path / "c.toml").write_text(f'state_dir = "{tmp_path}"\nleases = "{tmp_path}/leases.toml"\n')
+    result = run("--config", str(tmp_path / "c.toml"), "--tenant", "Acme", "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = written(tmp_path / "reports" / "weekly-2026-W47-tenant-Acme.json")
+    assert found["headline"]["gpus"] == 8
+    assert [row["node"] for row in found["heat_days"]] == ["train-1"]
+    other = run("--config", str(tmp_path / "c.toml"), "--tenant", "Nobody")
+    assert "has no lease of 'Nobody'" in other.stderr

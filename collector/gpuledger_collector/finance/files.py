@@ -61,7 +61,7 @@ def load_prices(path: Path) -> PriceBook:
             legal = ", ".join(["currency", *_KEYS])
             raise ConfigurationError(f"{path}:{line_of(lines, key)}: {key}: unknown key; legal keys: {legal}")
     if _CURRENCY.fullmatch(currency) is None:
-        where = line_of(lines, "currency")
+        where = line_of(lines, "currency") if "currency" in document else 1
         raise ConfigurationError(f"{path}:{where}: currency: give the book's currency like CNY, at the top of the file")
     return PriceBook(
         currency=currency,

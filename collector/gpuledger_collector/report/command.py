@@ -4,22 +4,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpuledger.errors import ConfigurationError, GpuledgerError, StorageError
-from gpuledger_collector import config as collector_config
+from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.node_figures import ReportReader
 from gpuledger_collector.report import words
+from gpuledger_collector.report.command_options import config_of, extract_of, prices_of, report_options, wanted
 from gpuledger_collector.report.engine_options import engine_options, given, settings_of
-from gpuledger_collector.report.files import DEFAULT_FORMATS, FORMATS, forms, write_files
-from gpuledger_collector.report.languages import TAGS, language
+from gpuledger_collector.report.files import forms, write_files
 from gpuledger_collector.report.model import Weekly
-from gpuledger_collector.report.periods import Span, default_week, span_between, week_named
-from gpuledger_collector.report.weekly import LedgerMovedError, build_weekly
+from gpuledger_collector.report.periods import (
+    PeriodKind,
+    Span,
+    default_span,
+    month_named,
+    span_between,
+    span_named,
+    week_named,
+)
+from gpuledger_collector.report.weekly import Extract, LedgerMovedError, build_weekly
 
 SOURCES = ("agents", "prometheus")
 _ATTEMPTS = 3
@@ -36,23 +44,7 @@ def report() -> None:
 @click.option("--week", metavar="YEAR-WEEK", help="ISO week like 2026-W47; default: the last one that the ledger ends.")
 @click.option("--from", "start", metavar="TIME", help="Instead of a week: start, like 2026-11-02 or 2026-11-02T08:00Z.")
 @click.option("--to", "end", metavar="TIME", help="End of that (not included).")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The collector's configuration file.")
-@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The collector's state directory.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory to write to; default: reports/ in the state directory, with an engine ./reports.",
-)
-@click.option("--format", "formats", metavar="LIST", default=",".join(DEFAULT_FORMATS), show_default=True)
-@click.option(
-    "--lang",
-    "langs",
-    metavar="LIST",
-    default=TAGS[0],
-    show_default=True,
-    help=f"Languages of the files, of {', '.join(TAGS)}.",
-)
-@click.option("--comparison/--no-comparison", "is_compared", default=True, help="Compare with the week before.")
+@report_options
 @click.option(
     "--source",
     type=click.Choice(SOURCES),
@@ -63,46 +55,63 @@ def report() -> None:
 @engine_options
 @click.pass_context
 def weekly(
-    context: click.Context,
-    /,
-    *,
-    week: str | None,
-    start: str | None,
-    end: str | None,
-    config: Path | None,
-    state_dir: Path | None,
-    out: Path | None,
-    formats: str,
-    langs: str,
-    is_compared: bool,
-    source: str,
-    **flags: Any,
+    context: click.Context, /, *, week: str | None, start: str | None, end: str | None, source: str, **flags: Any
 ) -> None:
-    """Write the weekly idle report as Markdown, HTML, CSV and JSON.
+    """Write the weekly idle report as Markdown, HTML, CSV and JSON, and as PDF if asked for.
 
     Prints the paths of the files, then the headline. The same ledger gives the same bytes. With --source prometheus it
     needs no agent, collector or roster: it reads what an exporter's gauges left in an engine (docs/engine.md).
 
     Exit codes: 0 written, 1 the ledger or engine could not be read or the files not written, 2 usage or configuration.
     """
-    wanted = names_in("--format", formats, FORMATS)
-    languages = [language(tag) for tag in names_in("--lang", langs, TAGS)]
+    wanted(flags)
     asked = _asked(week, start, end)
     if source == "prometheus":
-        if config is not None or state_dir is not None:
+        if flags["config"] is not None or flags["state_dir"] is not None:
             raise ConfigurationError("--config and --state-dir are the collector's: leave them out with an engine")
-        found = _from_engine(asked, flags, is_compared=is_compared)
-        directory = Path(_REPORTS)
-    else:
-        if given(flags):
-            raise ConfigurationError(f"{given(flags)[0]} is about an engine: say --source prometheus too")
-        state = _state_dir(config, state_dir)
-        found = read_weekly(_open(context, state), asked, is_compared=is_compared)
-        directory = state / _REPORTS
+        _write(_from_engine(asked, flags), flags, Path(_REPORTS))
+        return
+    if given(flags):
+        raise ConfigurationError(f"{given(flags)[0]} is about an engine: say --source prometheus too")
+    _write_from_ledger(context, asked, PeriodKind.WEEK, flags)
+
+
+@report.command("monthly")
+@click.option("--month", metavar="YEAR-MONTH", help="Month like 2026-11; default: the last one that the ledger ends.")
+@report_options
+@click.pass_context
+def monthly(context: click.Context, /, *, month: str | None, **flags: Any) -> None:
+    """Write the idle report of a calendar month of UTC: the weekly one, over a month, compared with the month before.
+
+    Exit codes: 0 written, 1 the ledger could not be read or the files not written, 2 usage or configuration.
+    """
+    wanted(flags)
+    _write_from_ledger(context, None if month is None else month_named(month), PeriodKind.MONTH, flags)
+
+
+def _write_from_ledger(context: click.Context, asked: Span | None, kind: PeriodKind, flags: dict[str, Any]) -> None:
+    config = config_of(flags["config"], flags["state_dir"])
+    state = flags["state_dir"] if config is None else config.state_dir
+    book, extract = prices_of(flags, config), extract_of(flags, config)
+    other = None if flags["compare"] is None else span_named(flags["compare"])
+    found = read_report(
+        _open(context, state),
+        asked,
+        kind=kind,
+        is_compared=flags["is_compared"],
+        other=other,
+        extract=extract,
+        book=book,
+    )
+    _write(found, flags, state / _REPORTS)
+
+
+def _write(found: Weekly, flags: dict[str, Any], directory: Path) -> None:
+    formats, languages = wanted(flags)
     made: dict[str, bytes] = {}
     for lang in languages:
-        made |= forms(found, wanted, lang)
-    for path in write_files(out if out is not None else directory, made):
+        made |= forms(found, formats, lang)
+    for path in write_files(flags["out"] if flags["out"] is not None else directory, made):
         click.echo(path)
     for lang in languages:
         click.echo(words.headline(found, lang))
@@ -118,50 +127,44 @@ def _asked(week: str | None, start: str | None, end: str | None) -> Span | None:
     return span_between(start, end)
 
 
-def _from_engine(asked: Span | None, flags: dict[str, Any], *, is_compared: bool) -> Weekly:
+def _from_engine(asked: Span | None, flags: dict[str, Any]) -> Weekly:
     # Here and not above: a report from the ledger needs no web client.
     from gpuledger_collector.engine import config as engine_config  # noqa: PLC0415
     from gpuledger_collector.report.from_engine import read_from_engine  # noqa: PLC0415
 
+    for name in ("compare", "site", "pool", "model", "tenant"):
+        if flags[name]:
+            raise ConfigurationError(f"--{name} is about the collector's ledger; with an engine use --match")
     config = engine_config.load(flags["engine_config"], os.environ, settings_of(flags)).value
-    return read_from_engine(config, asked, is_compared=is_compared)
+    return read_from_engine(config, asked, is_compared=flags["is_compared"], book=prices_of(flags, None))
 
 
-def read_weekly(reader: ReportReader, week: Span | None, *, is_compared: bool = True) -> Weekly:
-    """Return the report of a week, by default of the last one that the ledger reaches the end of.
+def read_report(
+    reader: ReportReader,
+    span: Span | None,
+    *,
+    kind: PeriodKind = PeriodKind.WEEK,
+    is_compared: bool = True,
+    other: Span | None = None,
+    extract: Extract | None = None,
+    book: PriceBook | None = None,
+) -> Weekly:
+    """Return the report of a period, by default of the last one of its kind that the ledger reaches the end of.
 
-    Raises GpuledgerError where an empty ledger leaves no week to choose, or it never stands still.
+    Raises GpuledgerError where an empty ledger leaves no period to choose, or it never stands still.
     """
-    if week is None:
+    if span is None:
         extent = reader.extent()
         if extent is None:
-            raise GpuledgerError("the ledger is empty, so there is no last week to report; name one with --week")
-        week = default_week(extent)
-    for _ in range(_ATTEMPTS - 1):
+            raise GpuledgerError(f"the ledger is empty, so there is no last {kind} to report; name one with --{kind}")
+        span = default_span(extent, kind)
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return build_weekly(reader, week, is_compared=is_compared)
+            return build_weekly(reader, span, is_compared=is_compared, other=other, extract=extract, book=book)
         except LedgerMovedError:
-            continue
-    return build_weekly(reader, week, is_compared=is_compared)
-
-
-def names_in(option: str, text: str, legal: Sequence[str]) -> tuple[str, ...]:
-    """Return the names in a list like "md,html"; raises ConfigurationError naming the one that is not known."""
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name not in legal:
-            raise ConfigurationError(f"{option}: {name!r} is not one of {', '.join(legal)}")
-    return names
-
-
-def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
-    if state_dir is not None and config is None:
-        return state_dir
-    if config is None:
-        raise ConfigurationError("give --config FILE or --state-dir DIR, so that the ledger can be found")
-    if state_dir is not None:
-        raise ConfigurationError("give either --config or --state-dir, not both")
-    return collector_config.load(config, os.environ, {}).value.state_dir
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _open(context: click.Context, directory: Path) -> ReportReader:

@@ -15,6 +15,7 @@ from gpuledger_collector.engine.fleet import SETTLE_MS, FleetReader, Found, Want
 from gpuledger_collector.engine.profile import ActivityKind, Profile
 from gpuledger_collector.engine.profile_files import load_profile
 from gpuledger_collector.engine.readings import Names
+from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.ledger_files import LedgerFiles
 from gpuledger_collector.report.model import Gauge, Source, Tally, TrustLevel, Weekly
 from gpuledger_collector.report.periods import WEEK_MS, PeriodKind, Span, week_at, week_before
@@ -24,7 +25,12 @@ _UNTOLD = (State.STANDBY, State.OPERATOR, State.MAINTENANCE, State.DOWN)
 
 
 def read_from_engine(
-    config: EngineConfig, week: Span | None, *, is_compared: bool, horizon_ms: int | None = None
+    config: EngineConfig,
+    week: Span | None,
+    *,
+    is_compared: bool,
+    horizon_ms: int | None = None,
+    book: PriceBook | None = None,
 ) -> Weekly:
     """Return the report of a week, by default of the last whole one that the engine has anything of.
 
@@ -42,6 +48,7 @@ def read_from_engine(
             readings_trust=TrustLevel.L0,
             source=_source(profile, found),
             is_compared=is_compared,
+            book=book,
         )
 
 
