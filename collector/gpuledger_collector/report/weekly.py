@@ -105,9 +105,7 @@ def build_weekly(
         ),
         sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites, untold)),
         days=day_totals,
-        heat_days=build_heat_days(
-            reader.node_days(week.start_ms, week.end_ms), range(floor_to(week.start_ms, DAY_MS), week.end_ms, DAY_MS)
-        ),
+        heat_days=build_heat_days(reader.node_days(week.start_ms, week.end_ms), _days_of(week)),
         heat_hours=build_heat_hours(hours),
         sensitivity=sensitivity_of(total),
         idle_list=idle_list,
@@ -124,6 +122,10 @@ def build_weekly(
     is_same = digest == whole_reader.digest(week.start_ms, week.end_ms)
     _check_one_ledger(total, (whole, sites, days, hours), nodes, idle_list, is_same)
     return report
+
+
+def _days_of(span: Span) -> range:
+    return range(floor_to(span.start_ms, DAY_MS), span.end_ms, DAY_MS)
 
 
 def _absent(market: Market) -> tuple[Absent, ...]:
