@@ -163,6 +163,10 @@ def load_roster(file: Path) -> None:
     assert len(roster_files.load_roster(file).entries) > 0
 
 
+def load_price_book(file: Path) -> None:
+    assert len(load_prices(file).prices) > 0
+
+
 def load_leases(file: Path) -> None:
     assert len(lease_files.load_leases(file).book.leases) > 0
 
@@ -183,7 +187,7 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     "agent.toml": load_agent,
     "collector.toml": load_collector,
     "leases.toml": load_leases,
-    "prices.toml": load_prices,
+    "prices.toml": load_price_book,
     "node-leases.toml": load_node_leases,
     "roster.toml": load_roster,
     "keys.toml": load_keys,
