@@ -25,7 +25,7 @@ observe: $(VENV)/.run ## A SIMULATED fleet with Prometheus, VictoriaMetrics, Ale
 ##@ Verify
 .PHONY: test
 test: $(VENV)/.test ## Install what tests need and run them (ARGS="tests/unit -k seal" to choose)
-	@$(BIN)/python tools/parts.py cc pdf prometheus alertmanager victoria-metrics slurm strace nvitop-exporter
+	@$(BIN)/python tools/parts.py cc pdf prometheus alertmanager victoria-metrics slurm strace chromium nvitop-exporter
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 .PHONY: check

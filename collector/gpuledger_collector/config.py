@@ -39,6 +39,9 @@ class CollectorConfig(PortConfig):
     state_dir: Path = setting(
         "state_dir", "Directory of the log, its index and the ledger; one collector each.", Path("/var/lib/gpuledger")
     )
+    reports_dir: Path | None = setting(
+        "reports_dir", "Directory of reports that the page lets people download (`report weekly --out`).", None
+    )
     roster: Path | None = setting(
         "roster", "Declared roster, TOML or CSV (docs/roster.md); without one GPUs are discovered.", None
     )

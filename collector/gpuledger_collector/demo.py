@@ -154,6 +154,7 @@ def _write_collector_config(path: Path, groups: Mapping[str, Sequence[str]], por
     lines = [
         f'listen = "127.0.0.1:{port}"',
         f"state_dir = {json.dumps(str(path.parent / 'collector'))}",
+        f"reports_dir = {json.dumps(str(path.parent / 'reports'))}",
         f"accept_simulated = {'true' if simulated else 'false'}",
         "poll_interval_seconds = 2",
         "refresh_interval_seconds = 2",

@@ -231,7 +231,7 @@ class GpuAccounts(Protocol):
         ...
 
 
-class FleetReader(LedgerReader, Protocol):
+class FleetReader(Reader, Protocol):
     """A ledger that can also be asked for each GPU of a large fleet."""
 
     def gpu_accounts(self, start_ms: int, end_ms: int) -> GpuAccounts: ...

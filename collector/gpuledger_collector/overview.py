@@ -17,7 +17,7 @@ from gpuledger.accounting import COVERAGE_FLOOR, Account, add
 from gpuledger.cells import DAY_MS, HOUR_MS, ceil_to, floor_to
 from gpuledger.states import State
 from gpuledger_collector.answers import PollFigures
-from gpuledger_collector.figures import FleetReader, GpuAccounts, Group, Holding, LedgerReader
+from gpuledger_collector.figures import FleetReader, GpuAccounts, Group, Holding, LedgerReader, NotSchedulable
 from gpuledger_collector.fleet import Fleet, GpuCell, Place, free_since
 from gpuledger_collector.gpu_columns import GpuColumns
 from gpuledger_collector.ledger import Finding
@@ -69,6 +69,8 @@ class LedgerFigures:
     holdings: tuple[Holding, ...] = ()
     """Largest held time first, at most HOLDINGS_MAX."""
     holdings_left_off: int = 0
+    not_schedulable: tuple[NotSchedulable, ...] = ()
+    """Nodes that took no new work at some time of the period."""
 
 
 def read_ledger(reader: FleetReader) -> LedgerFigures:
@@ -98,6 +100,7 @@ def read_ledger(reader: FleetReader) -> LedgerFigures:
         gpus=reader.gpu_accounts(edge_ms - PERIOD_MS, edge_ms),
         holdings=tuple(holdings[:HOLDINGS_MAX]),
         holdings_left_off=max(0, len(holdings) - HOLDINGS_MAX),
+        not_schedulable=tuple(reader.not_schedulable(edge_ms - PERIOD_MS, edge_ms)),
     )
 
 
@@ -229,8 +232,8 @@ def overview(
         now_ms=now_ms,
         simulated=simulated or ledger.simulated or any(node.simulated for node in live),
         ledger=ledger,
-        total=_sum(ledger.places.values()),
-        sites={site: _sum(parts) for site, parts in sorted(sites.items())},
+        total=add_sums(ledger.places.values()),
+        sites={site: add_sums(parts) for site, parts in sorted(sites.items())},
         cell_ms=None if fleet.cell is None else fleet.cell.cell_ms,
         nodes=nodes,
         states_now=Counter(gpu.state for node in nodes for gpu in node.gpus if gpu.is_rostered),
@@ -242,7 +245,8 @@ def overview(
     )
 
 
-def _sum(parts: Iterable[Sums]) -> Sums:
+def add_sums(parts: Iterable[Sums]) -> Sums:
+    """Return the account of all of them."""
     found = list(parts)
     return Sums(account=add([part.account for part in found]), gpus=sum(part.gpus for part in found))
 

@@ -19,7 +19,6 @@ from gpuledger.credentials import Keyring
 from gpuledger.errors import StorageError
 from gpuledger.protection import make_access
 from gpuledger.tls import TlsContexts
-from gpuledger_collector import page
 from gpuledger_collector.answers import Answered, Cursor, Outcome
 from gpuledger_collector.api import answers
 from gpuledger_collector.arrivals import Arrivals
@@ -30,6 +29,8 @@ from gpuledger_collector.configuration import ConfigurationRecord
 from gpuledger_collector.http import Port, Server, open_listener
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.mirror import LogMirror
+from gpuledger_collector.page.reports import Reports
+from gpuledger_collector.page.routes import routes as page_routes
 from gpuledger_collector.poll import Poller, PollLimits
 from gpuledger_collector.receive import Pushed, Receiver
 from gpuledger_collector.roster import UNKNOWN_PLACE
@@ -252,7 +253,7 @@ class _Program:
             port=port,
             receiver=self._receiver,
             log=self._mirror,
-            routes={**page.routes(), **answers.routes()},
+            routes={**page_routes(Reports(self._config.reports_dir)), **answers.routes()},
         )
         schedule = Schedule()
         await server.start()

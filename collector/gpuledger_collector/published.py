@@ -7,16 +7,17 @@ so both are made then, and not again for every overview.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gpuledger.cells import CELL_MS
+from gpuledger.cells import CELL_MS, HOUR_MS, floor_to
 from gpuledger.states import State
-from gpuledger_collector.figures import Holding
+from gpuledger_collector.figures import Holding, NotSchedulable
 from gpuledger_collector.fleet import Fleet, GpuCell, idle_throughout
-from gpuledger_collector.overview import LedgerFigures, NodeView, Overview, natural
+from gpuledger_collector.overview import LedgerFigures, NodeView, Overview, Sums, add_sums, natural
 
 Natural = tuple[tuple[int, int, str], ...]
 
@@ -99,6 +100,14 @@ class Published:
     """How many nodes each site has."""
     free_since_ms: Mapping[str, int] = field(default_factory=dict)
     """Since when the free whole nodes are."""
+    longest_idle: tuple[IdleBlock, ...] = ()
+    """The blocks again, longest idle first."""
+    blocks_of_nodes: Mapping[str, tuple[IdleBlock, ...]] = field(default_factory=dict)
+    most_held: tuple[WorkloadUse, ...] = ()
+    """The workloads again, most held time first."""
+    fleet_hours: Mapping[int, Sums] = field(default_factory=dict)
+    not_schedulable: Mapping[str, NotSchedulable] = field(default_factory=dict)
+    """Nodes that took no new work in the last hour, as their scheduler said."""
 
     def node(self, name: str) -> NodeView | None:
         position = self.nodes.get(name)
@@ -108,38 +117,99 @@ class Published:
         position = self.places_of_workloads.get(digest)
         return None if position is None else self.workloads[position]
 
+    def nodes_of_site(self, site: str) -> tuple[NodeView, ...]:
+        first = bisect_left(self.node_keys, site, key=lambda key: key.site)
+        return self.view.nodes[first : bisect_right(self.node_keys, site, key=lambda key: key.site)]
+
+    def hours(self, site: str | None) -> Mapping[int, Sums]:
+        """Return the hours of the period, of one site or of all."""
+        if site is None:
+            return self.fleet_hours
+        return {hour_ms: sums for (name, hour_ms), sums in self.view.ledger.hours.items() if name == site}
+
     @property
     def cell_end_ms(self) -> int | None:
         return None if self.view.cell_ms is None else self.view.cell_ms + CELL_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfCell:
+    """What is made of a settled cell."""
+
+    blocks: tuple[IdleBlock, ...] = ()
+    longest: tuple[IdleBlock, ...] = ()
+    of_nodes: Mapping[str, tuple[IdleBlock, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfLedger:
+    """What is made of the ledger as it was read."""
+
+    workloads: tuple[WorkloadUse, ...] = ()
+    most_held: tuple[WorkloadUse, ...] = ()
+    of_nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hours: Mapping[int, Sums] = field(default_factory=dict)
+    not_schedulable: Mapping[str, NotSchedulable] = field(default_factory=dict)
 
 
 class Publisher:
     """Makes what is published, keeping what did not change since the last time."""
 
     def __init__(self) -> None:
-        self._fleet, self._blocks = Fleet(), tuple[IdleBlock, ...]()
-        self._ledger, self._workloads = LedgerFigures(), tuple[WorkloadUse, ...]()
-        self._of_nodes: Mapping[str, tuple[str, ...]] = {}
+        self._fleet, self._of_cell = Fleet(), _OfCell()
+        self._ledger, self._of_ledger = LedgerFigures(), _OfLedger()
 
     def publish(self, view: Overview, fleet: Fleet) -> Published:
         """Return what is made of an overview and the fleet that it shows."""
         if fleet is not self._fleet:
-            self._fleet, self._blocks = fleet, idle_blocks(fleet)
+            self._fleet, self._of_cell = fleet, _of_cell(fleet)
         if view.ledger is not self._ledger:
-            self._ledger, self._workloads = view.ledger, workload_uses(view.ledger.holdings)
-            self._of_nodes = _workloads_of_nodes(view.ledger.holdings)
+            self._ledger, self._of_ledger = view.ledger, _of_ledger(view.ledger)
+        workloads = self._of_ledger.workloads
         return Published(
             view=view,
             node_keys=tuple(node_key(node.site, node.node) for node in view.nodes),
             nodes={node.node: position for position, node in enumerate(view.nodes)},
             nodes_of_gpus={gpu.gpu: node.node for node in view.nodes for gpu in node.gpus},
-            blocks=self._blocks,
-            workloads=self._workloads,
-            places_of_workloads={use.workload: position for position, use in enumerate(self._workloads)},
-            workloads_of_nodes=self._of_nodes,
+            blocks=self._of_cell.blocks,
+            longest_idle=self._of_cell.longest,
+            blocks_of_nodes=self._of_cell.of_nodes,
+            workloads=workloads,
+            most_held=self._of_ledger.most_held,
+            places_of_workloads={use.workload: position for position, use in enumerate(workloads)},
+            workloads_of_nodes=self._of_ledger.of_nodes,
+            fleet_hours=self._of_ledger.hours,
+            not_schedulable=self._of_ledger.not_schedulable,
             nodes_by_site=Counter(node.site for node in view.nodes),
             free_since_ms={free.node: free.since_ms for free in view.free_nodes},
         )
+
+
+def _of_cell(fleet: Fleet) -> _OfCell:
+    blocks = idle_blocks(fleet)
+    of_nodes: dict[str, tuple[IdleBlock, ...]] = {}
+    for block in blocks:
+        of_nodes[block.node] = (*of_nodes.get(block.node, ()), block)
+    longest = sorted(blocks, key=lambda block: (block.since_ms, -len(block.gpus)))
+    return _OfCell(blocks=blocks, longest=tuple(longest), of_nodes=of_nodes)
+
+
+def _of_ledger(ledger: LedgerFigures) -> _OfLedger:
+    uses = workload_uses(ledger.holdings)
+    hours: dict[int, list[Sums]] = {}
+    for (_, hour_ms), sums in ledger.hours.items():
+        hours.setdefault(hour_ms, []).append(sums)
+    return _OfLedger(
+        workloads=uses,
+        most_held=tuple(sorted(uses, key=lambda use: (-use.held_slice_ms, -use.busy_slice_ms, use.workload))),
+        of_nodes=_workloads_of_nodes(ledger.holdings),
+        hours={hour_ms: add_sums(parts) for hour_ms, parts in hours.items()},
+        not_schedulable={
+            closed.node: closed
+            for closed in ledger.not_schedulable
+            if ledger.end_ms is not None and closed.last_hour_ms == floor_to(ledger.end_ms - 1, HOUR_MS)
+        },
+    )
 
 
 def idle_blocks(fleet: Fleet) -> tuple[IdleBlock, ...]:

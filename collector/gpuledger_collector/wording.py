@@ -43,6 +43,53 @@ def range_text(bounds: Bounds | None) -> str:
     return f"{percent(low).removesuffix(' %')} – {percent(high)}"
 
 
+def range_hours(bounds: Bounds | None) -> str:
+    """Return the same as what was divided: "310.8 – 361.2 of 744.0 GPU-h"."""
+    if bounds is None:
+        return ""
+    low, high = gpu_hours(bounds.low_slice_ms), gpu_hours(bounds.high_slice_ms)
+    part = low if low == high else f"{low} – {high}"
+    return f"{part} of {gpu_hours(bounds.installed_slice_ms)} GPU-h"
+
+
+def part_hours(part_slice_ms: int, whole_slice_ms: int) -> str:
+    """Return "31.0 of 744.0 GPU-h"."""
+    return f"{gpu_hours(part_slice_ms)} of {gpu_hours(whole_slice_ms)} GPU-h"
+
+
+def coverage_hours(sums: Sums) -> str:
+    """Return what coverage was divided of."""
+    whole = sums.account.installed_slice_ms - sums.account.declared_uncovered_slice_ms
+    return "" if whole == 0 else part_hours(whole - sums.account.slice_ms(State.DARK), whole)
+
+
+def out_hours(sums: Sums) -> str:
+    """Return what the share out of service was divided of."""
+    whole = sums.account.installed_slice_ms
+    return "" if whole == 0 else part_hours(sums.account.slice_ms(*OUT), whole)
+
+
+def held_share(busy_slice_ms: int, held_slice_ms: int) -> str:
+    """Return which share of what a workload had it held without using it, rounded up."""
+    whole = busy_slice_ms + held_slice_ms
+    return ABSENT if whole == 0 else percent(share_up(held_slice_ms, whole).tenths)
+
+
+def gibibytes(number: int) -> str:
+    """Return "64.0 GiB"."""
+    return f"{number / (1 << 30):.1f} GiB"
+
+
+def kibibytes(number: int) -> str:
+    """Return "41 KiB", rounded up."""
+    return f"{-(-number // 1024):,} KiB"
+
+
+def clock(time_ms: int) -> str:
+    """Return the UTC time of day."""
+    return f"{_utc(time_ms):%H:%M}"
+
+
 def work_seen(sums: Sums) -> str:
     """Return the lower bound of the time at work, for where the word busy is withheld."""
     busy = sums.account.busy
@@ -140,11 +187,15 @@ def looks(*sums: Sums) -> Mapping[State, Look]:
 # ------------------------------------------------------------------------------------------------ sentences
 
 
-def title(view: Overview) -> str:
-    """Return the page's title: the range of idle time, after the mark of simulated data."""
+def fleet_title(view: Overview) -> str:
+    """Return the front page's title: the range of idle time."""
     idle = range_text(view.total.account.idle)
-    text = "GPU fleet" if idle == ABSENT else f"GPU fleet: {idle} idle"
-    return f"{SIMULATED} · {text}" if view.simulated else text
+    return "GPU fleet" if idle == ABSENT else f"GPU fleet: {idle} idle"
+
+
+def window_title(text: str, *, is_simulated: bool) -> str:
+    """Return a page's title, after the mark of simulated data."""
+    return f"{SIMULATED} · {text} · gpuledger" if is_simulated else f"{text} · gpuledger"
 
 
 def period(ledger: LedgerFigures) -> str:
@@ -166,15 +217,20 @@ def exact_period(ledger: LedgerFigures) -> str | None:
 
 def headline(view: Overview) -> str:
     """Return one sentence with both bounds, coverage, what was out of service and what was declared."""
-    idle = view.total.account.idle
+    return sentence(view.ledger, view.total, "installed GPU time")
+
+
+def sentence(ledger: LedgerFigures, sums: Sums, what: str) -> str:
+    """Return the same of any GPUs: `what` is the time of which it says how much stood idle."""
+    idle = sums.account.idle
     if idle is None:
         return "No figures yet: the ledger holds no complete cell of five minutes."
     low, high = _ends(idle)
-    coverage = coverage_text(view.total)
+    coverage = coverage_text(sums)
     covered = "nothing was to be observed" if coverage == ABSENT else f"coverage {coverage}"
     return (
-        f"{period(view.ledger)} at least {percent(low)} and at most {percent(high)} of installed GPU time stood idle; "
-        f"{covered}, {out_text(view.total)} out of service, {declared_text(view.total)} declared instead of observed."
+        f"{period(ledger)} at least {percent(low)} and at most {percent(high)} of {what} stood idle; "
+        f"{covered}, {out_text(sums)} out of service, {declared_text(sums)} declared instead of observed."
     )
 
 

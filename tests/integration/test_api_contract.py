@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,12 +24,9 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from gpuledger_collector.api import answers
 from gpuledger_collector.api.openapi import openapi
-from gpuledger_collector.documents import Document
-from gpuledger_collector.http import Server, open_listener
-from gpuledger_collector.shelf import Prepared, Shelf
 from tests.fakes.large_fleet import a_large_fleet
+from tests.fakes.served import serving
 
 SCHEMA = schemathesis.openapi.from_dict(json.loads(openapi()))
 PATHS = sorted(json.loads(openapi())["paths"])
@@ -52,29 +47,9 @@ REAL = {"node": "node-3", "gpu": "GPU-node-1-0", "workload": "01" * 32}
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """The address of a server, in a thread of its own, that shows a SIMULATED fleet."""
-    empty = Document(body=b"", content_type="text/plain")
-    shelf = Shelf()
-    shelf.prepared = Prepared(published=a_large_fleet(24, 4), metrics=empty, openmetrics=empty)
-    started, addresses = threading.Event(), []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        server = Server(shelf, open_listener("127.0.0.1:0"), lambda: None, routes=answers.routes())
-        await server.start()
-        addresses.append(f"http://{server.address}")
-        started.set()
-        await stop.wait()
-        await server.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert started.wait(30)
-    yield addresses[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+    """The address of a server that shows a SIMULATED fleet."""
+    with serving(a_large_fleet(24, 4)) as desk:
+        yield desk.url
 
 
 @pytest.fixture(scope="module")

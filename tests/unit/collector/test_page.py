@@ -1,66 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the page says, and that nothing that comes from outside can say anything else on it."""
 
-import base64
-import hashlib
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
+from urllib.parse import quote
 
 import pytest
 
 from gpuledger.cells import CELL_MS, HOUR_MS
 from gpuledger.states import State
-from gpuledger_collector import page, wording
+from gpuledger_collector import wording
 from gpuledger_collector.fleet import Fleet, Place
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.overview import LedgerFigures, Origin, Overview, overview
+from gpuledger_collector.page import bars
+from gpuledger_collector.page.fleet_views import GRID_NODES_MAX
+from gpuledger_collector.page.rendering import static_file, static_url
 from gpuledger_collector.palette import LOOKS
 from gpuledger_collector.targets import Target
 from tests.fakes.cells import T0_MS
-from tests.fakes.glance import CELL, NO_POLLS, NOW_MS, UNMEASURED, a_document, a_fleet, a_glance, an_account
-
-VOID = {"meta", "link", "br", "img", "rect", "circle"}
-
-
-class Reader(HTMLParser):
-    """Reads a page: visible text, attributes that are shown, tags; and that tags are closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
+from tests.fakes.glance import (
+    CELL,
+    NO_POLLS,
+    NOW_MS,
+    UNMEASURED,
+    a_document,
+    a_fleet,
+    a_glance,
+    a_published,
+    an_account,
+)
+from tests.fakes.pages import HOSTILE, Reader, get, look
 
 
 def read(view: Overview) -> Reader:
-    return Reader(page.render(view).decode())
+    """Return the front page."""
+    return look("/", a_published(view, Fleet() if view.cell_ms is None else None))
 
 
 def test_the_headline_has_both_bounds_coverage_out_and_declared_in_one_sentence() -> None:
@@ -94,9 +70,9 @@ def test_under_95_percent_measured_the_words_busy_used_and_occupancy_are_nowhere
 def test_simulated_data_is_marked_in_the_title_and_on_top_of_the_page() -> None:
     reader = read(a_glance(simulated=True))
     assert reader.words.startswith(
-        "SIMULATED · GPU fleet: 41.6 – 42.8 % idle SIMULATED Readings here come from a simulator"
+        "SIMULATED · GPU fleet: 41.6 – 42.8 % idle · gpuledger To the content SIMULATED Read"
     )
-    assert ("p", "role", "alert") in reader.attributes
+    assert ("aside", "aria-label", "Simulated") in reader.attributes
     assert "SIMULATED" not in read(a_glance()).words
 
 
@@ -146,7 +122,7 @@ def test_states_are_shown_with_hours_and_percentages_that_never_flatter() -> Non
 
 def test_a_bar_is_exact_whatever_is_printed() -> None:
     sums = a_glance().sites["fra1"]
-    bar = page.bar("fra1", sums, LOOKS)
+    bar = bars.bar("fra1", sums, LOOKS)
     assert [part.look.state for part in bar.segments] == [State.BUSY, State.HELD, State.FREE, State.DOWN, State.DARK]
     assert sum(float(part.width.rstrip("%")) for part in bar.segments) == pytest.approx(100, abs=0.01)
     assert bar.segments[1].x == bar.segments[0].width
@@ -217,20 +193,21 @@ def test_a_gpu_that_the_roster_does_not_know_is_shown_and_counted_nowhere() -> N
 
 def test_free_whole_nodes_are_listed_with_since_when() -> None:
     said = read(a_glance()).words
-    assert "node-3 fra1 unknown 2 20 Nov 22:00 1 d 7 h" in said
-    looked = a_glance(fleet=a_fleet(looked_back_to_ms=T0_MS - 26 * HOUR_MS))
-    assert "node-3 fra1 unknown 2 20 Nov 22:00 or earlier at least 1 d 7 h" in read(looked).words
-    assert "All GPUs of the node free in every cell of five minutes up to 05:10 UTC" in said
+    assert "node-3 fra1 F free 2 of 2 whole node 1 d 7 h since 20 Nov 22:00" in said
+    looked = a_fleet(looked_back_to_ms=T0_MS - 26 * HOUR_MS)
+    state = a_published(a_glance(fleet=looked), looked)
+    assert "2 of 2 whole node at least 1 d 7 h since 20 Nov 22:00 or earlier" in look("/", state).words
+    assert "for the whole of the five minutes up to 05:10 UTC" in said
 
 
 def test_agents_that_fail_and_findings_are_named() -> None:
     finding = Finding(at_ms=T0_MS, kind="foreign_claim", subject="GPU-1", text="node-7 claims GPU-1")
-    said = read(a_glance(findings=(finding,))).words
-    assert "3 of 4 agents answered when last asked. http://node-10:9400 did not answer within 10 s" in said
-    assert "00:00 foreign claim node-7 claims GPU-1" in said
-
-
-HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e\x00"
+    view = a_glance(findings=(finding,))
+    for said in (read(view).words, look("/quality", a_published(view)).words):
+        assert "3 of 4 agents answered when last asked. http://node-10:9400 did not answer within 10 s" in said
+    assert "1 finding in this period." in read(view).words
+    assert "00:00 foreign claim node-7 claims GPU-1" in look("/quality", a_published(view)).words
+    assert "None of that kind." in look("/quality", a_published(view), "kind=other").words
 
 
 def test_hostile_names_are_text_and_nothing_else() -> None:
@@ -241,11 +218,25 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
     finding = Finding(at_ms=T0_MS, kind=HOSTILE, subject=HOSTILE, text=HOSTILE)
     view = a_glance(site=HOSTILE, findings=(finding,), board=board, troubles={HOSTILE: HOSTILE})
     view = replace(view, ledger=replace(view.ledger, places={Place(HOSTILE, HOSTILE): view.total}))
-    reader = read(view)
-    assert reader.tags.isdisjoint({"script", "img"})
-    assert not any(name.startswith("on") for _, name, _ in reader.attributes)
-    assert "alert('x')" in reader.words
-    assert "{{ 7 * 7 }}" in reader.words
+    state = a_published(view)
+    for path, names in (
+        ("/", {}),
+        ("/sites/{site}", {"site": HOSTILE}),
+        ("/nodes/{node}", {"node": HOSTILE}),
+        ("/gpus/{gpu}", {"gpu": HOSTILE}),
+        ("/quality", {}),
+    ):
+        answer = get(path, state, f"site={quote(HOSTILE)}&kind={quote(HOSTILE)}&sort={quote(HOSTILE)}", **names)
+        reader = Reader(answer.body.decode())
+        assert answer.status == 200, path
+        assert "img" not in reader.tags
+        assert [value for tag, name, value in reader.attributes if tag == "script" and name == "src"] == [
+            static_url("page.js")
+        ]
+        assert answer.body.count(b"<script") == 1
+        assert not any(name.startswith("on") for _, name, _ in reader.attributes)
+        assert "alert('x')" in reader.words
+        assert "{{ 7 *" in reader.words
 
 
 def test_a_name_that_is_no_unicode_text_does_not_stop_the_page() -> None:
@@ -254,34 +245,19 @@ def test_a_name_that_is_no_unicode_text_does_not_stop_the_page() -> None:
     assert "half \N{REPLACEMENT CHARACTER} a character" in read(a_glance(board=board)).words
 
 
-def test_the_page_loads_nothing_and_runs_no_script() -> None:
-    reader = read(a_glance())
-    assert "script" not in reader.tags
-    links = {value for _, name, value in reader.attributes if name in {"src", "href", "action"}}
-    assert links == {"data:,", "/metrics", "/api/v1/fleet"}
-    assert not any(name == "style" for _, name, _ in reader.attributes)
-
-
-def test_the_content_security_policy_names_the_style_sheet_as_it_is_sent() -> None:
-    html = page.render(a_glance()).decode()
-    sent = html.split("<style>")[1].split("</style>")[0]
-    digest = base64.b64encode(hashlib.sha256(sent.encode()).digest()).decode()
-    assert f"style-src 'sha256-{digest}'" in page.content_security_policy()
-
-
 def test_the_style_sheet_has_the_colours_of_the_palette() -> None:
-    for look in LOOKS.values():
-        (rule,) = re.findall(rf"\.{look.css_class} {{([^}}]*)}}", page.style())
-        assert look.color in rule
-        assert f"color: {look.ink}" in rule
+    for shown in LOOKS.values():
+        (rule,) = re.findall(rf"\.{shown.css_class} {{([^}}]*)}}", static_file("page.css").decode())
+        assert shown.color in rule
+        assert f"color: {shown.ink}" in rule
 
 
-def test_many_nodes_are_shown_in_tables_side_by_side_up_to_a_bound() -> None:
-    nodes = [replace(a_glance().nodes[0], node=f"node-{number}") for number in range(page.NODES_MAX + 7)]
-    view = replace(a_glance(), nodes=tuple(nodes))
-    said = read(view).words
-    assert "fra1: node-0 to node-19" in said
-    assert "7 more nodes in /api/v1/nodes ." in said
+def test_few_nodes_are_shown_on_the_front_page_in_tables_side_by_side_and_many_are_not() -> None:
+    nodes = [replace(a_glance().nodes[0], node=f"node-{number}") for number in range(GRID_NODES_MAX + 1)]
+    assert "fra1: node-0 to node-19" in read(replace(a_glance(), nodes=tuple(nodes[:-1]))).words
+    said = read(replace(a_glance(), nodes=tuple(nodes))).words
+    assert f"{GRID_NODES_MAX + 1} nodes are more than fit one page" in said
+    assert "node-19" not in said
 
 
 def test_a_range_is_rounded_outward_and_nothing_rounds_up_to_whole_coverage() -> None:

@@ -20,13 +20,13 @@ from gpuledger import access
 from gpuledger.access import Access, Passwords, Tokens, hash_password, new_token
 from gpuledger.errors import ConfigurationError
 from gpuledger.tls import TlsContexts, TlsFiles
-from gpuledger_collector import page
 from gpuledger_collector.api import answers
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.connections import Connection, Connections
 from gpuledger_collector.documents import Document
 from gpuledger_collector.http import Port, Routes, Server, open_listener
 from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.page.routes import routes as page_routes
 from gpuledger_collector.program import open_port
 from gpuledger_collector.push_door import PUSH_PATH
 from gpuledger_collector.receive import Receiver
@@ -161,7 +161,7 @@ async def test_no_address_but_health_is_open(tmp_path: Path) -> None:
     token, readers = tokens(tmp_path, "readers")
     _, pushers = tokens(tmp_path, "pushers")
     port = Port(readers=Access(tokens=readers), pushers=Access(tokens=pushers))
-    async with serving(port, routes={**page.routes(), **answers.routes()}) as server:
+    async with serving(port, routes={**page_routes(), **answers.routes()}) as server:
         app = server._runner.app
         paths = [re.sub(r"\{[^}]*\}", "x", resource.canonical) for resource in app.router.resources()]
         assert {"/", "/metrics", "/healthz", "/api/v1/gpus/x", "/log/x", PUSH_PATH} <= set(paths)

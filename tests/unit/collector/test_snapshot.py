@@ -10,13 +10,13 @@ import pytest
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
 from gpuledger.errors import StorageError
 from gpuledger.states import State
-from gpuledger_collector import page
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.api import answers
 from gpuledger_collector.documents import Asked
-from gpuledger_collector.figures import Group, Holding, Key
+from gpuledger_collector.figures import Group, Holding, Key, NotSchedulable
 from gpuledger_collector.ledger import CellRow, Finding
 from gpuledger_collector.live import LiveBoard
+from gpuledger_collector.page.routes import routes as page_routes
 from gpuledger_collector.shelf import Prepared
 from gpuledger_collector.snapshot import CATCH_UP_CELLS_MAX, CATCH_UP_MS_MAX, QUIET_MS, Snapshot
 from gpuledger_collector.targets import Target
@@ -24,6 +24,7 @@ from tests.fakes.cells import T0_MS, rows
 from tests.fakes.glance import ALICE, MEASURED, NO_POLLS, NOW_MS, a_document
 from tests.fakes.ledger import FakeGpuAccounts
 from tests.fakes.polling import StillClock
+from tests.fakes.side_rows import SideRows
 
 FREE = ("fra1", "NVIDIA H100", "free")
 
@@ -35,7 +36,7 @@ class FakeRefreshed:
 
 
 @dataclass
-class FakeSite:
+class FakeSite(SideRows):
     """Keeper, counters, ledger and poller of a site with one GPU that is free all the time."""
 
     horizon_ms: int | None = T0_MS + CELL_MS
@@ -109,6 +110,10 @@ class FakeSite:
         del start_ms, end_ms
         return []
 
+    def not_schedulable(self, start_ms: int, end_ms: int) -> list[NotSchedulable]:
+        del start_ms, end_ms
+        return []
+
     def gpu_accounts(self, start_ms: int, end_ms: int) -> FakeGpuAccounts:
         del start_ms, end_ms
         return FakeGpuAccounts({})
@@ -126,7 +131,7 @@ class FakeSite:
 
 def body(prepared: Prepared, path: str) -> bytes:
     """Return what is served at an address."""
-    return {**page.routes(), **answers.routes()}[path](prepared.published, Asked()).body
+    return {**page_routes(), **answers.routes()}[path](prepared.published, Asked()).body
 
 
 def snapshot_of(site: FakeSite, clock: StillClock | None = None, board: LiveBoard | None = None) -> Snapshot:
@@ -263,8 +268,8 @@ def test_the_page_has_the_findings_of_its_period_and_the_metrics_all_of_them() -
     snapshot = snapshot_of(site)
     snapshot.refresh()
     prepared = snapshot.prepare()
-    assert b"a newer one" in body(prepared, "/")
-    assert b"an older one" not in body(prepared, "/")
+    assert b"a newer one" in body(prepared, "/quality")
+    assert b"an older one" not in body(prepared, "/quality")
     assert b'gpuledger_collector_findings{kind="unrostered"} 2.0' in prepared.metrics.body
 
 
@@ -273,7 +278,7 @@ def test_simulated_data_is_marked_in_page_json_and_metrics(where: str) -> None:
     site, board = FakeSite(simulated=where == "taken in"), LiveBoard()
     board.note(a_document("node-1", simulated=where == "live"), Target(url="http://node-1:9400"), T0_MS)
     prepared = snapshot_of(site, board=board).prepare()
-    assert b"<title>SIMULATED" in body(prepared, "/")
+    assert b"<title>SIMULATED" in body(prepared, "/quality")
     assert b'"simulated":true' in body(prepared, "/api/v1/fleet")
     assert b'simulated="true"' in prepared.metrics.body
 
