@@ -84,6 +84,14 @@ bench-accuracy: $(VENV)/.test ## How far the agent and its peers are from the tr
 	@$(BIN)/python tools/parts.py cc prometheus
 	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.perf.accuracy $(ARGS)
 
+.PHONY: eval
+eval: $(VENV)/.test ## How good verdicts are, on the process suite and on real recordings; write docs/classification.md
+	@PYTHONPATH=.:common:agent:collector $(BIN)/python -m tests.eval.report --write
+
+.PHONY: bench-classify
+bench-classify: $(VENV)/.test ## What a verdict pass over 20,000 live workloads costs; write docs/classification.md
+	@PYTHONPATH=.:common:agent:collector $(BIN)/python -m tests.perf.classify --write
+
 .PHONY: eval-programs
 eval-programs: $(VENV)/.test ## Start real programs on the CPU and record their process trees (gigabytes, an hour; ARGS=torchrun)
 	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.programs.record $(ARGS)

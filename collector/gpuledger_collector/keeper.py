@@ -188,7 +188,7 @@ class Keeper:
         ledger = build_parts(parts, start_ms, end_ms, leases=leases, scheduling=scheduling)
         hours = range(start_ms, end_ms, HOUR_MS)
         self._files.write_hours(ledger, hours)
-        self._workloads.take(hours, ledger.signs)
+        self._workloads.take(hours, ledger.signs, ledger.allotted.allotments)
         return len(indexed)
 
 

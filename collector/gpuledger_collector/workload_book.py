@@ -11,19 +11,20 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from gpuledger_collector import workload_rows
+from gpuledger_collector.allotment import AllotmentRow
 from gpuledger_collector.classify.calibration import Counts, calibrate
 from gpuledger_collector.classify.declared import OWN_RULES, DeclaredRule, Facts
 from gpuledger_collector.classify.evidence import Rules
-from gpuledger_collector.classify.identity import base_of, may_requeue, run_id
+from gpuledger_collector.classify.identity import base_of, is_better, may_requeue, run_id
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold
 from gpuledger_collector.classify.signs import HourSigns, to_text
 from gpuledger_collector.classify.verdict import Context, Verdict, judge
 from gpuledger_collector.indexed import Database
 from gpuledger_collector.store import Store
+from gpuledger_collector.workload_facts import Told, digests_of, facts_of, least, told_by
 from gpuledger_collector.workload_rows import Judged
 
 LIVES_MAX = 20_000
@@ -49,8 +50,8 @@ class WorkloadBook:
         self._rules = rules
         self._declared_rules = declared_rules
         self._lives_max = lives_max
-        self._lives: OrderedDict[str, tuple[int, Life]] = OrderedDict()
-        """By base: the last run's number and life."""
+        self._lives: OrderedDict[str, tuple[int, Life, Facts]] = OrderedDict()
+        """By base: the last run's number and life, and facts."""
         self._calibration: _Calibration | None = None
         self._labels: dict[str, Kind] = {}
 
@@ -61,13 +62,15 @@ class WorkloadBook:
 
     # ------------------------------------------------------------------------------------------ signs
 
-    def take(self, hours: Collection[int], signs: Sequence[HourSigns]) -> int:
+    def take(self, hours: Collection[int], signs: Sequence[HourSigns], allotments: Sequence[AllotmentRow] = ()) -> int:
         """Replace all signs of these hours; return how many workloads changed. Raises StorageError, all or nothing."""
-        names = self._store.names({one.workload for one in signs} | {one.user for one in signs if one.user is not None})
+        digests = {one.workload for one in signs} | {one.user for one in signs if one.user is not None}
+        names = self._store.names(digests | digests_of(allotments))
+        told = told_by(allotments, names)
         self._load_context()
         try:
             with self._store.writing() as db:
-                changed, facts = self._replace(db, sorted(hours), signs, names)
+                changed, facts = self._replace(db, sorted(hours), signs, names, told)
                 judged: list[Judged] = []
                 for base in sorted(changed):
                     judged += self._bring_up(db, base, changed[base], facts.get(base, Facts()))
@@ -81,7 +84,7 @@ class WorkloadBook:
         return len(changed)
 
     def _replace(
-        self, db: Database, hours: Sequence[int], signs: Sequence[HourSigns], names: Mapping[str, str]
+        self, db: Database, hours: Sequence[int], signs: Sequence[HourSigns], names: Mapping[str, str], told: Told
     ) -> tuple[dict[str, dict[int, list[HourSigns]] | None], dict[str, Facts]]:
         """Store what is new; return the signs of changed hours by workload (None: fold anew), and facts."""
         known = workload_rows.known_signs(db, hours)
@@ -91,14 +94,16 @@ class WorkloadBook:
         rows = []
         for one in signs:
             name = names.get(one.workload)
-            found = Facts(name=name, user=None if one.user is None else names.get(one.user))
-            base = base_of(one.workload, name, node=one.node, cluster=one.cluster, facts=found)
-            facts[base] = _least(facts.get(base), found)
-            by_base.setdefault(base, {}).setdefault(one.hour_ms, []).append(one)
-            body = to_text(one)
+            found = facts_of(name, None if one.user is None else names.get(one.user), one.node, told)
             old_base, old_body = known.pop((one.hour_ms, one.node, one.workload), (None, None))
             if old_base is None:
                 old_base = workload_rows.member(db, one.node, one.workload)
+            base = base_of(one.workload, name, node=one.node, cluster=one.cluster, facts=found)
+            if old_base is not None and is_better(old_base, base):
+                base = old_base  # What made a pod stays known when the scheduler is not heard for a while.
+            facts[base] = least(facts.get(base), found)
+            by_base.setdefault(base, {}).setdefault(one.hour_ms, []).append(one)
+            body = to_text(one)
             if old_base != base:
                 workload_rows.put_member(db, one.node, one.workload, base, old_base)
                 if old_base is not None:
@@ -114,19 +119,20 @@ class WorkloadBook:
         workload_rows.put_signs(db, rows)
         workload_rows.drop_signs(db, known)
         changed |= dict.fromkeys({base for base, _ in known.values()})
-        told = {
+        hours_of = {
             base: None if new is None else {hour_ms: by_base[base][hour_ms] for hour_ms in new}
             for base, new in changed.items()
         }
-        return told, facts
+        return hours_of, facts
 
     def _bring_up(
         self, db: Database, base: str, hours: dict[int, list[HourSigns]] | None, facts: Facts
     ) -> Iterator[Judged]:
         last = self._lives.pop(base, None)
+        facts = least(workload_rows.known_facts(db, base) if last is None else last[2], facts)
         requeues = may_requeue(base)
         if last is not None and hours is not None:
-            run, life = last
+            run, life, _ = last
             lives = [life]
             try:
                 for hour_ms in sorted(hours):
@@ -140,7 +146,7 @@ class WorkloadBook:
             verdict = judge(name, life, self._context({name: facts}))
             yield Judged(base=base, run=number, life=life, verdict=verdict, facts=facts)
         if lives:
-            self._lives[base] = run + len(lives) - 1, lives[-1]
+            self._lives[base] = run + len(lives) - 1, lives[-1], facts
 
     def _fold(self, db: Database, base: str) -> list[Life]:
         workload_rows.drop_runs(db, base)
@@ -212,14 +218,3 @@ class WorkloadBook:
         ]
         with self._store.writing() as db:
             workload_rows.put_runs(db, judged)
-
-
-def _least(one: Facts | None, other: Facts) -> Facts:
-    """Return the facts that both make together, the same whichever came first."""
-    if one is None or one == other:
-        return other
-    found = {}
-    for name in ("name", "user"):
-        texts = [text for text in (getattr(one, name), getattr(other, name)) if text is not None]
-        found[name] = min(texts, default=None)
-    return replace(other, **found)

@@ -190,11 +190,19 @@ def drop_runs(db: Database, base: str) -> None:
     db.execute("DELETE FROM workload WHERE base = ?", (base,))
 
 
-def last_run(db: Database, base: str) -> tuple[int, Life] | None:
-    """Return the number and the life of a workload's last run, ready to go on."""
-    for run, text in db.execute("SELECT run, life FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1", (base,)):
+def last_run(db: Database, base: str) -> tuple[int, Life, Facts] | None:
+    """Return the number, the life and the facts of a workload's last run, ready to go on."""
+    sql = "SELECT run, life, facts FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1"
+    for run, text, facts in db.execute(sql, (base,)):
         value = json.loads(text)
-        return int(run), from_plain(value, signs_of(db, base, value["span"][3]))
+        return int(run), from_plain(value, signs_of(db, base, value["span"][3])), Facts(**json.loads(facts))
+    return None
+
+
+def known_facts(db: Database, base: str) -> Facts | None:
+    """Return what is known of a workload already."""
+    for (facts,) in db.execute("SELECT facts FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1", (base,)):
+        return Facts(**json.loads(facts))
     return None
 
 

@@ -24,7 +24,7 @@ from gpuledger_agent import config as agent_config
 from gpuledger_agent.allocations import leases_of
 from gpuledger_agent.upload import Failure as UploadFailure
 from gpuledger_collector import config as collector_config
-from gpuledger_collector import enrolment_files, lease_files, roster_files
+from gpuledger_collector import declared_rules, enrolment_files, lease_files, roster_files
 from gpuledger_collector.finance.files import load_prices
 from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.receive import PushFailure
@@ -171,6 +171,10 @@ def load_leases(file: Path) -> None:
     assert len(lease_files.load_leases(file).book.leases) > 0
 
 
+def load_declared(file: Path) -> None:
+    assert len(declared_rules.load_declared_rules(file)) > 0
+
+
 def load_node_leases(file: Path) -> None:
     assert len(leases_of(read_toml(file))) > 0
 
@@ -192,6 +196,7 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     "roster.toml": load_roster,
     "keys.toml": load_keys,
     "rules.toml": load_site_rules,
+    "declared.toml": load_declared,
 }
 
 

@@ -43,6 +43,11 @@ def base_of(digest: str, name: str | None, *, node: str, cluster: str, facts: Fa
     return f"{name} at {node}"
 
 
+def is_better(one: str, other: str) -> bool:
+    """Return whether an id says more of a pod than another: what made it."""
+    return one.startswith("owner:") and other.startswith("pod:")
+
+
 def may_requeue(base: str) -> bool:
     """Return whether one id may stand for several runs: Slurm gives a job that is queued again the same number."""
     return base.startswith("slurm:")
