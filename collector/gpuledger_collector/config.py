@@ -19,6 +19,8 @@ from gpuledger_collector.scheduler_files import TABLES
 PREFIX = "GPULEDGER_COLLECTOR"
 TARGETS_TABLE = "group"
 """Tables [[group]] of the same file say which agents to poll; `targets` reads them."""
+REPORT_TABLE = "report"
+"""The table [report] says which reports are issued and where they go; `issue.plan_files` reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +209,7 @@ def load(
         environment=environment,
         prefix=PREFIX,
         flags=flags,
-        foreign_tables=TABLES | {TARGETS_TABLE},
+        foreign_tables=TABLES | {TARGETS_TABLE, REPORT_TABLE},
     )
     parse_listen(loaded.value.listen)
     _check_retention(loaded.value)

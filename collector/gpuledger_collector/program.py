@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 import random
 import signal
 import socket
@@ -27,6 +28,9 @@ from gpuledger_collector.beside import Place
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.configuration import ConfigurationRecord
 from gpuledger_collector.http import Port, Server, open_listener
+from gpuledger_collector.issue.clerk import TURN_S, Clerk
+from gpuledger_collector.issue.plan import Plan
+from gpuledger_collector.issue.plan_files import load_plan
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.mirror import LogMirror
 from gpuledger_collector.page.reports import Reports
@@ -48,6 +52,7 @@ from gpuledger_collector.workload_metrics import WorkloadMeter
 PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
 REFRESH_SHARE_MAX = 0.5
+ISSUE_SHARE_MAX = 0.5
 """What may be spent on it of the time: a large fleet is shown, and a backlog accounted for, in larger steps."""
 BACKLOG_QUIET_NS = 3_000_000_000
 BACKLOG_WAIT_NS_MAX = 45_000_000_000
@@ -65,6 +70,7 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
     """Run the collector until SIGTERM or SIGINT and return 0; raises GpuledgerError where it cannot start."""
     groups = () if config_file is None else load_groups(config_file)
     schedulers = () if config_file is None else load_schedulers(config_file)
+    plan = Plan() if config_file is None else load_plan(config_file)
     shown = {group.credentials for group in groups}
     shown |= {found.credentials for group in groups for found in group.lists if isinstance(found, UrlList)}
     for credentials in shown:
@@ -73,8 +79,9 @@ def run(config: CollectorConfig, config_file: Path | None) -> int:
     with open_listener(config.listen) as listener:
         port = open_port(config, listener)
         with open_state(config, clock.wall_ns() // 1_000_000) as state:
+            clerk = Clerk(plan, config, os.environ, clock) if plan.is_scheduled else None
             program = _Program(config, groups, schedulers, state, clock)
-            asyncio.run(program.serve(listener, port))
+            asyncio.run(program.serve(listener, port, clerk))
     return 0
 
 
@@ -240,7 +247,7 @@ class _Program:
         self._prepared_ns = clock.boottime_ns()
         self._prepare_error: str | None = None
 
-    async def serve(self, listener: socket.socket, port: Port) -> None:
+    async def serve(self, listener: socket.socket, port: Port, clerk: Clerk | None = None) -> None:
         """Serve until a signal asks to stop; a bug in any part ends all of them and is raised here."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -265,6 +272,8 @@ class _Program:
         schedule.repeat(self._refresh, self._config.refresh_interval_seconds)
         schedule.repeat(self._prepare, PREPARE_S)
         schedule.repeat(self._upkeep, UPKEEP_S)
+        if clerk is not None:
+            schedule.repeat(_Paced(clerk.turn, self._clock, ISSUE_SHARE_MAX), TURN_S)
         schedule.start()
         tasks = [
             asyncio.create_task(work, name=name)

@@ -33,7 +33,7 @@ _COMMANDS = {
     "demo": _Entry("gpuledger_collector.demo", "demo", "agent,collector", "Play a SIMULATED fleet."),
     "ledger": _Entry(_COLLECTOR_CLI, "ledger", "collector", "Rebuild or check the ledger."),
     "log": _Entry(_COLLECTOR_CLI, "log", "collector", "Check the log of sealed readings."),
-    "report": _Entry("gpuledger_collector.report.command", "report", "collector", "Write reports from the ledger."),
+    "report": _Entry("gpuledger_collector.report_cli", "report", "collector", "Write reports from the ledger."),
     "roster": _Entry("gpuledger_collector.roster_cli", "roster", "collector", "Check, compare or import rosters."),
     "run": _Entry("gpuledger_collector.demo", "run", "agent,collector", "Run everything on this machine."),
     "workload": _Entry("gpuledger_collector.workload_cli", "workload", "collector", "What workloads are for, and why."),

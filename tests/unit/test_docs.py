@@ -26,6 +26,8 @@ from gpuledger_agent.upload import Failure as UploadFailure
 from gpuledger_collector import config as collector_config
 from gpuledger_collector import declared_rules, enrolment_files, lease_files, roster_files
 from gpuledger_collector.finance.files import load_prices
+from gpuledger_collector.issue.plan import Plan
+from gpuledger_collector.issue.plan_files import load_plan
 from gpuledger_collector.poll_failures import Failure
 from gpuledger_collector.receive import PushFailure
 from gpuledger_collector.scheduler_files import load_schedulers
@@ -156,7 +158,8 @@ def load_agent(file: Path) -> None:
 
 def load_collector(file: Path) -> None:
     collector_config.load(file, {}, {})
-    assert len(load_groups(file)) + len(load_schedulers(file)) > 0
+    is_of_tables = len(load_groups(file)) + len(load_schedulers(file)) > 0
+    assert is_of_tables or load_plan(file) != Plan()
 
 
 def load_roster(file: Path) -> None:

@@ -37,6 +37,7 @@ FORBIDDEN = {
     "zh-CN": r"认证|审计|担保|保证|英伟达验证|NVIDIA ?验证",
 }
 REPORT = ROOT / "collector/gpuledger_collector/report"
+ISSUE = REPORT.parent / "issue"
 
 
 def plain(key: str) -> str:
@@ -89,7 +90,10 @@ def test_no_template_says_what_only_a_person_may_sign() -> None:
 
 
 def test_every_text_is_used_somewhere() -> None:
-    source = "\n".join(path.read_text(encoding="utf-8") for path in [*REPORT.rglob("*.py"), *REPORT.rglob("*.j2")])
+    source = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in [*REPORT.rglob("*.py"), *ISSUE.rglob("*.py"), *REPORT.rglob("*.j2")]
+    )
     literals = set(re.findall(r"\"([a-z_]+\.[a-z_0-9]+)\"", source))
     starts = tuple(re.findall(r"f\"([a-z_]+\.[a-z_]*)\{", source))
     nouns = {f"count.{noun}" for noun in re.findall(r"\"([a-z_]+)\"\)?", source)}

@@ -304,6 +304,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """Under which number a report was issued, and which one it replaces (None: it is the first of its period)."""
+
+    number: int
+    restates: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weekly:
     """The report; `headline` is None where the ledger holds no time of the period."""
 
@@ -332,3 +340,5 @@ class Weekly:
     method: Method
     source: Source | None = None
     """None: the ledger of sealed readings."""
+    issue: Issue | None = None
+    """None: written because somebody asked, and not issued."""

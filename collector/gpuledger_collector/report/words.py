@@ -209,6 +209,9 @@ def notices(report: Weekly, lang: Language = ENGLISH) -> list[str]:
     lines = []
     if report.simulated:
         lines.append(lang("notice.simulated"))
+    if report.issue is not None:
+        key = "notice.issued" if report.issue.restates is None else "notice.restated"
+        lines.append(lang(key, number=report.issue.number, restates=report.issue.restates))
     if totals is None:
         return lines
     if report.scope:
