@@ -46,6 +46,8 @@ class Exposed:
     last_seen_ms: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """End of the newest accepted reading by (site, node)."""
     findings: Mapping[str, int] = field(default_factory=dict)
+    not_schedulable: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Nodes by (site, why)."""
     refreshed_ms: int | None = None
     refresh_duration_ns: int | None = None
     workloads: WorkloadFigures = NO_WORKLOADS
@@ -132,6 +134,7 @@ SOURCES: Mapping[str, Source] = {
     "gpuledger_fleet_installed_gpus": _installed,
     "gpuledger_fleet_nodes": lambda exposed: _nodes(exposed, are_free=False),
     "gpuledger_fleet_free_whole_nodes": lambda exposed: _nodes(exposed, are_free=True),
+    "gpuledger_fleet_not_schedulable_nodes": lambda exposed: sorted(exposed.not_schedulable.items()),
     "gpuledger_fleet_idle_ratio": lambda exposed: _bounds(exposed, "idle"),
     "gpuledger_fleet_busy_ratio": lambda exposed: _bounds(exposed, "busy"),
     "gpuledger_fleet_coverage_ratio": _coverage,

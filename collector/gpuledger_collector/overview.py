@@ -22,6 +22,7 @@ from gpuledger_collector.fleet import Fleet, GpuCell, Place, free_since
 from gpuledger_collector.gpu_columns import GpuColumns
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.live import LiveGpu, LiveNode
+from gpuledger_collector.workload_verdicts import ToldVerdict
 
 PERIOD_MS = DAY_MS
 FREE_LOOKBACK_MS = 7 * DAY_MS
@@ -71,6 +72,8 @@ class LedgerFigures:
     holdings_left_off: int = 0
     not_schedulable: tuple[NotSchedulable, ...] = ()
     """Nodes that took no new work at some time of the period."""
+    verdicts: Mapping[str, ToldVerdict] = field(default_factory=dict)
+    """On the largest workloads, by digest."""
 
 
 def read_ledger(reader: FleetReader) -> LedgerFigures:

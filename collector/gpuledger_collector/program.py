@@ -48,6 +48,7 @@ from gpuledger_collector.state import State, open_state
 from gpuledger_collector.target_sources import Discovery
 from gpuledger_collector.targets import Group, Target, UrlList, load_groups, static_targets
 from gpuledger_collector.workload_metrics import WorkloadMeter
+from gpuledger_collector.workload_verdicts import Verdicts
 
 PREPARE_S = 2.0
 PREPARE_SHARE_MAX = 0.1
@@ -238,6 +239,7 @@ class _Program:
             board=self._board,
             clock=clock,
             workloads=WorkloadMeter(state.store),
+            verdicts=Verdicts(state.store, state.workloads),
             upkeep=lambda: state.upkeep.figures,
         )
         self._upkeep = _Paced(lambda: state.upkeep.turn(clock.wall_ns() // 1_000_000), clock, REFRESH_SHARE_MAX)

@@ -18,6 +18,7 @@ from gpuledger.states import State
 from gpuledger_collector.figures import Holding, NotSchedulable
 from gpuledger_collector.fleet import Fleet, GpuCell, idle_throughout
 from gpuledger_collector.overview import LedgerFigures, NodeView, Overview, Sums, add_sums, natural
+from gpuledger_collector.workload_verdicts import ToldVerdict
 
 Natural = tuple[tuple[int, int, str], ...]
 
@@ -72,6 +73,8 @@ class WorkloadUse:
     first_hour_ms: int
     last_hour_ms: int
     parts: tuple[Holding, ...]
+    verdict: ToldVerdict | None = None
+    """What it is taken for; None where nobody has judged it, or it is not among the largest."""
 
     @property
     def gpus(self) -> int:
@@ -195,7 +198,7 @@ def _of_cell(fleet: Fleet) -> _OfCell:
 
 
 def _of_ledger(ledger: LedgerFigures) -> _OfLedger:
-    uses = workload_uses(ledger.holdings)
+    uses = workload_uses(ledger.holdings, ledger.verdicts)
     hours: dict[int, list[Sums]] = {}
     for (_, hour_ms), sums in ledger.hours.items():
         hours.setdefault(hour_ms, []).append(sums)
@@ -259,15 +262,18 @@ def _block(fleet: Fleet, node: str, state: State, gpus: Sequence[GpuCell], of_gp
     )
 
 
-def workload_uses(holdings: Iterable[Holding]) -> tuple[WorkloadUse, ...]:
+def workload_uses(
+    holdings: Iterable[Holding], verdicts: Mapping[str, ToldVerdict] | None = None
+) -> tuple[WorkloadUse, ...]:
     """Return the holdings by workload, in the order of their digests."""
     found: dict[str, list[Holding]] = {}
     for holding in holdings:
         found.setdefault(holding.workload, []).append(holding)
-    return tuple(_use(workload, found[workload]) for workload in sorted(found))
+    told = {} if verdicts is None else verdicts
+    return tuple(_use(workload, found[workload], told.get(workload)) for workload in sorted(found))
 
 
-def _use(workload: str, parts: Sequence[Holding]) -> WorkloadUse:
+def _use(workload: str, parts: Sequence[Holding], verdict: ToldVerdict | None) -> WorkloadUse:
     users = {part.user: part.user_name for part in parts if part.user is not None}
     return WorkloadUse(
         workload=workload,
@@ -277,6 +283,7 @@ def _use(workload: str, parts: Sequence[Holding]) -> WorkloadUse:
         held_slice_ms=sum(part.held_slice_ms for part in parts),
         first_hour_ms=min(part.first_hour_ms for part in parts),
         last_hour_ms=max(part.last_hour_ms for part in parts),
+        verdict=verdict,
         parts=tuple(sorted(parts, key=lambda part: (-part.held_slice_ms, -part.busy_slice_ms, part.site, part.node))),
     )
 

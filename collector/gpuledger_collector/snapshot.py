@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from gpuledger.cells import CELL_MS
@@ -28,6 +30,7 @@ from gpuledger_collector.roster import UNKNOWN_PLACE
 from gpuledger_collector.shelf import Prepared
 from gpuledger_collector.upkeep import UpkeepFigures
 from gpuledger_collector.workload_metrics import NO_WORKLOADS, WorkloadFigures
+from gpuledger_collector.workload_verdicts import ToldVerdict
 
 CATCH_UP_CELLS_MAX = 288
 """After a longer outage the counters leave out what is older; the ledger has it."""
@@ -89,6 +92,12 @@ class Workloads(Protocol):
     def settle(self, cell: CellFigures, rows: Sequence[CellRow]) -> None: ...
 
 
+class Verdicts(Protocol):
+    """Tells what the largest workloads are taken for."""
+
+    def since(self, since_ms: int) -> Mapping[str, ToldVerdict]: ...
+
+
 class Snapshot:
     """Holds the fleet as last seen; `refresh` and `prepare` may run in different threads."""
 
@@ -102,12 +111,13 @@ class Snapshot:
         board: LiveBoard,
         clock: Clock,
         workloads: Workloads | None = None,
+        verdicts: Verdicts | None = None,
         upkeep: Callable[[], UpkeepFigures] = UpkeepFigures,
     ) -> None:
         self._upkeep = upkeep
         self._keeper, self._counting, self._reader = keeper, counting, reader
         self._polling, self._board, self._clock = polling, board, clock
-        self._workloads = workloads
+        self._workloads, self._verdicts = workloads, verdicts
         self._exposer, self._publisher = Exposer(), Publisher()
         self._mutex = threading.Lock()
         self._fleet = resume(*counting.settled())
@@ -127,6 +137,8 @@ class Snapshot:
             refreshed = self._keeper.refresh(now_ms)
             if refreshed.hours > 0 or not self._is_read:
                 ledger = read_ledger(self._reader)
+                if self._verdicts is not None and ledger.start_ms is not None:
+                    ledger = replace(ledger, verdicts=self._verdicts.since(ledger.start_ms))
                 with self._mutex:
                     self._ledger, self._is_read = ledger, True
             if refreshed.horizon_ms is not None and self._is_caught_up(refreshed.horizon_ms):
@@ -213,6 +225,8 @@ class Snapshot:
             names=self._open(live),
             refreshed_ms=refreshed_ms,
         )
+        published = self._publisher.publish(view, fleet)
+        closed = Counter((one.site, one.why.value) for one in published.not_schedulable.values())
         sites = {node.node: node.site for node in view.nodes}
         exposition = self._exposer.render(
             Exposed(
@@ -221,6 +235,7 @@ class Snapshot:
                 simulated=view.simulated,
                 last_seen_ms={(sites.get(node) or UNKNOWN_PLACE, node): at_ms for node, at_ms in sealed_ms.items()},
                 findings=ledger.findings_by_kind,
+                not_schedulable=closed,
                 refreshed_ms=refreshed_ms,
                 refresh_duration_ns=duration_ns,
                 workloads=NO_WORKLOADS if self._workloads is None else self._workloads.figures,
@@ -228,7 +243,7 @@ class Snapshot:
             )
         )
         return Prepared(
-            published=self._publisher.publish(view, fleet),
+            published=published,
             metrics=Document(body=exposition.text, content_type=TEXT_TYPE),
             openmetrics=Document(body=exposition.openmetrics, content_type=OPENMETRICS_TYPE),
         )

@@ -50,6 +50,14 @@ COLLECTOR: tuple[Family, ...] = (
         _PLACE,
     ),
     family(
+        "gpuledger_fleet_not_schedulable_nodes",
+        Kind.GAUGE,
+        "site why",
+        "Nodes that took no new work in the last hour of the ledger, as their schedulers said.",
+        "no scheduler said so of any",
+        "sites x 4 reasons",
+    ),
+    family(
         "gpuledger_fleet_idle_ratio",
         Kind.GAUGE,
         "site model bound",

@@ -21,6 +21,7 @@ from gpuledger_collector.roster_book import RosterBook
 from gpuledger_collector.state import open_state
 from gpuledger_collector.store import Store
 from gpuledger_collector.upkeep import Upkeep
+from gpuledger_collector.workload_book import WorkloadBook
 from tests.fakes.readings import MONDAY_MS, FakeNode, Sealed
 
 
@@ -61,6 +62,7 @@ class Storage:
         self.leases: LeaseRecord = state.leases
         self.namer: Namer = state.namer
         self.upkeep: Upkeep = state.upkeep
+        self.workloads: WorkloadBook = state.workloads
 
     def close(self) -> None:
         self._stack.close()

@@ -115,7 +115,7 @@ def _blocks(state: Published, values: Values) -> Listed:
             raise BadRequest({"after": f"ends in {after[2]!r}, which is no state"})
         behind = (node_key(*after[:2]), STATE_ORDER[State(after[2])])
     found = selection.blocks(state, _selection(values), behind, _limit(values))
-    items = tuple(map(resources.idle_block, found.items))
+    items = tuple(resources.idle_block(state, block) for block in found.items)
     last = None if found.last is None else (found.last[0].site, found.last[0].node, tuple(State)[found.last[1]].value)
     return Listed(items=items, last=last)
 

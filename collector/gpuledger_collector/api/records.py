@@ -12,6 +12,8 @@ from enum import Enum
 from typing import Any
 
 from gpuledger.states import State
+from gpuledger_collector.classify.kinds import Kind
+from gpuledger_collector.schedulers.view import Unschedulable
 
 SCHEMA = 1
 """Raised where an old client would misread an answer; new fields alone raise nothing."""
@@ -200,9 +202,20 @@ class Node:
     answered_ms: int | None = told("When its agent last answered.")
     sealed_ms: int | None = told("End of its newest reading.")
     free_since_ms: int | None = told("Since when all its GPUs are free; null where they are not.")
+    not_schedulable: NotSchedulable | None = told("Why it takes no new work; null where no scheduler says so.")
     gpus: int = told("How many GPUs it has.")
     gpus_now: Mapping[State, int] = told("They by state at this moment.")
     figures: Figures | None = told("They over the period; null where the ledger has nothing of them.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSchedulable:
+    """Why a node takes no new work, as its scheduler said in the last hour."""
+
+    why: Unschedulable = told("What keeps new work away.")
+    reason: str | None = told("In whose words.")
+    by: str | None = told("Who did it, where the name is open.")
+    since_ms: int | None = told("Since when.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +232,7 @@ class IdleBlock:
     whole: bool = told("Whether they are all that the node has.")
     since_ms: int = told("Since when all of them have been in that state.")
     since_is_exact: bool = told("False where it may be longer.")
+    not_schedulable: NotSchedulable | None = told("Why its node takes no new work; null where no scheduler says so.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +258,16 @@ class WorkloadPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a workload is taken for, and why."""
+
+    workload: str = told("Its id for `gpuledger workload show`.")
+    kind: Kind = told("What for.")
+    sentence: str = told("The same in words.")
+    evidence: tuple[str, ...] = told("Why, a line each.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """One workload over the period."""
 
@@ -256,6 +280,7 @@ class Workload:
     held_slice_ms: int = told("Time for which it held GPUs without using them.")
     first_hour_ms: int = told("The first hour in which it had one.")
     last_hour_ms: int = told("The last.")
+    verdict: Verdict | None = told("What it is taken for; null where nobody judged it, or 200 have more GPU time.")
     parts: tuple[WorkloadPart, ...] = told("By node, most held time first, at most 100.")
 
 

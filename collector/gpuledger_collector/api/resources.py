@@ -24,6 +24,7 @@ from gpuledger_collector.api.records import (
     IdleBlock,
     LiveGpu,
     Node,
+    NotSchedulable,
     Place,
     Quotient,
     Site,
@@ -31,6 +32,7 @@ from gpuledger_collector.api.records import (
     Span,
     Trouble,
     User,
+    Verdict,
     Withheld,
     Workload,
     WorkloadPart,
@@ -107,6 +109,7 @@ def node(state: Published, view: NodeView) -> Node:
         answered_ms=view.answered_ms,
         sealed_ms=view.sealed_ms,
         free_since_ms=state.free_since_ms.get(view.node),
+        not_schedulable=_closed(state, view.node),
         gpus=len(view.gpus),
         gpus_now=_by_state(Counter(gpu.state for gpu in view.gpus)),
         figures=None if sums is None else figures(sums),
@@ -148,7 +151,14 @@ def _live(live: Live, names: tuple[str | None, ...]) -> LiveGpu:
     )
 
 
-def idle_block(block: published.IdleBlock) -> IdleBlock:
+def _closed(state: Published, node: str) -> NotSchedulable | None:
+    found = state.not_schedulable.get(node)
+    if found is None:
+        return None
+    return NotSchedulable(why=found.why, reason=found.reason, by=found.by_name, since_ms=found.since_ms)
+
+
+def idle_block(state: Published, block: published.IdleBlock) -> IdleBlock:
     """Return one idle block."""
     return IdleBlock(
         site=block.site,
@@ -161,6 +171,7 @@ def idle_block(block: published.IdleBlock) -> IdleBlock:
         whole=block.is_whole,
         since_ms=block.since_ms,
         since_is_exact=block.is_since_exact,
+        not_schedulable=_closed(state, block.node),
     )
 
 
@@ -176,6 +187,14 @@ def workload(use: WorkloadUse) -> Workload:
         held_slice_ms=use.held_slice_ms,
         first_hour_ms=use.first_hour_ms,
         last_hour_ms=use.last_hour_ms,
+        verdict=None
+        if use.verdict is None
+        else Verdict(
+            workload=use.verdict.workload,
+            kind=use.verdict.kind,
+            sentence=use.verdict.sentence,
+            evidence=use.verdict.evidence,
+        ),
         parts=tuple(
             WorkloadPart(
                 node=part.node,

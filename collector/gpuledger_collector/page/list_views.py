@@ -19,6 +19,7 @@ from gpuledger_collector.page.rendering import page
 from gpuledger_collector.published import STATE_ORDER, IdleBlock, Published, WorkloadUse
 from gpuledger_collector.report.names import opened_or_digest
 from gpuledger_collector.selection import Selection
+from gpuledger_collector.workload_verdicts import VERDICTS_MAX
 
 TROUBLES_MAX = 100
 PARTS_MAX = 200
@@ -70,6 +71,7 @@ def idle(state: Published, asked: Asked) -> Document:
 _WORKLOADS: tuple[Column[WorkloadUse], ...] = (
     Column(name="name", title="Workload", key=lambda one: opened_or_digest(one.name, one.workload)),
     Column(name="user", title="User", key=lambda one: [opened_or_digest(name, user) for user, name in one.users]),
+    Column(name="kind", title="What for", key=lambda one: "~" if one.verdict is None else one.verdict.kind.value),
     Column(name="gpus", title="GPUs", key=lambda one: one.gpus, is_number=True, is_down_first=True),
     Column(name="busy", title="Busy", key=lambda one: one.busy_slice_ms, is_number=True, is_down_first=True),
     Column(name="held", title="Held, unused", key=lambda one: one.held_slice_ms, is_number=True, is_down_first=True),
@@ -121,6 +123,7 @@ def workload(state: Published, asked: Asked) -> Document:
         parts=use.parts[:PARTS_MAX],
         now=now[:PARTS_MAX],
         on_now=len(now),
+        verdicts_max=VERDICTS_MAX,
     )
 
 

@@ -59,6 +59,7 @@ def everything() -> Exposed:
         simulated=True,
         last_seen_ms={("fra1", "n1"): T0_MS + 2 * CELL_MS, ("fra1", 'n"2\\\n'): T0_MS},
         findings={"foreign_claim": 2},
+        not_schedulable={("fra1", "drained"): 3},
         refreshed_ms=T0_MS + 2 * CELL_MS + 1,
         refresh_duration_ns=42_000_000,
         workloads=WorkloadFigures(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All pages: that their links lead somewhere, that tables go on and turn round, and what reports may be had."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from gpuledger.cells import HOUR_MS
 from gpuledger_collector.api import answers
+from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.documents import Asked
 from gpuledger_collector.figures import NotSchedulable
 from gpuledger_collector.fleet import Fleet
@@ -17,8 +19,9 @@ from gpuledger_collector.page import links
 from gpuledger_collector.page.rendering import POLICY, static_documents, static_url
 from gpuledger_collector.page.reports import Reports
 from gpuledger_collector.page.routes import routes
-from gpuledger_collector.published import Publisher
+from gpuledger_collector.published import Published, Publisher
 from gpuledger_collector.schedulers.view import Unschedulable
+from gpuledger_collector.workload_verdicts import ToldVerdict
 from tests.fakes.large_fleet import CELL, LAST_HOUR_MS, a_large_fleet
 from tests.fakes.pages import HOSTILE, ROUTES, Reader, get, look
 
@@ -165,6 +168,31 @@ def test_a_node_that_takes_no_new_work_says_why() -> None:
         in look("/nodes/{node}", state, node="node-3").words
     )
     assert "places no new work" not in look("/nodes/{node}", state, node="node-6").words
+    told = json.loads(answers.routes()["/api/v1/nodes/{node}"](state, Asked(path={"node": "node-3"})).body)
+    assert told["not_schedulable"] == {"why": "drained", "reason": "bad cable", "by": "ann", "since_ms": CELL}
+
+
+def judged() -> Published:
+    """The fleet with a verdict on one of its workloads."""
+    verdict = ToldVerdict(
+        workload="slurm:c1/7",
+        kind=Kind.TRAINING,
+        sentence="training, p 0.97",
+        evidence=("+3.00 training: rule torchrun",),
+    )
+    ledger = replace(FLEET.view.ledger, verdicts={"01" * 32: verdict})
+    return Publisher().publish(replace(FLEET.view, ledger=ledger), Fleet())
+
+
+def test_a_workload_says_why_it_is_taken_for_what_it_is() -> None:
+    said = look("/workloads/{workload}", judged(), workload="01" * 32).words
+    assert "Why this verdict training, p 0.97 +3.00 training: rule torchrun" in said
+    assert "gpuledger workload label slurm:c1/7" in said
+    assert "Nobody has judged yet" in look("/workloads/{workload}", judged(), workload="02" * 32).words
+    assert "ann training 2" in look("/workloads", judged(), "q=ann").words
+    told = json.loads(answers.routes()["/api/v1/workloads"](judged(), Asked(query=(("limit", "2"),))).body)["items"]
+    assert told[0]["verdict"]["evidence"] == ["+3.00 training: rule torchrun"]
+    assert told[1]["verdict"] is None
 
 
 def test_reports_are_the_files_of_one_directory_that_have_a_reports_name(tmp_path: Path) -> None:
