@@ -108,7 +108,8 @@ _GIVEN = (State.BUSY, State.HELD, State.RESERVED)
 @dataclass(slots=True)
 class _Job:
     gpus: set[str]
-    untold_gpus: int = 0
+    gpus_max: int = 0
+    """Of a scheduler's: what it says."""
     slice_ms: int = 0
     busy: int = 0
     held: int = 0
@@ -175,7 +176,7 @@ class Allotments:
         times = share_equally(CELL_SLICE_MS, len(own))
         for position, (cluster, grant) in enumerate(own):
             job = self._job(cell_ms, entry.site, entry.node, cluster, grant)
-            job.gpus.add(entry.gpu)
+            job.gpus_max = max(job.gpus_max, grant.count)
             job.slice_ms += times[position]
             job.busy += parts[State.BUSY][position]
             job.held += parts[State.HELD][position]
@@ -243,7 +244,7 @@ class Allotments:
                 untold = max(grant.count - count, 0)
                 if untold > 0:
                     job = self._job(cell_ms, site, node, cluster, grant)
-                    job.untold_gpus = max(job.untold_gpus, untold)
+                    job.gpus_max = max(job.gpus_max, grant.count)
                     job.slice_ms += untold * CELL_SLICE_MS
                     job.untold += untold * CELL_SLICE_MS
 
@@ -303,7 +304,7 @@ def _row(key: _JobKey, job: _Job) -> AllotmentRow:
         user=user,
         account=account,
         partition=partition,
-        gpus=len(job.gpus) + job.untold_gpus,
+        gpus=max(job.gpus_max, len(job.gpus)),
         slice_ms=job.slice_ms,
         busy_slice_ms=job.busy,
         held_slice_ms=job.held,

@@ -53,6 +53,7 @@ class Commerce:
         self._tenants = {} if book is None else {lease.name: lease.tenant for lease in book.leases}
         self._cells: dict[int, CellShares] = {}
         self._sums: dict[_Key, Sum] = {}
+        self._undeclared: dict[tuple[int, str, str], dict[State, int]] = {}
 
     def is_leased(self, entry: Entry, cell_ms: int) -> bool:
         """Return whether a lease that names the GPU or its node runs throughout the cell."""
@@ -61,7 +62,12 @@ class Commerce:
     def add(self, cell_ms: int, entry: Entry, states: Mapping[State, int]) -> None:
         """Add one installed GPU's cell."""
         if self._book is None:
-            self._take(floor_to(cell_ms, HOUR_MS), (undeclared(entry, states),))
+            key = floor_to(cell_ms, HOUR_MS), entry.site, entry.pool
+            total = self._undeclared.get(key)
+            if total is None:
+                total = self._undeclared[key] = {}
+            for state, amount in states.items():
+                total[state] = total.get(state, 0) + amount
             return
         shares = self._cells.get(cell_ms)
         if shares is None:
@@ -71,6 +77,8 @@ class Commerce:
     def close(self) -> tuple[list[CommerceRow], list[tuple[int, Conflict]]]:
         """Return the rows in canonical order, and (cell, conflict) for what cannot be."""
         conflicts: list[tuple[int, Conflict]] = []
+        for (hour_ms, site, pool), states in self._undeclared.items():
+            self._take(hour_ms, (undeclared(site, pool, states),))
         for cell_ms in sorted(self._cells):
             shares, found = self._cells[cell_ms].close()
             conflicts += [(cell_ms, conflict) for conflict in found]

@@ -28,6 +28,8 @@ import click
 from gpuledger.cells import DAY_MS, floor_to
 from gpuledger.clock import Clock, SystemClock
 from gpuledger.errors import GpuledgerError
+from gpuledger_collector.config import load
+from gpuledger_collector.demo_given import play_scheduler, write_given
 
 COLLECTOR_PORT = 9401
 AGENT_PORT = 9400
@@ -150,7 +152,9 @@ def _get_json(url: str) -> dict[str, Any] | None:
         return None
 
 
-def _write_collector_config(path: Path, groups: Mapping[str, Sequence[str]], port: int, *, simulated: bool) -> None:
+def _write_collector_config(
+    path: Path, groups: Mapping[str, Sequence[str]], port: int, *, simulated: bool, given: str = ""
+) -> None:
     lines = [
         f'listen = "127.0.0.1:{port}"',
         f"state_dir = {json.dumps(str(path.parent / 'collector'))}",
@@ -159,6 +163,8 @@ def _write_collector_config(path: Path, groups: Mapping[str, Sequence[str]], por
         "poll_interval_seconds = 2",
         "refresh_interval_seconds = 2",
     ]
+    if given:
+        lines += [f"leases = {json.dumps(str(path.parent / 'leases.toml'))}", "", given]
     for site, urls in groups.items():
         lines += ["", "[[group]]", f'site = "{site}"', f"targets = {json.dumps(list(urls))}"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -253,7 +259,10 @@ def _play(directory: Path, seconds: float | None, waiter: _Waiter) -> None:
         collector_port = _free_port(COLLECTOR_PORT)
         collector_url = f"http://127.0.0.1:{collector_port}"
         config = root / "collector.toml"
-        _write_collector_config(config, groups, collector_port, simulated=True)
+        names = [node.name for node in FLEET]
+        given = write_given(root, names, from_s * 1000)
+        _write_collector_config(config, groups, collector_port, simulated=True, given=given)
+        play_scheduler(load(config, {}, {}).value, names, week_ms - _WEEK_MS, began_ms)
         programs.start("collector", ["collector", "run", "--config", str(config)])
         click.echo(f"SIMULATED: playing {PAST_WEEKS} past weeks and this one for {len(FLEET)} nodes x 8 H100 ...")
         slack_ms = 3 * SIMULATED_INTERVAL_S * 1000 + 300_000

@@ -227,14 +227,14 @@ class CellShares:
     def add(self, entry: Entry, states: Mapping[State, int]) -> None:
         """Add one GPU and its states, which sum to the cell."""
         if self._cell_ms < self._book.from_ms:
-            self._shares.append(_exact(entry, Commercial.UNDECLARED, None, states))
+            self._shares.append(_exact(entry.site, entry.pool, Commercial.UNDECLARED, None, states))
             return
         named = self._book.naming(entry)
         running = [lease for lease in named if lease.runs_in(self._cell_ms)]
         if len(running) == 1:
-            self._shares.append(_exact(entry, running[0].kind, running[0].name, states))
+            self._shares.append(_exact(entry.site, entry.pool, running[0].kind, running[0].name, states))
         elif running:
-            self._shares.append(_exact(entry, Commercial.UNDECLARED, None, states))
+            self._shares.append(_exact(entry.site, entry.pool, Commercial.UNDECLARED, None, states))
             names = ", ".join(lease.name for lease in running)
             text = f"{entry.gpu} at {entry.node} is under the leases {names} at once; its time counts as undeclared"
             self._conflicts.append(Conflict(kind="double_lease", subject=entry.gpu, text=text))
@@ -253,11 +253,11 @@ class CellShares:
         return [*self._shares, *shares], [*self._conflicts, *conflicts]
 
 
-def _exact(entry: Entry, kind: Commercial, lease: str | None, states: Mapping[State, int]) -> Share:
+def _exact(site: str, pool: str, kind: Commercial, lease: str | None, states: Mapping[State, int]) -> Share:
     of = _of(states)
     return Share(
-        site=entry.site,
-        pool=entry.pool,
+        site=site,
+        pool=pool,
         kind=kind,
         lease=lease,
         slice_ms=sum(states.values()),
@@ -339,6 +339,6 @@ class Sum:
             self.high_of[several] = self.high_of.get(several, 0) + amount
 
 
-def undeclared(entry: Entry, states: Mapping[State, int]) -> Share:
-    """Return the share of a GPU of which no lease book speaks."""
-    return _exact(entry, Commercial.UNDECLARED, None, states)
+def undeclared(site: str, pool: str, states: Mapping[State, int]) -> Share:
+    """Return the share of GPUs of which no lease book speaks."""
+    return _exact(site, pool, Commercial.UNDECLARED, None, states)

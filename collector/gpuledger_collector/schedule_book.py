@@ -59,9 +59,14 @@ class _Cluster:
 
 
 class ScheduleBook:
-    """Takes in one look after the other; safe to use from several threads."""
+    """Takes in one look after the other; safe to use from several threads.
 
-    def __init__(self, catalog: Catalog, namer: Namer) -> None:
+    With `entries_at_once` a past that is played is logged in batches of so many; what is not logged yet, `finish` logs.
+    """
+
+    def __init__(self, catalog: Catalog, namer: Namer, entries_at_once: int = 1) -> None:
+        self._entries_at_once = entries_at_once
+        self._held: list[ScheduleEntry] = []
         self._catalog = catalog
         self._store = catalog.store
         self._namer = namer
@@ -98,6 +103,7 @@ class ScheduleBook:
         """Log what was looked at and is not logged yet: the end of a run."""
         with self._mutex:
             entries = [one for name, known in self._clusters.items() for one in self._end_stretch(name, known)]
+            self._entries_at_once = 1
             self._log(entries, now_ms)
 
     def _known(self, name: str) -> _Cluster:
@@ -108,9 +114,13 @@ class ScheduleBook:
         return found
 
     def _log(self, entries: list[ScheduleEntry], now_ms: int) -> None:
-        if entries:
-            openings = Beside(openings=self._namer.take_openings())
-            self._catalog.commit(entries, now_ms=now_ms, besides=[openings])
+        held = [*self._held, *entries]
+        if not held or len(held) < self._entries_at_once:
+            self._held = held
+            return
+        openings = Beside(openings=self._namer.take_openings())
+        self._catalog.commit(held, now_ms=now_ms, besides=[openings])
+        self._held = []
 
     # ------------------------------------------------------------------------------------------ one look
 

@@ -106,6 +106,22 @@ def test_the_weekly_report_covers_the_last_week_of_a_fleet_with_a_dark_node_and_
             assert "SIMULATED" in path.read_text(encoding="utf-8-sig")
 
 
+def test_the_weekly_report_shows_a_simulated_lease_book_and_a_simulated_scheduler(running: Running) -> None:
+    (path,) = (running.directory / "simulated" / "reports").glob("*.json")
+    report = json.loads(path.read_text())
+    given, market = report["given"], report["market"]
+    assert {kind["kind"] for kind in given["kinds"]} == {"paid", "internal", "unsold"}
+    assert {lease["tenant"] for lease in given["leases"]} == {"SIMULATED customer", "SIMULATED research"}
+    assert [(one["node"], one["why"]) for one in market["not_schedulable"]] == [("sim-node-4", "drained")]
+    assert "SIMULATED" in market["not_schedulable"][0]["reason"]
+    assert [(one["reason"], one["jobs_max"]) for one in market["queues"]] == [("Resources", 1)]
+    assert [(one["node"], one["user_name"], one["job_name"], one["gpus"]) for one in market["reserved_jobs"]] == [
+        ("sim-node-3", "SIMULATED-ada", "4711", 4)
+    ]
+    assert market["waiting"][0]["idle_wanted_slice_ms"] > 0
+    assert market["bridge"]["closing"] == 32
+
+
 def test_every_sealed_reading_passes_the_log_check(running: Running) -> None:
     # On a copy: the running collector holds the log.
     source = running.directory / "simulated" / "collector"

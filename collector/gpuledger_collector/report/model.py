@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gpuledger.states import State
+from gpuledger_collector.report.given_model import Given
 from gpuledger_collector.report.idle_model import Block, IdleList
 from gpuledger_collector.report.market_model import Market
 from gpuledger_collector.report.money_model import Money
@@ -342,3 +343,5 @@ class Weekly:
     """None: the ledger of sealed readings."""
     issue: Issue | None = None
     """None: written because somebody asked, and not issued."""
+    given: Given | None = None
+    """What could be sold, and leases; None for a part of the fleet, of which no lease tells."""

@@ -13,6 +13,7 @@ from gpuledger.states import State
 from gpuledger_collector.report import source_words, words
 from gpuledger_collector.report.action_tables import action_section
 from gpuledger_collector.report.amounts import ABSENT, hours, points, tenths_text
+from gpuledger_collector.report.given_tables import given_section
 from gpuledger_collector.report.idle_tables import idle_section
 from gpuledger_collector.report.languages import ENGLISH, Language
 from gpuledger_collector.report.layout import Cell, Column, Section, Table, line, numbers, top
@@ -34,6 +35,7 @@ def sections(report: Weekly, lang: Language = ENGLISH) -> tuple[Section, ...]:
         action_section(report, lang),
         money_section(report, lang),
         idle_section(report, lang),
+        *given_section(report, lang),
         _changes(report, lang),
         _threshold(report, report.headline, lang),
         _findings(report, lang),

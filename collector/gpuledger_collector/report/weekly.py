@@ -15,6 +15,7 @@ from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.node_figures import NodeTime, ReportReader, Scope
 from gpuledger_collector.report.comparison import build_comparison
+from gpuledger_collector.report.given import build_given
 from gpuledger_collector.report.idle_list import build_blocks, build_idle_list
 from gpuledger_collector.report.idle_model import IdleList
 from gpuledger_collector.report.market import build_market
@@ -64,7 +65,7 @@ def build_weekly(
     extract: Extract | None = None,
     book: PriceBook | None = None,
 ) -> Weekly:
-    """Return the report of a week, a month or another period.
+    """Return the report of a week, a month or another period; of a part of the fleet without what leases say of pools.
 
     `source` says what its rows are from if not from sealed readings, `other` what it is compared with if not with the
     period before. Raises LedgerMovedError where the ledger's answers do not belong to one state of it.
@@ -83,10 +84,9 @@ def build_weekly(
     headline = next((totals for _, totals in _with_totals(whole, untold)), None)
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
     holdings = reader.holdings(week.start_ms, week.end_ms)
-    down = reader.down_gpus(week.start_ms, week.end_ms)
     market = build_market(reader, week.start_ms, week.end_ms, to_ms, nodes)
     closed = {(row.site, row.node) for row in market.not_schedulable if row.is_at_end}
-    idle_list = build_idle_list(nodes, holdings, down, to_ms - week.start_ms)
+    idle_list = build_idle_list(nodes, holdings, reader.down_gpus(week.start_ms, week.end_ms), to_ms - week.start_ms)
     comparison, is_previous_simulated = build_comparison(
         reader, week, period, headline, other=other, is_compared=is_compared
     )
@@ -114,6 +114,7 @@ def build_weekly(
         market=market,
         money=None if book is None else build_money(reader, book, week.start_ms, week.end_ms, to_ms, nodes),
         absent=_absent(market),
+        given=build_given(reader, week.start_ms, week.end_ms, whole) if extract is None else None,
         comparison=comparison,
         findings=_group_findings(reader.findings(week.start_ms, week.end_ms)),
         method=_method(places, digest, readings_trust),

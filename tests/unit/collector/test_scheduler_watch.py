@@ -6,15 +6,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from gpuledger.cells import HOUR_MS, SLICES_PER_GPU
 from gpuledger.clock import SystemClock
+from gpuledger.states import State
 from gpuledger_collector.given_entries import ScheduleEntry
 from gpuledger_collector.schedule_book import ScheduleBook
 from gpuledger_collector.scheduler_files import Scheduler
 from gpuledger_collector.scheduler_watch import SchedulerWatch
 from gpuledger_collector.schedulers.kubernetes_watch import KubernetesCluster
 from gpuledger_collector.schedulers.slurm_commands import SlurmCluster
+from gpuledger_collector.schedulers.view import Unschedulable
+from tests.fakes.readings import MONDAY_MS, FakeNode
 from tests.fakes.storage import Storage
 from tests.unit.collector.test_kubernetes import node, pod
 from tests.unit.collector.test_kubernetes_watch import ApiServer, until, watching
@@ -72,6 +77,41 @@ async def test_kubernetes_is_listed_once_and_what_it_shows_is_taken_in(storage: 
         assert watch.figures()["k1"].jobs == 1
         # Before its lists were there, nothing was shown as if there were none.
         assert watch.figures()["k1"].failures.keys() <= {"unavailable"}
+
+
+async def test_what_a_kubernetes_server_shows_comes_into_the_ledger_with_owners_queue_and_cordoned_node(
+    storage: Storage, tmp_path: Path
+) -> None:
+    api = ApiServer()
+    api.objects["pods"] = [pod(name="train-0", node="n1"), pod(name="waits", node=None, phase="Pending")]
+    cordoned = node("n1")
+    cordoned["spec"]["unschedulable"] = True
+    api.objects["nodes"] = [cordoned]
+    async with watching(api, tmp_path) as known:
+        await until(lambda: known.view() is not None)
+        view = known.view()
+    assert view is not None
+    book = ScheduleBook(storage.catalog, storage.namer)
+    sealing = FakeNode(name="n1", gpus=2)
+    sealing.seal_cells(MONDAY_MS, 12, {})
+    for minute in range(61):
+        book.take(replace(view, at_ms=MONDAY_MS + minute * 60_000))
+    book.finish(storage.now_ms)
+    storage.take(sealing)
+    storage.refresh()
+    span = MONDAY_MS, MONDAY_MS + HOUR_MS
+    (closed,) = storage.files.not_schedulable(*span)
+    assert (closed.cluster, closed.node, closed.why) == ("k1", "n1", Unschedulable.CORDONED)
+    assert closed.free_slice_ms == 2 * HOUR_MS * SLICES_PER_GPU
+    # A count says for how long a pod had GPUs, and moves nothing.
+    (row,) = storage.files.sum_by((), *span)
+    assert row.account.slice_ms(State.RESERVED) == 0
+    (allotted,) = storage.files.allotments(*span)
+    assert allotted.job_name is not None
+    assert allotted.job_name.endswith("/train-0")
+    assert allotted.untold_slice_ms == allotted.slice_ms > 0
+    (queue,) = storage.files.queues(*span)
+    assert queue.wanted_slice_ms > 0
 
 
 async def test_certificates_that_cannot_be_read_cost_that_scheduler_alone(storage: Storage, tmp_path: Path) -> None:

@@ -171,3 +171,13 @@ def test_a_divided_gpu_is_nobodys_by_an_index() -> None:
     from_instances = GpuTime(uuid=whole.uuid, index=0, state_slice_ms=whole.state_slice_ms, instances=(instance,))
     ledger = ledger_of([from_instances], WHOLE, [seen(JOB)])
     assert total(ledger, State.RESERVED) == 0
+
+
+def test_a_job_has_as_many_gpus_as_its_scheduler_says_whatever_was_seen_of_them() -> None:
+    roster = Roster(entries=tuple(entry(f"GPU-{number}", "n1") for number in range(2)), is_declared=True)
+    watched = looks((T0_MS, T1_MS), (T1_MS, T1_MS + CELL_MS))
+    # In the second cell nobody reported, so nobody knows which GPUs the job had.
+    seen_once = [reading("n1", [gpu(0, FREE), gpu(1, FREE)])]
+    ledger = build(seen_once, roster, T0_MS, T1_MS + CELL_MS, scheduling=Scheduling(watched, [seen(JOB)]))
+    (row,) = ledger.allotted.allotments
+    assert (row.gpus, row.slice_ms, row.untold_slice_ms) == (2, 4 * CELL_SLICE_MS, 2 * CELL_SLICE_MS)
