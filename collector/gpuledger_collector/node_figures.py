@@ -100,6 +100,14 @@ class ReportReader(Reader, Protocol):
         """Return every GPU with down time, the most first."""
         ...
 
+    def rows_version(self, start_ms: int, end_ms: int) -> str:
+        """Return a text that changes when any row of the span does."""
+        ...
+
+    def report_digest(self, start_ms: int, end_ms: int) -> tuple[str, bool]:
+        """Return a digest of what is reported, and whether it is that of the rows (else of the files)."""
+        ...
+
     def within(self, scope: Scope) -> ReportReader:
         """Return the same ledger with only the rows of a scope, and what was found about them; digests stay."""
         ...

@@ -7,8 +7,10 @@ Each statement reads a view `rows` of the table `hours`.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gpuledger.cells import DAY_MS
@@ -16,6 +18,7 @@ from gpuledger.states import IDLE, UNKNOWN, State
 from gpuledger_collector.columns import ENERGY, STATES, TAGS, Record, tags_of
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, Scope
+from gpuledger_collector.side_tables import SIDE_TABLES
 
 _DARK, _FREE, _DOWN = f"state_{State.DARK}", f"state_{State.FREE}", f"state_{State.DOWN}"
 
@@ -28,6 +31,8 @@ _INSTALLED = _sum(list(STATES))
 _IDLE = _sum([f"state_{state}" for state in State if state in IDLE])
 _UNKNOWN = _sum([f"state_{state}" for state in State if state in UNKNOWN])
 _ADDED = (*STATES, *ENERGY, *TAGS)
+DIGEST_ROWS_MAX = 200_000
+"""A week of twelve hundred GPUs; a row takes a digest some 20 microseconds."""
 _OF_NODES = {"holders", "allotments", "unschedulable"}
 _OF_FLEETS = {"queues", "clusters"}
 
@@ -73,6 +78,37 @@ class NodeAnswers(ABC):
 
     @abstractmethod
     def _query(self, table: str, start_ms: int, end_ms: int, sql: str) -> list[Record]: ...
+
+    @abstractmethod
+    def _paths(self, table: str, start_ms: int, end_ms: int) -> list[Path]: ...
+
+    @abstractmethod
+    def digest(self, start_ms: int, end_ms: int) -> str: ...
+
+    def rows_version(self, start_ms: int, end_ms: int) -> str:
+        """Return a text that changes when any file of [start_ms, end_ms) does, without reading one."""
+        stats = [(path.name, path.parent.name, path.stat()) for path in self._files(start_ms, end_ms)]
+        return repr([(name, table, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, table, stat in stats])
+
+    def report_digest(self, start_ms: int, end_ms: int) -> tuple[str, bool]:
+        """Return a digest of what is reported, and whether it is that of the rows.
+
+        Of more rows than can be written out in a moment it is that of the files: each one's SHA-256 and its name below
+        the ledger's directory, a line each as sha256sum writes them.
+        """
+        counted = self._query("hours", start_ms, end_ms, "SELECT count(*) AS rows FROM rows")
+        if not counted or counted[0]["rows"] <= DIGEST_ROWS_MAX:
+            return self.digest(start_ms, end_ms), True
+        hashed = hashlib.sha256()
+        for path in self._files(start_ms, end_ms):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            hashed.update(f"{found}  {path.parent.name}/{path.name}\n".encode())
+        return hashed.hexdigest(), False
+
+    def _files(self, start_ms: int, end_ms: int) -> list[Path]:
+        tables = ("hours", "holders", *SIDE_TABLES)
+        return [path for table in sorted(tables) for path in self._paths(table, start_ms, end_ms)]
 
     def node_times(self, start_ms: int, end_ms: int) -> list[NodeTime]:
         """Return the time of every node over [start_ms, end_ms), sorted by site, pool and node."""

@@ -116,6 +116,12 @@ class FakeLedger(SideRows):
         found.whole = self.whole
         return found
 
+    def rows_version(self, start_ms: int, end_ms: int) -> str:
+        return self.digest(start_ms, end_ms)
+
+    def report_digest(self, start_ms: int, end_ms: int) -> tuple[str, bool]:
+        return self.digest(start_ms, end_ms), True
+
     def holdings(self, start_ms: int, end_ms: int) -> list[Holding]:
         sites = {(row.hour_ms, row.gpu): row.site for row in self.hours}
         found: dict[tuple[str, str, str, str | None], list[HolderRow]] = {}

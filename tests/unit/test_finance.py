@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from functools import cache
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from gpuledger.cells import DAY_MS, HOUR_MS
 from gpuledger.errors import ConfigurationError
 from gpuledger.states import State
-from gpuledger_collector.finance.amounts import GPU_HOUR_SLICE_MS, PricedHour, fixed_costs, site_money
+from gpuledger_collector.finance.amounts import GPU_HOUR_SLICE_MS, Missing, PricedHour, fixed_costs, site_money
 from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.finance.files import load_prices
 from gpuledger_collector.report.money import cents
@@ -203,12 +204,12 @@ def test_what_is_missing_is_absent_and_named_and_nothing_else_is(book: PriceBook
     nowhere = money["nowhere"]
     assert (nowhere.foregone_low, nowhere.energy_kwh, nowhere.fixed_costs, nowhere.break_even) == (None,) * 4
     assert nowhere.missing == (
-        "price of A100 at nowhere on 2026-11-16",
-        "fixed costs of nowhere",
-        "energy counters of nowhere",
+        Missing(what="price", site="nowhere", subject="A100", first_day=date(2026, 11, 16), days=1),
+        Missing(what="fixed_costs", site="nowhere"),
+        Missing(what="energy", site="nowhere"),
     )
     assert money["bj1"].foregone_high is not None
-    assert money["bj1"].missing == ("energy counters of bj1",)
+    assert money["bj1"].missing == (Missing(what="energy", site="bj1"),)
 
 
 def test_fixed_costs_of_a_week_are_seven_thirtieths_of_novembers(book: PriceBook) -> None:
@@ -216,7 +217,7 @@ def test_fixed_costs_of_a_week_are_seven_thirtieths_of_novembers(book: PriceBook
     start_ms = MONDAY_MS - 8 * HOUR_MS
     assert fixed_costs(book, "bj1", start_ms, start_ms + 7 * DAY_MS) == (Fraction(7000), [])
     assert fixed_costs(book, "bj1", start_ms + 12 * HOUR_MS, start_ms + DAY_MS) == (Fraction(500), [])
-    assert fixed_costs(book, "fra1", start_ms, start_ms + DAY_MS) == (None, ["fixed costs of fra1"])
+    assert fixed_costs(book, "fra1", start_ms, start_ms + DAY_MS) == (None, [Missing(what="fixed_costs", site="fra1")])
 
 
 def test_at_break_even_the_price_of_what_is_sold_meets_costs(book: PriceBook) -> None:

@@ -10,6 +10,7 @@ import calendar
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from enum import Enum
 from fractions import Fraction
 
 from gpuledger.cells import HOUR_MS, SLICES_PER_GPU
@@ -39,6 +40,29 @@ class PricedHour:
     sold_free_high_slice_ms: int = 0
 
 
+class Input(str, Enum):
+    """What the book may lack."""
+
+    PRICE = "price"
+    RATE = "rate"
+    PUE = "pue"
+    TARIFF = "tariff"
+    FIXED_COSTS = "fixed_costs"
+    ENERGY = "energy"
+    """Not of the book: counters of energy in the ledger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Missing:
+    """An input that is missing on some of a site's days; `subject` is a model or a currency, else empty."""
+
+    what: str
+    site: str
+    subject: str = ""
+    first_day: date | None = None
+    days: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteMoney:
     """What idle time meant at one site; all in the book's currency.
@@ -59,7 +83,11 @@ class SiteMoney:
     fixed_costs: Fraction | None
     break_even: Fraction | None
     """The least share of installed time that must be sold for its price to meet fixed costs and power."""
-    missing: tuple[str, ...] = ()
+    missing: tuple[Missing, ...] = ()
+
+
+_Lack = tuple[Input, str, date]
+"""What is missing, of which model or currency, on which day."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,9 +106,9 @@ class _Sums:
     busy_slice_ms: int = 0
     idle_slice_ms: int = 0
     has_energy: bool = False
-    no_price: set[str] = field(default_factory=set)
-    no_pue: set[str] = field(default_factory=set)
-    no_tariff: set[str] = field(default_factory=set)
+    no_price: set[_Lack] = field(default_factory=set)
+    no_pue: set[_Lack] = field(default_factory=set)
+    no_tariff: set[_Lack] = field(default_factory=set)
 
 
 def site_money(book: PriceBook, hours: Iterable[PricedHour], start_ms: int, end_ms: int) -> list[SiteMoney]:
@@ -112,11 +140,11 @@ def _add(book: PriceBook, hour: PricedHour, sums: _Sums) -> None:
 def _hour_price(book: PriceBook, hour: PricedHour, day: date, sums: _Sums) -> Fraction | None:
     price = book.price(hour.model, hour.site, day)
     if price is None:
-        sums.no_price.add(f"price of {hour.model or 'a model without a name'} at {hour.site} on {day}")
+        sums.no_price.add((Input.PRICE, hour.model, day))
         return None
     rate = book.rate(price.currency, day)
     if rate is None:
-        sums.no_price.add(f"rate of {price.currency} to {book.currency} on {day}")
+        sums.no_price.add((Input.RATE, price.currency, day))
         return None
     return price.of_gpu_hour * rate
 
@@ -128,16 +156,16 @@ def _add_energy(book: PriceBook, hour: PricedHour, local: datetime, sums: _Sums)
     sums.kwh += idle
     pue = book.pue(hour.site, day)
     if pue is None:
-        sums.no_pue.add(f"PUE of {hour.site} on {day}")
+        sums.no_pue.add((Input.PUE, "", day))
         return
     sums.site_kwh += idle * pue
     tariff = book.tariff(hour.site, day)
     if tariff is None:
-        sums.no_tariff.add(f"tariff of {hour.site} on {day}")
+        sums.no_tariff.add((Input.TARIFF, "", day))
         return
     rate = book.rate(tariff.currency, day)
     if rate is None:
-        sums.no_tariff.add(f"rate of {tariff.currency} to {book.currency} on {day}")
+        sums.no_tariff.add((Input.RATE, tariff.currency, day))
         return
     per_kwh = tariff.per_kwh(local.weekday(), local.hour) * rate
     sums.cost += idle * pue * per_kwh
@@ -150,9 +178,9 @@ def _settle(book: PriceBook, site: str, sums: _Sums, start_ms: int, end_ms: int)
     has_site_kwh = has_energy and not sums.no_pue
     has_cost = has_site_kwh and not sums.no_tariff
     fixed, no_fixed = fixed_costs(book, site, start_ms, end_ms)
-    missing = [*sorted(sums.no_price), *sorted(sums.no_pue), *sorted(sums.no_tariff), *no_fixed]
+    missing = [*_missing(site, sums.no_price | sums.no_pue | sums.no_tariff), *no_fixed]
     if not has_energy:
-        missing.append(f"energy counters of {site}")
+        missing.append(Missing(what=Input.ENERGY.value, site=site))
     return SiteMoney(
         site=site,
         foregone_low=sums.low if is_priced else None,
@@ -166,6 +194,17 @@ def _settle(book: PriceBook, site: str, sums: _Sums, start_ms: int, end_ms: int)
         break_even=_break_even(sums, fixed) if is_priced and has_cost and fixed is not None else None,
         missing=tuple(missing),
     )
+
+
+def _missing(site: str, lacks: Iterable[_Lack]) -> list[Missing]:
+    """Return one entry for each input, with the first of its days and their number."""
+    days: dict[tuple[Input, str], set[date]] = {}
+    for what, subject, day in lacks:
+        days.setdefault((what, subject), set()).add(day)
+    return [
+        Missing(what=what.value, site=site, subject=subject, first_day=min(found), days=len(found))
+        for (what, subject), found in sorted(days.items(), key=lambda item: (list(Input).index(item[0][0]), item[0][1]))
+    ]
 
 
 def _break_even(sums: _Sums, fixed: Fraction) -> Fraction | None:
@@ -183,12 +222,12 @@ def _break_even(sums: _Sums, fixed: Fraction) -> Fraction | None:
     return None if margin <= 0 else (fixed + idle_power) / margin
 
 
-def fixed_costs(book: PriceBook, site: str, start_ms: int, end_ms: int) -> tuple[Fraction | None, list[str]]:
+def fixed_costs(book: PriceBook, site: str, start_ms: int, end_ms: int) -> tuple[Fraction | None, list[Missing]]:
     """Return a site's fixed costs of the days of a span, and what is missing; a day costs its part of its month."""
     costs = book.sites.get(site)
     if costs is None or not costs.fixed:
-        return None, [f"fixed costs of {site}"]
-    total, missing = Fraction(0), set[str]()
+        return None, [Missing(what=Input.FIXED_COSTS.value, site=site)]
+    total, missing = Fraction(0), set[_Lack]()
     first = book.local(site, _EPOCH + timedelta(milliseconds=start_ms))
     last = book.local(site, _EPOCH + timedelta(milliseconds=end_ms))
     day = first.date()
@@ -200,11 +239,11 @@ def fixed_costs(book: PriceBook, site: str, start_ms: int, end_ms: int) -> tuple
                 continue
             rate = book.rate(cost.currency, day)
             if rate is None:
-                missing.add(f"rate of {cost.currency} to {book.currency} on {day}")
+                missing.add((Input.RATE, cost.currency, day))
             else:
                 total += cost.per_month * rate * part / days
         day += timedelta(days=1)
-    return (None, sorted(missing)) if missing else (total, [])
+    return (None, _missing(site, missing)) if missing else (total, [])
 
 
 def _part_of_day(day: date, first: datetime, last: datetime) -> Fraction:

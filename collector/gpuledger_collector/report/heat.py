@@ -74,8 +74,11 @@ class HeatMap:
 def days_map(report: Weekly, lang: Language) -> HeatMap:
     """Return one row a node, the most idle first, and one column a UTC day."""
     days = range(floor_to(report.period.start_ms, DAY_MS), report.period.end_ms, DAY_MS)
-    rows = [(f"{lang.name(row.node, 22)}", row.cells) for row in report.heat_days[:ROWS_MAX]]
-    others = report.heat_days[ROWS_MAX:]
+    wholly = [row for row in report.heat_days if _is_wholly_idle(row)]
+    named = [row for row in report.heat_days if not _is_wholly_idle(row)]
+    rows = [(lang("heat.wholly", n=f"{len(wholly):,}"), _sum_rows(wholly, len(days)))] if wholly else []
+    rows += [(lang.name(row.node, 22), row.cells) for row in named[:ROWS_MAX]]
+    others = named[ROWS_MAX:]
     more = ""
     if others:
         rows.append((lang("heat.others", n=f"{len(others):,}"), _sum_rows(others, len(days))))
@@ -125,6 +128,10 @@ def hours_map(report: Weekly, lang: Language) -> HeatMap:
     )
 
 
+def _is_wholly_idle(row: HeatRow) -> bool:
+    return all(cell is None or cell.idle_slice_ms == cell.installed_slice_ms for cell in row.cells)
+
+
 def _sum_rows(rows: Sequence[HeatRow], length: int) -> tuple[HeatCell | None, ...]:
     sums: list[HeatCell | None] = []
     for index in range(length):
@@ -154,10 +161,10 @@ def _map(
     text: str,
     left: float = _LEFT,
 ) -> HeatMap:
-    top, slot = 26.0, (WIDTH - left) / len(heads)
+    top, slot = 36.0, (WIDTH - left) / len(heads)
     cells: list[Cell] = []
     texts = [
-        Text(x=round(left + (number + 0.5) * slot, 2), y=18, text=head, anchor="middle", is_quiet=True)
+        Text(x=round(left + (number + 0.5) * slot, 2), y=28, text=head, anchor="middle", is_quiet=True)
         for number, head in enumerate(heads)
         if head
     ]

@@ -15,6 +15,7 @@ def method_lines(report: Weekly, lang: Language) -> list[tuple[str, str]]:
     """Return the method box as (term, text)."""
     method, totals, source = report.method, report.headline, report.source
     noun = words.noun(report.period, lang)
+    kind = "text" if method.is_digest_of_rows else "files"
     busy = "busy" if words.may_say(report, Withheld.BUSY) else "work_seen"
     busy_text = lang("method.busy_text", busy=words.state_label(State.BUSY, report, lang))
     theta = lang.tenths(method.theta_ppm // 1000)
@@ -40,7 +41,7 @@ def method_lines(report: Weekly, lang: Language) -> list[tuple[str, str]]:
     lines += [
         (lang("method.trust"), _trust(report, lang)),
         (lang("method.not_shown"), lang(f"method.not_shown_{'text' if source is None else 'engine'}")),
-        (lang("method.ledger"), lang("method.ledger_text", noun=noun, digest=method.ledger_digest)),
+        (lang("method.ledger"), lang(f"method.ledger_{kind}", noun=noun, digest=method.ledger_digest)),
     ]
     return lines
 

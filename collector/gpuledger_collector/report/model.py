@@ -249,6 +249,8 @@ class Method:
     activity_sources: tuple[str, ...]
     hang_suspicion_ms: int
     ledger_digest: str
+    is_digest_of_rows: bool
+    """Where there are too many rows it is that of the files (docs/report.md)."""
     readings_trust: TrustLevel
     roster_trust: TrustLevel
 

@@ -17,8 +17,6 @@ from gpuledger_collector.node_figures import NodeTime, ReportReader
 from gpuledger_collector.report.money_model import Money, MoneyOf, SwitchOff
 from gpuledger_collector.report.periods import at
 
-MISSING_MAX = 20
-"""Missing inputs that are listed; the rest are counted."""
 Bounds = tuple[int, int]
 
 
@@ -29,9 +27,6 @@ def build_money(
     groups = reader.sum_by(["site", "model", "hour_ms"], start_ms, end_ms)
     hours = _priced_hours(reader, groups, start_ms, end_ms)
     found = site_money(book, hours, start_ms, to_ms)
-    missing = sorted({text for money in found for text in money.missing})
-    if len(missing) > MISSING_MAX:
-        missing = [*missing[:MISSING_MAX], f"… ({len(missing) - MISSING_MAX} more)"]
     return Money(
         currency=book.currency,
         book_digest=book.digest,
@@ -39,7 +34,7 @@ def build_money(
         sites=tuple(_money_of(money) for money in found),
         switch_off=_switch_off(found, nodes, groups, to_ms - start_ms),
         sources=_sources(book, groups),
-        missing=tuple(missing),
+        missing=tuple(one for money in found for one in money.missing),
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from gpuledger_collector.finance.amounts import Missing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyOf:
@@ -57,4 +59,4 @@ class Money:
     switch_off: tuple[SwitchOff, ...]
     sources: tuple[str, ...]
     """Where the prices in force come from, as the book says."""
-    missing: tuple[str, ...]
+    missing: tuple[Missing, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from gpuledger_collector.finance.amounts import Missing
 from gpuledger_collector.report.amounts import ABSENT, hours
 from gpuledger_collector.report.languages import Language
 from gpuledger_collector.report.layout import Cell, Section, Table, line, numbers, top
@@ -13,6 +14,7 @@ from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.money_model import Money, MoneyOf
 
 SITES_MAX = 20
+MISSING_MAX = 20
 
 
 def money_section(report: Weekly, lang: Language) -> Section:
@@ -20,12 +22,22 @@ def money_section(report: Weekly, lang: Language) -> Section:
     money = report.money
     if money is None:
         return Section(heading=lang("money.heading"), lines=(lang("money.absent"),))
-    notes = [lang("money.missing", what=lang.name(text, 120)) for text in money.missing]
+    notes = [_missing(one, lang) for one in money.missing[:MISSING_MAX]]
+    if len(money.missing) > MISSING_MAX:
+        notes.append(lang("money.missing_more", n=len(money.missing) - MISSING_MAX))
     return Section(
         heading=lang("money.heading"),
         tables=(_sites(money, lang), *([_switch_off(money, lang)] if money.switch_off else [])),
         notes=tuple(notes),
     )
+
+
+def _missing(one: Missing, lang: Language) -> str:
+    subject, site = lang.name(one.subject), lang.name(one.site)
+    what = lang(f"money.input_{one.what}", subject=subject, site=site)
+    if one.first_day is None:
+        return lang("money.missing", what=what)
+    return lang("money.missing_days", what=what, n=one.days, day=one.first_day.isoformat())
 
 
 def amount_range(low: Decimal | None, high: Decimal | None, lang: Language) -> str:

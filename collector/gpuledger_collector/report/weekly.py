@@ -71,7 +71,7 @@ def build_weekly(
     period before. Raises LedgerMovedError where the ledger's answers do not belong to one state of it.
     """
     whole_reader, reader = reader, reader if extract is None else reader.within(extract.scope)
-    digest = whole_reader.digest(week.start_ms, week.end_ms)
+    version = whole_reader.rows_version(week.start_ms, week.end_ms)
     period = _period(week, reader.extent())
     places = _ask(reader, ["site", "model"], week)
     sites = _ask(reader, ["site"], week)
@@ -117,10 +117,10 @@ def build_weekly(
         given=build_given(reader, week.start_ms, week.end_ms, whole) if extract is None else None,
         comparison=comparison,
         findings=_group_findings(reader.findings(week.start_ms, week.end_ms)),
-        method=_method(places, digest, readings_trust),
+        method=_method(places, whole_reader.report_digest(week.start_ms, week.end_ms), readings_trust),
         source=source,
     )
-    is_same = digest == whole_reader.digest(week.start_ms, week.end_ms)
+    is_same = version == whole_reader.rows_version(week.start_ms, week.end_ms)
     _check_one_ledger(total, (whole, sites, days, hours), nodes, idle_list, is_same)
     return report
 
@@ -182,7 +182,7 @@ def _period(week: Span, extent: tuple[int, int] | None) -> Period:
     )
 
 
-def _method(places: Sequence[Group], digest: str, readings_trust: TrustLevel) -> Method:
+def _method(places: Sequence[Group], digest: tuple[str, bool], readings_trust: TrustLevel) -> Method:
     intervals = tuple(sorted({interval for group in places for interval in group.intervals_ms}))
     return Method(
         theta_ppm=THETA_PPM,
@@ -192,7 +192,8 @@ def _method(places: Sequence[Group], digest: str, readings_trust: TrustLevel) ->
         are_intervals_mixed=len(intervals) > 1,
         activity_sources=tuple(sorted({source for group in places for source in group.activity_sources})),
         hang_suspicion_ms=sum(group.hang_suspicion_ms for group in places),
-        ledger_digest=digest,
+        ledger_digest=digest[0],
+        is_digest_of_rows=digest[1],
         readings_trust=readings_trust,
         roster_trust=TrustLevel.L0,
     )
