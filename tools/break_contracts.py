@@ -37,6 +37,10 @@ BREAKS = {
     ],
     "door-pdf": [("gpuledger_collector.report.to_html", "import weasyprint")],
     "door-schedule": [("gpuledger_collector.demo", "from apscheduler.schedulers import asyncio")],
+    "door-chat": [
+        ("gpuledger_collector.issue.sending", "import apprise"),
+        ("gpuledger_collector.issue.message", "import smtplib"),
+    ],
     "door-grpc": [("gpuledger_agent.pod_poll", "import grpc")],
     "door-keys": [("gpuledger_agent.sealer", "from cryptography.hazmat.primitives import hashes")],
     "door-metrics": [("gpuledger_collector.poll", "from prometheus_client.core import GaugeMetricFamily")],

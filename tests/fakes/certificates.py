@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,12 @@ class Authority:
             .not_valid_after(END)
         )
 
-    def issue(self, name: str) -> Pair:
-        """Write NAME.pem and NAME.key, over what is there."""
+    def issue(self, name: str, hosts: Sequence[str] = ()) -> Pair:
+        """Write NAME.pem and NAME.key, over what is there; good for 127.0.0.1 and the hosts."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        names = [x509.DNSName(host) for host in hosts]
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *names])
         certificate = (
             self._builder(subject, key.public_key())
             .add_extension(address, critical=False)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from gpuledger.errors import ConfigurationError
 from gpuledger_collector.issue.mail import DeliveryError
@@ -13,7 +13,7 @@ from gpuledger_collector.issue.plan import Channel, ChannelKind
 
 _HOSTS = {
     ChannelKind.SLACK: ("hooks.slack.com",),
-    ChannelKind.TEAMS: (".webhook.office.com", ".logic.azure.com", ".powerplatform.com"),
+    ChannelKind.TEAMS: (".logic.azure.com",),
     ChannelKind.FEISHU: ("open.feishu.cn", "open.larksuite.com"),
     ChannelKind.DINGTALK: ("oapi.dingtalk.com",),
     ChannelKind.WECOM: ("qyapi.weixin.qq.com",),
@@ -30,6 +30,16 @@ def check_url(kind: ChannelKind, url: str, where: str) -> None:
         raise ConfigurationError(f"{where}: not an https address of {kind.value} ({', '.join(_HOSTS[kind])})")
 
 
+def service_url(kind: ChannelKind, url: str) -> str:
+    """Return the webhook's address as Apprise takes it: for two services it knows no webhook by its own address."""
+    parts = urlsplit(url)
+    if kind is ChannelKind.DINGTALK:
+        return "dingtalk://" + "".join(parse_qs(parts.query).get("access_token", [""])[:1])
+    if kind is ChannelKind.FEISHU and parts.hostname == "open.feishu.cn":
+        return "feishu://" + parts.path.rstrip("/").rpartition("/")[2]
+    return url
+
+
 def post(channel: Channel, url: str, message: Message) -> None:
     """Post the message; raises DeliveryError where the service did not take it, without a word about the address."""
     check_url(channel.kind, url, f"channel {channel.name}: its address")
@@ -38,10 +48,11 @@ def post(channel: Channel, url: str, message: Message) -> None:
         import apprise  # noqa: PLC0415
     except ImportError as exc:
         raise ConfigurationError("chat channels need the extra `report`: pip install 'gpuledger[report]'") from exc
-    # It logs addresses; what matters of a failure is said here.
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    # They log addresses; what matters of a failure is said here.
+    for name in ("apprise", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     service = apprise.Apprise()
-    if not service.add(url):
+    if not service.add(service_url(channel.kind, url)):
         raise ConfigurationError(f"channel {channel.name}: its address is not one that {channel.kind.value} hands out")
     if not service.notify(title=message.subject, body=message.text, body_format=apprise.NotifyFormat.TEXT):
         raise DeliveryError(f"{channel.name}: {channel.kind.value} did not take the message", may_have_arrived=False)
