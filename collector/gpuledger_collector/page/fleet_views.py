@@ -13,7 +13,7 @@ from gpuledger_collector import wording
 from gpuledger_collector.documents import Asked, Document
 from gpuledger_collector.overview import NodeView, Sums, natural
 from gpuledger_collector.page import bars, links
-from gpuledger_collector.page.grid import GridRow, grid, row
+from gpuledger_collector.page.grid import grid, row
 from gpuledger_collector.page.links import Column, Crumb, choice
 from gpuledger_collector.page.missing import not_found
 from gpuledger_collector.page.rendering import page
@@ -32,10 +32,9 @@ FLEET = Crumb(text="Fleet", url="/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
-    """One node of a table: its GPUs now, and it over the period."""
+    """One node of a table, and it over the period."""
 
     node: NodeView
-    grid: GridRow
     sums: Sums | None
 
 
@@ -132,11 +131,8 @@ def site(state: Published, asked: Asked) -> Document:
         cluster=kept["cluster"] or None, pool=kept["pool"] or None, model=kept["model"] or None, state=wanted_state
     )
     looks = wording.looks(view.total if sums is None else sums)
-    rows = [
-        NodeRow(node=node, grid=row(node, looks, view.now_ms), sums=view.ledger.nodes.get(node.node))
-        for node in members
-        if wanted.takes_node(node)
-    ]
+    rows = [NodeRow(node=node, sums=view.ledger.nodes.get(node.node)) for node in members if wanted.takes_node(node)]
+    nodes = links.table(links.site(name), asked, rows, _NODES, kept)
     counts = Counter(gpu.state for node in members for gpu in node.gpus if gpu.is_rostered)
     return page(
         "site.html.j2",
@@ -149,7 +145,9 @@ def site(state: Published, asked: Asked) -> Document:
         sums=sums,
         bar=None if sums is None else bars.bar(shown(name), sums, looks),
         strip=_strip(state, name),
-        nodes=links.table(links.site(name), asked, rows, _NODES, kept),
+        nodes=nodes,
+        # Of this page's nodes only: a site may have thousands.
+        grids=[row(one.node, looks, view.now_ms) for one in nodes.items],
         of_nodes=len(members),
         states_now=[(looks[one], counts[one], one) for one in State if counts[one]],
         kept=kept,
