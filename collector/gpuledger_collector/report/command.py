@@ -27,6 +27,7 @@ from gpuledger_collector.report.periods import (
     span_named,
     week_named,
 )
+from gpuledger_collector.report.use import UseReader
 from gpuledger_collector.report.weekly import Extract, LedgerMovedError, build_weekly
 
 SOURCES = ("agents", "prometheus")
@@ -102,6 +103,7 @@ def _write_from_ledger(context: click.Context, asked: Span | None, kind: PeriodK
         other=other,
         extract=extract,
         book=book,
+        use=None if context.obj is not None else read_use(state),
     )
     _write(found, flags, state / _REPORTS)
 
@@ -148,6 +150,7 @@ def read_report(
     other: Span | None = None,
     extract: Extract | None = None,
     book: PriceBook | None = None,
+    use: UseReader | None = None,
 ) -> Weekly:
     """Return the report of a period, by default of the last one of its kind that the ledger reaches the end of.
 
@@ -160,11 +163,20 @@ def read_report(
         span = default_span(extent, kind)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return build_weekly(reader, span, is_compared=is_compared, other=other, extract=extract, book=book)
+            return build_weekly(reader, span, is_compared=is_compared, other=other, extract=extract, book=book, use=use)
         except LedgerMovedError:
             if attempt == _ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+def read_use(directory: Path) -> UseReader:
+    """Return what tells what GPU time was used for, beside the ledger of a state directory."""
+    from gpuledger_collector.ledger_files import open_reader  # noqa: PLC0415 - as below
+    from gpuledger_collector.store import Store  # noqa: PLC0415
+    from gpuledger_collector.workload_demand import LedgerDemand  # noqa: PLC0415
+
+    return LedgerDemand(open_reader(directory), Store(directory, read_only=True)).demand
 
 
 def _open(context: click.Context, directory: Path) -> ReportReader:

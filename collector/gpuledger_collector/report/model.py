@@ -17,6 +17,7 @@ from gpuledger_collector.report.market_model import Market
 from gpuledger_collector.report.money_model import Money
 from gpuledger_collector.report.periods import PeriodKind
 from gpuledger_collector.report.shares import Range, Share
+from gpuledger_collector.report.use_model import Use
 
 SCHEMA = "gpuledger.report"
 SCHEMA_VERSION = 2
@@ -343,6 +344,8 @@ class Weekly:
     method: Method
     source: Source | None = None
     """None: the ledger of sealed readings."""
+    use: Use | None = None
+    """What GPU time was used for; None: nobody judged workloads, or not of this extract."""
     issue: Issue | None = None
     """None: written because somebody asked, and not issued."""
     given: Given | None = None

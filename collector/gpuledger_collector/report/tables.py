@@ -22,6 +22,7 @@ from gpuledger_collector.report.model import Change, Totals, Weekly, Withheld
 from gpuledger_collector.report.money_tables import money_section
 from gpuledger_collector.report.names import SENTENCE_CHARACTERS_MAX
 from gpuledger_collector.report.shares import Share
+from gpuledger_collector.report.use_tables import use_section
 
 
 def sections(report: Weekly, lang: Language = ENGLISH) -> tuple[Section, ...]:
@@ -33,6 +34,7 @@ def sections(report: Weekly, lang: Language = ENGLISH) -> tuple[Section, ...]:
         _where(report, lang),
         Section(heading=lang("heat.heading"), figures=("heat_days", "heat_hours")),
         action_section(report, lang),
+        *(() if report.source is not None else (use_section(report, lang),)),
         money_section(report, lang),
         idle_section(report, lang),
         *given_section(report, lang),

@@ -40,6 +40,8 @@ from gpuledger_collector.report.money import build_money
 from gpuledger_collector.report.patterns import build_demand, build_heat_days, build_heat_hours
 from gpuledger_collector.report.periods import Span
 from gpuledger_collector.report.totals import sensitivity_of, totals_of, withheld_words
+from gpuledger_collector.report.use import UseReader, build_use
+from gpuledger_collector.report.use_model import Use
 
 
 class LedgerMovedError(StorageError):
@@ -64,6 +66,7 @@ def build_weekly(
     other: Span | None = None,
     extract: Extract | None = None,
     book: PriceBook | None = None,
+    use: UseReader | None = None,
 ) -> Weekly:
     """Return the report of a week, a month or another period; of a part of the fleet without what leases say of pools.
 
@@ -90,7 +93,6 @@ def build_weekly(
     comparison, is_previous_simulated = build_comparison(
         reader, week, period, headline, other=other, is_compared=is_compared
     )
-    day_totals = tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold))
     report = Weekly(
         schema=SCHEMA,
         schema_version=SCHEMA_VERSION,
@@ -104,7 +106,7 @@ def build_weekly(
             for group, totals in _with_totals(places, untold)
         ),
         sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites, untold)),
-        days=day_totals,
+        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold)),
         heat_days=build_heat_days(reader.node_days(week.start_ms, week.end_ms), _days_of(week)),
         heat_hours=build_heat_hours(hours),
         sensitivity=sensitivity_of(total),
@@ -119,10 +121,19 @@ def build_weekly(
         findings=_group_findings(reader.findings(week.start_ms, week.end_ms)),
         method=_method(places, whole_reader.report_digest(week.start_ms, week.end_ms), readings_trust),
         source=source,
+        use=None if use is None or extract is not None else _use(use, week),
     )
     is_same = version == whole_reader.rows_version(week.start_ms, week.end_ms)
     _check_one_ledger(total, (whole, sites, days, hours), nodes, idle_list, is_same)
     return report
+
+
+def _use(reader: UseReader, week: Span) -> Use | None:
+    try:
+        demand = reader(week.start_ms, week.end_ms)
+    except ValueError as exc:
+        raise LedgerMovedError(f"the ledger changed while the report was read from it ({exc})") from exc
+    return None if demand is None else build_use(demand)
 
 
 def _days_of(span: Span) -> range:
