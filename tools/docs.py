@@ -22,6 +22,7 @@ from gpuledger.cli import main as command_line
 from gpuledger.metrics import AGENT, COLLECTOR, Family
 from gpuledger.settings import Pairs, environment_name
 from gpuledger_collector.api.openapi import openapi
+from gpuledger_collector.report.json_schema import schema_text
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP_WIDTH = 96
@@ -282,6 +283,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
     "docs/openapi.json": lambda: openapi().decode("ascii"),
+    "docs/report.schema.json": schema_text,
 }
 """Generated file -> what writes it."""
 

@@ -31,6 +31,7 @@ _COMMANDS = {
     "agent": _Entry("gpuledger_agent.cli", "agent", "agent", "Meter this node's GPUs."),
     "collector": _Entry(_COLLECTOR_CLI, "collector", "collector", "Take in the fleet's readings and serve its page."),
     "demo": _Entry("gpuledger_collector.demo", "demo", "agent,collector", "Play a SIMULATED fleet."),
+    "idle": _Entry("gpuledger_collector.idle_cli", "idle", "collector", "Print what is idle now."),
     "ledger": _Entry(_COLLECTOR_CLI, "ledger", "collector", "Rebuild or check the ledger."),
     "log": _Entry(_COLLECTOR_CLI, "log", "collector", "Check the log of sealed readings."),
     "report": _Entry("gpuledger_collector.report_cli", "report", "collector", "Write reports from the ledger."),

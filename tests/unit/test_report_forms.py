@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from gpuledger.cells import HOUR_MS
 from gpuledger.states import State
 from gpuledger_collector.ledger import Finding
+from gpuledger_collector.report.json_schema import schema
 from gpuledger_collector.report.model import Weekly
 from gpuledger_collector.report.periods import week_named
 from gpuledger_collector.report.to_csv import BYTE_ORDER_MARK, days_to_csv, idle_list_to_csv, states_to_csv
@@ -249,6 +250,16 @@ def test_the_json_keeps_a_hostile_name_whole_and_is_ascii(name: str) -> None:
     text = weekly_to_json(hostile_report(name))
     text.encode("ascii")
     assert json.loads(text)["sites"][0]["site"] == name
+
+
+def test_the_json_is_as_its_schema_says() -> None:
+    schemas = pytest.importorskip("jsonschema_rs")
+    validator = schemas.validator_for(schema())
+    for report in (fleet_report(simulated=True), observed_report(), build_weekly(FakeLedger([]), W47)):
+        document = json.loads(weekly_to_json(report))
+        assert [error.message for error in validator.iter_errors(document)] == []
+        del document["period"]["name"]
+        assert not validator.is_valid(document)
 
 
 def test_numbers_stay_numbers_in_csv() -> None:

@@ -97,15 +97,30 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
 
 
+BESIDE = {"hours": "number", "utc": "string", "points": "number", "percent": "number"}
+"""What stands beside a figure for people, by the last word of its name, and its type in JSON."""
+
+
+def beside_name(name: str) -> str | None:
+    """Return the name of what stands beside a field for people, if anything does."""
+    if name.endswith("slice_ms"):
+        return name.removesuffix("slice_ms") + "gpu_hours"
+    if name in _TIMES:
+        return name.removesuffix("ms") + "utc"
+    if name == "difference_tenths" or name.endswith("_difference_tenths"):
+        return name.removesuffix("tenths") + "points"
+    if name == "tenths" or name.endswith("_tenths"):
+        return name.removesuffix("tenths") + "percent"
+    return None
+
+
 def _beside(name: str, value: object) -> tuple[str, object] | None:
     """Return the field for people that stands beside a figure, if any; an absent figure has an absent one."""
-    if name.endswith("slice_ms"):
-        hours = round(value / amounts.GPU_HOUR_SLICE_MS, 4) if isinstance(value, int) else None
-        return name.removesuffix("slice_ms") + "gpu_hours", hours
-    if name in _TIMES:
-        return name.removesuffix("ms") + "utc", iso(value) if isinstance(value, int) else None
-    if name == "difference_tenths":
-        return "difference_points", value / 10 if isinstance(value, int) else None
-    if name == "tenths" or name.endswith("_tenths"):
-        return name.removesuffix("tenths") + "percent", value / 10 if isinstance(value, int) else None
-    return None
+    found = beside_name(name)
+    if found is None:
+        return None
+    if not isinstance(value, int):
+        return found, None
+    if found.endswith("gpu_hours"):
+        return found, round(value / amounts.GPU_HOUR_SLICE_MS, 4)
+    return found, iso(value) if found.endswith("utc") else value / 10
