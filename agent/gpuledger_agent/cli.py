@@ -17,7 +17,7 @@ from gpuledger.credential_command import credential
 from gpuledger.errors import ConfigurationError, GpuledgerError
 from gpuledger.settings import describe
 from gpuledger_agent import config as agent_config
-from gpuledger_agent import once, passthrough, program, release
+from gpuledger_agent import passthrough, program, release
 from gpuledger_agent.nvml import Nvml
 from gpuledger_agent.processes import ProcessTable, SystemProcessTable, SystemProcessTree
 
@@ -136,6 +136,9 @@ def look_once(context: click.Context, config_file: Path | None, simulate: str | 
     config = agent_config.load(config_file, os.environ, {}).value
     logs.configure("warning")
     clock, nvml, processes = _sources(simulate)
+    # Here and not above: what looks once would stay in the memory of what runs for months.
+    from gpuledger_agent import once
+
     host = once.Host(sysfs=passthrough.SYSFS, libvirt=passthrough.LIBVIRT) if simulate is None else None
     found = once.look(config, clock, nvml, processes, host)
     click.echo(once.render(found))

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from gpuledger_agent.holders import Holders
 from gpuledger_agent.nvml import Identity
@@ -241,6 +240,9 @@ def _domain(path: Path) -> tuple[str | None, frozenset[str]]:
     data = path.read_bytes()
     if len(data) > DOMAIN_BYTES_MAX:
         return None, frozenset()
+    # Here and not above: few nodes have virtual machines, and a parser of XML would stay in the memory of all.
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
     try:
         # libvirt's own file, of at most 1 MiB, in a directory of root's; expat bounds what entities may grow to.
         root = ET.fromstring(data)  # noqa: S314
