@@ -72,7 +72,7 @@ gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 .PHONY: bench
-bench: bench-light bench-accuracy ## Both benchmarks below (20 minutes of real time, a fifth of a core)
+bench: bench-light bench-accuracy bench-scale ## All benchmarks below (40 minutes of real time)
 
 .PHONY: bench-light
 bench-light: $(VENV)/.test ## What the agent costs beside a peer; write docs/performance.md
@@ -95,6 +95,11 @@ bench-classify: $(VENV)/.test ## What a verdict pass over 20,000 live workloads 
 .PHONY: eval-programs
 eval-programs: $(VENV)/.test ## Start real programs on the CPU and record their process trees (gigabytes, an hour; ARGS=torchrun)
 	@PYTHONPATH=.:common:agent $(BIN)/python -m tests.programs.record $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: $(VENV)/.test ## What the collector costs at a hundred thousand GPUs, beside peers; write docs/scale.md
+	@$(BIN)/python tools/parts.py prometheus victoria-metrics
+	@PYTHONPATH=.:common:agent:collector $(BIN)/python -m tests.perf.scale $(ARGS)
 
 .PHONY: mutation
 mutation: $(VENV)/.test ## Plant defects in a copy of the code, see each found by a test, write docs/mutation.md (minutes)

@@ -170,7 +170,7 @@ def show_digest(config_file: Path | None, start: str | None, end: str | None, **
         raise GpuledgerError(f"{config.state_dir}: the ledger is empty")
     start_ms = extent[0] if start is None else time_ms(start, "--from")
     end_ms = extent[1] if end is None else time_ms(end, "--to")
-    click.echo(f"{reader.digest(start_ms, end_ms)}  {iso(start_ms)} to {iso(end_ms)}")
+    click.echo(f"{reader.digest(start_ms, end_ms, from_rows=True)}  {iso(start_ms)} to {iso(end_ms)}")
 
 
 # ---------------------------------------------------------------------------------------------- log

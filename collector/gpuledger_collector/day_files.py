@@ -7,7 +7,9 @@ millions of rows, takes the memory of an hour.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from gpuledger.cells import DAY_MS, floor_to
 
 GROUP_ROWS_MIN = 50_000
 """Hours with fewer rows share a row group: each costs some kilobytes of its own."""
+DIGESTS = "gpuledger_digests"
+"""Where a file's metadata have the digests of its hours, as a JSON object."""
 RECORDS_AT_ONCE = 10_000
 """As records, the rows of a large fleet take ten times what they take as columns."""
 
@@ -45,24 +49,82 @@ def write_day(path: Path, before: Any | None, rows: Any, hours: Collection[int])
 
     `rows` (a Table, with the schema that the file gets) are in canonical order, as those in the file are.
     """
+    digests: dict[int, str] = {}
     with pq.ParquetWriter(path, rows.schema, compression="zstd") as writer:
-        for group in _grouped(_by_hour(before, rows, hours), rows.schema):
+        for group in _grouped(_by_hour(before, rows, hours, digests), rows.schema):
             writer.write_table(group)
+        writer.add_key_value_metadata({DIGESTS: json.dumps(digests)})
 
 
-def _by_hour(before: Any | None, rows: Any, hours: Collection[int]) -> Iterator[Any]:
-    """Yield the rows of each hour, in order of time."""
-    fresh = pc.unique(rows["hour_ms"]).to_pylist()
-    old = {} if before is None else {hour: at for hour, at in _places(before).items() if hour not in hours}
-    known: tuple[int, Any] | None = None
-    for hour_ms in sorted({*fresh, *old}):
-        if hour_ms not in old:
-            yield _of_hour(rows, hour_ms)
+def hour_digests(file: Any, *, from_rows: bool = False, without: Collection[str] = ()) -> dict[int, str]:
+    """Return the digest of each hour's rows in a ParquetFile: as noted when they were written, or worked out anew.
+
+    Worked out anew, it may be `without` some columns.
+    """
+    noted = (file.metadata.metadata or {}).get(DIGESTS.encode("ascii"))
+    if noted is not None and not from_rows:
+        return {int(hour_ms): str(digest) for hour_ms, digest in json.loads(noted).items()}
+    places = _places(file)
+    names = [name for name in file.schema_arrow.names if name not in without]
+    return {hour_ms: digest_of(_rows_at(file, places[hour_ms], hour_ms).select(names)) for hour_ms in sorted(places)}
+
+
+def digest_of(rows: Any) -> str:
+    """Return SHA-256 of the rows of one hour, in hexadecimal.
+
+    Column by column in order of name, those without any value left out: the name and a zero byte; a byte for each row,
+    1 where there is a value; the values, 0 or the empty text where there is none, integers in 8 bytes, little endian,
+    texts as their lengths in bytes, such integers, and all their UTF-8 one after the other.
+    """
+    hashed = hashlib.sha256()
+    for name in sorted(rows.schema.names):
+        column = pa.concat_arrays([pa.nulls(0, rows.schema.field(name).type), *rows[name].chunks])
+        if column.null_count == len(column):
             continue
-        for number in old[hour_ms]:
-            if known is None or known[0] != number:
-                known = number, before.read_row_group(number) if before is not None else None
-            yield _of_hour(known[1], hour_ms).cast(rows.schema)
+        hashed.update(name.encode("ascii") + b"\0" + _bytes_of(column.is_valid(), pa.uint8(), 1))
+        if pa.types.is_string(column.type):
+            texts = column.fill_null("").cast(pa.binary())
+            hashed.update(_bytes_of(pc.binary_length(texts), pa.int64(), 8))
+            hashed.update(b"".join(texts.to_pylist()))
+        else:
+            numbers = column.cast(pa.int64()) if pa.types.is_boolean(column.type) else column
+            hashed.update(_bytes_of(numbers.fill_null(0), pa.int64(), 8))
+    return hashed.hexdigest()
+
+
+def _bytes_of(column: Any, kind: Any, width: int) -> bytes:
+    """Return the values of a column without nulls, one after the other; as little endian, which all we run on is."""
+    numbers = column.cast(kind)
+    start = numbers.offset * width
+    return bytes(numbers.buffers()[1])[start : start + len(numbers) * width]
+
+
+def _by_hour(before: Any | None, rows: Any, hours: Collection[int], digests: dict[int, str]) -> Iterator[Any]:
+    """Yield the rows of each hour, in order of time, and note their digests."""
+    fresh = _slices(rows)
+    old = {} if before is None else {hour: at for hour, at in _places(before).items() if hour not in hours}
+    noted = {} if before is None or not old else hour_digests(before)
+    for hour_ms in sorted({*fresh, *old}):
+        if hour_ms in old:
+            found = _rows_at(before, old[hour_ms], hour_ms).cast(rows.schema)
+            digests[hour_ms] = noted[hour_ms]
+        else:
+            found = fresh[hour_ms]
+            digests[hour_ms] = digest_of(found)
+        yield found
+
+
+def _slices(rows: Any) -> dict[int, Any]:
+    """Return the rows of each hour, of a Table that has them in order of time."""
+    found, start = dict[int, Any](), 0
+    for counted in rows["hour_ms"].value_counts().to_pylist():
+        found[counted["values"]] = rows.slice(start, counted["counts"])
+        start += counted["counts"]
+    return found
+
+
+def _rows_at(file: Any, groups: Sequence[int], hour_ms: int) -> Any:
+    return pa.concat_tables([_of_hour(file.read_row_group(number), hour_ms) for number in groups])
 
 
 def _of_hour(table: Any, hour_ms: int) -> Any:

@@ -9,7 +9,6 @@ Files are replaced whole by rename, so a reader sees an old or a new day, never 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger_collector import columns, questions
 from gpuledger_collector.columns import ColumnKind, Record
-from gpuledger_collector.day_files import tables_by_day, write_day
+from gpuledger_collector.day_files import hour_digests, tables_by_day, write_day
 from gpuledger_collector.extent import EXTENT, Extent, legible_extent, read_extent
 from gpuledger_collector.figures import (
     Allotted,
@@ -321,18 +320,16 @@ class LedgerFiles(questions.NodeAnswers):
         """Return the workloads' rows of [start_ms, end_ms), in canonical order (hour, GPU, workload, user)."""
         return [columns.holder_row(record) for record in self._records("holders", start_ms, end_ms)]
 
-    def digest(self, start_ms: int, end_ms: int, version: int | None = None) -> str:
-        """Return SHA-256 over the canonical rows of [start_ms, end_ms): a line of JSON each, absent values left out.
-
-        With a `version` it is that over the columns that the ledger had then.
-        """
+    def digest(self, start_ms: int, end_ms: int, version: int | None = None, *, from_rows: bool = False) -> str:
+        """Return SHA-256 over lines "TABLE HOUR DIGEST", as noted or from the rows; a `version` has its own columns."""
         hashed = hashlib.sha256()
         later = frozenset() if version is None else columns.added_since(version).keys()
         for table in ("hours", "holders", *SIDE_TABLES):
-            for record in self._records(table, start_ms, end_ms):
-                present = {name: value for name, value in record.items() if value is not None and name not in later}
-                line = json.dumps([table, present], sort_keys=True, separators=(",", ":"))
-                hashed.update(line.encode("ascii") + b"\n")
+            for path in self._paths(table, start_ms, end_ms):
+                file = self._checked(path, open_table)
+                digests = hour_digests(file, from_rows=from_rows or version is not None, without=frozenset(later))
+                inside = sorted(pair for pair in digests.items() if start_ms <= pair[0] < end_ms)
+                hashed.update("".join(f"{table} {hour} {digest}\n" for hour, digest in inside).encode("ascii"))
         return hashed.hexdigest()
 
     def _records(self, table: str, start_ms: int, end_ms: int) -> Iterator[Record]:
@@ -355,6 +352,7 @@ class LedgerFiles(questions.NodeAnswers):
                 return None
             try:
                 with duckdb.connect(":memory:") as connection:
+                    connection.execute("SET enable_progress_bar = false")
                     rows, values = questions.view(table, hours, self._scope)
                     values |= {"paths": paths, "start": start_ms, "end": end_ms}
                     return take(connection.execute(rows + sql, values))
