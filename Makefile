@@ -67,6 +67,11 @@ soak: $(VENV)/.test ## The agent for an hour, before the compiled library: nothi
 	@SOAK_MINUTES=$(or $(SOAK_MINUTES),60) SOAK_VIRTUAL_HOURS=$(or $(SOAK_VIRTUAL_HOURS),24) \
 		$(BIN)/python -m pytest -m soak -s $(ARGS) tests/soak
 
+.PHONY: chaos
+chaos: $(VENV)/.test ## Agents and two collectors under every fault at once, from a seed (CHAOS_MINUTES=60 CHAOS_SEED=7)
+	@CHAOS_MINUTES=$(or $(CHAOS_MINUTES),2) CHAOS_SEED=$(or $(CHAOS_SEED),1) \
+		$(BIN)/python -m pytest -m soak -s $(ARGS) tests/chaos
+
 .PHONY: gpu-test
 gpu-test: $(VENV)/.test ## Tests that need a real NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -198,6 +198,8 @@ class Agent:
         offset_ms = self._clock.wall_ns() // _NS - edge_ms
         if abs(offset_ms) > CLOCK_STEP_MS_MAX:
             _log.warning("clock_step", extra={"step_ms": offset_ms})
+            # What is sealed last before the step says how far the wall clock is off now: so collectors find it.
+            self._origin = replace(self._origin, wall_offset_ms=offset_ms)
             self._end_session()
             self._session = self._begin_session("clock_step")
             boottime_ns = self._clock.boottime_ns()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gpuledger collector run|credential|config|retention`, `ledger rebuild|digest`, `log check|show|keys|new-origin`."""
+"""`gpuledger collector run|credential|config|retention`, `ledger rebuild|digest`, `log check|show|keys|restore|...`."""
 
 from __future__ import annotations
 
@@ -268,6 +268,25 @@ def show_keys(config_file: Path | None, **flags: Any) -> None:
     with Store(config.state_dir, read_only=True) as store:
         enrolled = store.enrolments()
     click.echo(show_enrolment(enrolled), nl=False)
+
+
+@log.command("restore")
+@config_option
+@state_dir_option
+def restore_log(config_file: Path | None, **flags: Any) -> None:
+    """Make a copy of a state directory, taken while a collector ran, one that a collector opens (docs/backup.md).
+
+    The collector must not be running. Exit codes: 0 restored, 1 the copy cannot be restored, 2 usage or configuration.
+    """
+    from gpuledger_collector.restoration import restore
+
+    config = settings_of(config_file, **flags)
+    require_directory(config.state_dir)
+    done = restore(config)
+    click.echo(f"The log has {done.size} entries, of the {done.said} that its checkpoint said.")
+    if done.is_index_lost:
+        click.echo("The index was copied in two moments: it is put aside (damaged-*), and made again.")
+    click.echo("Start the collector: it makes index and ledger again, and asks agents for all that they still hold.")
 
 
 @log.command("new-origin")

@@ -234,6 +234,10 @@ class Store:
         """Return the end of the newest accepted reading by node name, POSIX ms."""
         return dict(self._rows("SELECT node, end_ms FROM seen ORDER BY node"))
 
+    def is_sound(self) -> bool:
+        """Return whether the file is a database that holds together."""
+        return self._rows("PRAGMA quick_check(1)") == [("ok",)]
+
     def is_simulated(self) -> bool:
         """Return whether a simulated reading was ever accepted."""
         return self._meta("simulated") is not None

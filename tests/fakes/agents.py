@@ -48,6 +48,7 @@ class Rig:
         self.processes = FakeProcessTable(p4100="python3")
         self.key = SigningKey.generate()
         self.config = AgentConfig(state_dir=directory, node_name="node-1") if config is None else config
+        self.name = self.config.node_name or "node-1"
         self.agent: Agent
         self.journal: Journal
         self.holders: Holders
@@ -69,7 +70,7 @@ class Rig:
         self.holders = Holders(self.processes, NameSealer(bytes(32)), own_pid=1)
         self.agent = Agent(
             config=self.config,
-            node_name="node-1",
+            node_name=self.name,
             boot_id="boot",
             clock=self.clock,
             nvml=Nvml(self.nvml),
@@ -92,7 +93,7 @@ class Rig:
             view=lambda: self.agent.view,
             journal=self.journal,
             key=self.key,
-            node_name="node-1",
+            node_name=self.name,
             is_simulated=False,
             interval_ms=1_000,
             privacy=self.config.privacy,

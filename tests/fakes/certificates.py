@@ -42,7 +42,9 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, end: dt.datetime = END
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -50,17 +52,17 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(BEGIN)
-            .not_valid_after(END)
+            .not_valid_after(end)
         )
 
-    def issue(self, name: str, hosts: Sequence[str] = ()) -> Pair:
-        """Write NAME.pem and NAME.key, over what is there; good for 127.0.0.1 and the hosts."""
+    def issue(self, name: str, hosts: Sequence[str] = (), *, end: dt.datetime = END) -> Pair:
+        """Write NAME.pem and NAME.key, over what is there; good for 127.0.0.1 and the hosts, until `end`."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.DNSName(host) for host in hosts]
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *names])
         certificate = (
-            self._builder(subject, key.public_key())
+            self._builder(subject, key.public_key(), end)
             .add_extension(address, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(self._key, hashes.SHA256())

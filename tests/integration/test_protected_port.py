@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -121,6 +122,18 @@ async def test_an_agent_that_wants_a_certificate_gets_the_groups(
     ):
         taken, failures, _ = await poll(target, credentials)
         assert (taken, failures) == ([], {"tls": 1})
+
+
+async def test_a_certificate_that_ran_out_costs_polls_until_it_is_renewed_and_no_reading(
+    serve: Serve, authority: Authority
+) -> None:
+    target = serve(AgentConfig(tls_client_auth_type="RequireAndVerifyClientCert", tls_client_ca_file=authority.ca))
+    ours = authority.issue("collector", end=dt.datetime(2021, 1, 1, tzinfo=dt.UTC))
+    credentials = Credentials(ca_file=authority.ca, cert_file=ours.cert, key_file=ours.key)
+    taken, failures, _ = await poll(target, credentials)
+    assert (taken, failures) == ([], {"tls": 1})
+    authority.issue("collector")
+    assert await poll(target, credentials) == ([1, 2, 3], {}, "")
 
 
 async def test_an_agent_that_wants_a_token_gets_the_one_in_the_file_as_of_now(

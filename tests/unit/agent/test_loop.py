@@ -168,6 +168,7 @@ def test_a_clock_that_steps_begins_a_session_that_seals_nothing_twice(rig: Rig, 
     assert found[-1][1] == NOON_MS + 600_000 + step_ms
     assert len({reading.session for reading in readings}) == 2
     assert rig.agent.view.sessions == {"start": 1, "clock_step": 1}
+    assert [reading.wall_end_ms - reading.end_ms for reading in readings] == [step_ms, *[0] * (len(readings) - 1)]
 
 
 @pytest.mark.parametrize("step_ms", [999, -999, 1_000, -1_000])
