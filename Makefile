@@ -56,6 +56,13 @@ arch-proof: $(VENV)/.dev ## Break every import contract on purpose, in a copy, a
 drift: $(VENV)/.dev ## Generated documents are what the code says
 	@$(BIN)/python tools/docs.py --check
 	@PYTHONPATH=.:common:collector $(BIN)/python -m dashboards.source --check
+	@for file in dashboards/*.json; do cmp -s $$file deploy/helm/gpuledger/files/$$file || \
+		{ echo "the chart's copy of $$file is stale: run \`make docs\`"; exit 1; }; done
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.test .tools/deploy/.stamp ## deploy/ held against Helm, Kubernetes' schemas, compose's, hadolint, shellcheck, promtool
+	@$(BIN)/python tools/parts.py prometheus alertmanager
+	@GPULEDGER_TEST_DEPLOY=1 $(BIN)/python -m pytest -m deploy $(ARGS) tests/deploy
 
 .PHONY: lean
 lean: $(VENV)/.run build ## A bare gpuledger[agent] install imports without the collector's packages
@@ -128,6 +135,8 @@ fmt: $(VENV)/.dev ## Format, and fix what ruff can fix
 docs: $(VENV)/.dev ## Write the generated documents and dashboards
 	@$(BIN)/python tools/docs.py
 	@PYTHONPATH=.:common:collector $(BIN)/python -m dashboards.source
+	@cp dashboards/*.json deploy/helm/gpuledger/files/dashboards/
+	@cp deploy/prometheus/gpuledger.rules.yml deploy/prometheus/gpuledger.alerts.yml deploy/helm/gpuledger/files/
 
 .PHONY: golden
 golden: $(VENV)/.test ## Rewrite tests/golden from what the code says now; read the diff before you commit it
@@ -137,6 +146,10 @@ golden: $(VENV)/.test ## Rewrite tests/golden from what the code says now; read 
 build: $(VENV)/.run ## Wheel and source archive in dist/
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build
+
+.PHONY: sbom
+sbom: $(VENV)/.run ## Bills of materials (CycloneDX) of what the locks bring to a node and to a collector, in dist/
+	@$(BIN)/python tools/sbom.py
 
 .PHONY: wheelhouse
 wheelhouse: $(VENV)/.run ## All wheels of an agent in dist/wheelhouse, installed from there alone as a proof (ARGS="3.10" to choose)
@@ -178,4 +191,12 @@ $(VENV)/.test: $(VENV)/.run requirements/test.txt
 $(VENV)/.dev: $(VENV)/.test requirements/dev.txt
 	@echo "Installing what the checks need"
 	@$(INSTALL) --requirement requirements/dev.txt
+	@touch $@
+
+.tools/deploy/.stamp: $(VENV)/.pip requirements/deploy.txt
+	@echo "Installing what deploy/ is held against"
+	@rm -rf .tools/deploy
+	@tools/bootstrap .tools/deploy
+	@.tools/deploy/bin/python -m pip --disable-pip-version-check --no-input install -qq --require-hashes \
+		--only-binary :all: --requirement requirements/deploy.txt
 	@touch $@

@@ -94,7 +94,7 @@ class CollectorConfig(PortConfig):
     )
     is_push_enabled: bool = setting("push.enabled", "Take in readings that agents push.", False)
     push_bearer_tokens_file: Path | None = setting(
-        "push.bearer_tokens_file", "File of the tokens of those who push and may do nothing else; mode 0600.", None
+        "push.bearer_tokens_file", "File of the tokens of those who may push and nothing else; mode 0600 or 0640.", None
     )
     push_basic_auth_users: Pairs = setting("push.basic_auth_users", "The same by user and digest of the password.", ())
     push_site: str = setting(

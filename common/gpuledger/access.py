@@ -160,8 +160,11 @@ class Tokens:
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
             raise ConfigurationError(f"{self._file}: cannot be read: {reason}") from exc
-        if mode & 0o077:
-            raise ConfigurationError(f"{self._file}: mode {mode:04o} lets others use the tokens' file; set it to 0600")
+        # The group may read it: digests of random tokens tell nothing, and Kubernetes gives a pod its secrets so.
+        if mode & 0o037:
+            raise ConfigurationError(
+                f"{self._file}: mode {mode:04o} lets others use the tokens' file; set it to 0600 or 0640"
+            )
         digests = []
         for number, line in enumerate(lines, start=1):
             text = line.split("#", 1)[0].strip()

@@ -36,7 +36,7 @@ class PortConfig:
         "basic_auth_users", "User and digest of the password, from the command `credential`.", ()
     )
     bearer_tokens_file: Path | None = setting(
-        "bearer_tokens_file", "File of the SHA-256 of each bearer token, one a line; mode 0600.", None
+        "bearer_tokens_file", "File of the SHA-256 of each bearer token, one a line; mode 0600 or 0640.", None
     )
     is_healthz_open: bool = setting("http.healthz_open", "Answer /healthz without a login.", True)
 

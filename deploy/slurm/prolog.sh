@@ -24,6 +24,8 @@ if [ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_GPUS:-}" ]; then
 	mkdir -p "$directory"
 	# Whoever reads the directory sees a file whole or not at all; names with a dot are nobody's yet.
 	unfinished=$directory/.$SLURM_JOB_ID.$$
-	note >"$unfinished" && mv -f "$unfinished" "$directory/$SLURM_JOB_ID" || rm -f "$unfinished"
+	if ! { note >"$unfinished" && mv -f "$unfinished" "$directory/$SLURM_JOB_ID"; }; then
+		rm -f "$unfinished"
+	fi
 fi
 exit 0

@@ -149,15 +149,27 @@ def test_tokens_are_read_again_when_their_file_changes_and_a_lost_file_lets_nobo
     assert tokens.check(new.encode()) is Verdict.ALLOWED
 
 
-def test_a_file_of_tokens_that_is_wrong_or_open_to_others_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_tokens_that_is_wrong_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         Tokens(tmp_path / "none")
     file = token_file(tmp_path / "tokens", "A" * 64)
     with pytest.raises(ConfigurationError, match="line 2 is not a SHA-256 in 64 lower-case digits"):
         Tokens(file)
-    file.chmod(0o640)
-    with pytest.raises(ConfigurationError, match="mode 0640 lets others use"):
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o604, 0o644, 0o610])
+def test_a_file_of_tokens_that_others_may_change_or_strangers_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = token_file(tmp_path / "tokens")
+    file.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"mode {mode:04o} lets others use"):
         Tokens(file)
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o640])
+def test_the_group_may_read_digests_as_kubernetes_has_it(tmp_path: Path, mode: int) -> None:
+    file = token_file(tmp_path / "tokens")
+    file.chmod(mode)
+    assert Tokens(file).check(b"none") is Verdict.DENIED
 
 
 def test_each_way_in_is_named_to_who_has_none(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from click.testing import CliRunner
 from gpuledger.cli import main
 from gpuledger_agent.config import AgentConfig
 from gpuledger_collector.config import CollectorConfig
+from gpuledger_collector.issue.issued_files import AlreadyIssuingError
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
-NAMES = ("gpuledger-agent", "gpuledger-collector")
-EXPOSURE_MAX = {"gpuledger-agent": 1.6, "gpuledger-collector": 1.2}
+NAMES = ("gpuledger-agent", "gpuledger-collector", "gpuledger-report")
+EXPOSURE_MAX = {"gpuledger-agent": 1.6, "gpuledger-collector": 1.2, "gpuledger-report": 1.2}
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 
 
@@ -64,7 +65,12 @@ def test_little_is_left_open(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "default"), [("gpuledger-agent", AgentConfig()), ("gpuledger-collector", CollectorConfig())]
+    ("name", "default"),
+    [
+        ("gpuledger-agent", AgentConfig()),
+        ("gpuledger-collector", CollectorConfig()),
+        ("gpuledger-report", CollectorConfig()),
+    ],
 )
 def test_each_service_has_a_user_of_its_own_and_the_state_directory_of_the_defaults(
     name: str, default: AgentConfig | CollectorConfig
@@ -83,3 +89,19 @@ def test_each_service_starts_a_command_that_exists(name: str) -> None:
     result = CliRunner().invoke(main, [*arguments[:-2], "--help"])
     assert result.exit_code == 0
     assert "--config" in result.stdout
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_against_the_timer(tmp_path: Path) -> None:
+    service_text = (UNITS / "gpuledger-report.service").read_text(encoding="utf-8")
+    (tmp_path / "gpuledger-report.service").write_text(service_text.replace("/usr/bin/gpuledger ", "/bin/true "))
+    timer = tmp_path / "gpuledger-report.timer"
+    timer.write_text((UNITS / timer.name).read_text(encoding="utf-8"))
+    done = analyze("verify", "--man=no", timer)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    timer.write_text(timer.read_text(encoding="utf-8").replace("OnCalendar=*:0/10", "OnCalendar=*:0/ten"))
+    assert "ten" in analyze("verify", "--man=no", timer).stderr, "a mistake would be seen"
+
+
+def test_a_run_of_reports_beside_another_is_no_failure() -> None:
+    assert service("gpuledger-report")["SuccessExitStatus"] == str(AlreadyIssuingError.exit_code)
