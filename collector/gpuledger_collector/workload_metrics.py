@@ -7,7 +7,7 @@ sums by kind and never these. They have a mark of their own of how far was count
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuledger.cells import CELL_MS, HOUR_MS
@@ -81,9 +81,8 @@ def _parts(row: CellRow, state: State, kinds: Mapping[tuple[str, str], Kind]) ->
                 yield kind, part.state_slice_ms.get(state, 0)
 
 
-def _from_zero(counted: Mapping[Key, int]) -> dict[Key, int]:
+def _from_zero(places: Iterable[tuple[str, str]]) -> dict[Key, int]:
     """Return 0 for all kinds and states of the places: a counter that begins with a value hides it from rate()."""
-    places = {(site, model) for site, model, _, _ in counted}
     return {(*place, kind.value, state.value): 0 for place in places for kind in Kind for state in _STATES}
 
 
@@ -94,7 +93,7 @@ class WorkloadMeter:
         self._store = store
         rows = store.rows("SELECT site, model, kind, state, slice_ms FROM kind_counter")
         counted: dict[Key, int] = {(site, model, kind, state): ms for site, model, kind, state, ms in rows}
-        self._slice_ms = _from_zero(counted) | counted
+        self._slice_ms = _from_zero({(site, model) for site, model, _, _ in counted}) | counted
         marks = store.rows("SELECT value FROM meta WHERE key = ?", _MARK)
         self._counted_to_ms = int(marks[0][0]) if marks else 0
         self._figures = WorkloadFigures(slice_ms=dict(self._slice_ms))
@@ -116,7 +115,8 @@ class WorkloadMeter:
                 )
                 put_meta(db, _MARK, cell.cell_ms + CELL_MS)
             self._counted_to_ms = cell.cell_ms + CELL_MS
-            self._slice_ms = _from_zero(grown) | self._slice_ms
+            # Of every place, whether or not anybody worked there: what begins later must not begin with a value.
+            self._slice_ms = _from_zero(cell.places) | self._slice_ms
             for key, amount in grown.items():
                 self._slice_ms[key] += amount
         self._figures = self._look(cell.cell_ms)

@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpuledger.cells import CELL_MS
+from gpuledger.process_rules import load_rules
 from gpuledger.sealing import NameSealer, SigningKey, load_or_create_key, load_or_create_secret
 from gpuledger_agent.config import AgentConfig
 from gpuledger_agent.crash_file import CrashFile
@@ -26,13 +27,16 @@ from gpuledger_agent.holders import Holders
 from gpuledger_agent.journal import Journal
 from gpuledger_agent.loop import Agent
 from gpuledger_agent.nvml import Nvml
+from gpuledger_agent.process_hints import ProcessHints
 from gpuledger_agent.sealer import Sealer
 from gpuledger_agent.simulate import SimulatedNvml, SimulatedProcesses
+from gpuledger_agent.simulated_tree import SimulatedProcessTree
 from gpuledger_collector.answers import PollFigures
 from gpuledger_collector.config import CollectorConfig
 from gpuledger_collector.live import LiveBoard
 from gpuledger_collector.snapshot import Snapshot
 from gpuledger_collector.state import State, open_state
+from gpuledger_collector.workload_metrics import WorkloadMeter
 from tests.fakes.clock import FakeClock
 
 Samples = list[tuple[int, float]]
@@ -165,6 +169,7 @@ def simulated_site(
             reader=state.files,
             polling=polling,
             board=LiveBoard(),
+            workloads=WorkloadMeter(state.store),
             clock=clock,
         )
         nodes = [_node(plan, clock, folder / plan.name, scrape_ms) for plan in plans]
@@ -179,6 +184,7 @@ def _node(plan: NodePlan, clock: FakeClock, folder: Path, interval_ms: int) -> N
     key: SigningKey = load_or_create_key(folder / "key.pem")
     names = NameSealer(load_or_create_secret(folder / "names.secret"))
     journal = Journal(folder / "journal", JOURNAL_MS, 1 << 30)
+    hints = ProcessHints(SimulatedProcessTree(), load_rules(None), clock.boottime_ns, is_inline=True)
     nvml = Nvml(SimulatedNvml(plan.scenario, clock))
     agent = Agent(
         config=config,
@@ -186,7 +192,7 @@ def _node(plan: NodePlan, clock: FakeClock, folder: Path, interval_ms: int) -> N
         boot_id="boot",
         clock=clock,
         nvml=nvml,
-        holders=Holders(SimulatedProcesses(), names, own_pid=1),
+        holders=Holders(SimulatedProcesses(), names, own_pid=1, hints=hints),
         journal=journal,
         sealer=Sealer(key, journal, CrashFile(folder / "open")),
     )

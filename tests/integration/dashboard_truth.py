@@ -107,12 +107,12 @@ Look = Callable[[Truth], list[Values]]
 
 # ------------------------------------------------------------------------------------------------------- the fleet
 
-_SITES = ("east", "west")
+SITES = ("east", "west")
 
 
 def _site_table(truth: Truth) -> list[Values]:
     def per_site(states: Iterable[State]) -> Values:
-        return {(site, MODEL): truth.share(states, site=site) for site in _SITES}
+        return {(site, MODEL): truth.share(states, site=site) for site in SITES}
 
     return [
         {("east", MODEL): 16, ("west", MODEL): 16},

@@ -11,7 +11,9 @@ import pytest
 from dashboards.source.all import DASHBOARDS
 from dashboards.source.dashboard import Variable
 from tests.fakes.simulated_site import NodePlan, SimulatedSite, simulated_site
-from tests.integration.dashboard_truth import BEGIN_MS, END_MS, NODE, TRUTH, Truth
+from tests.integration import dashboard_truth
+from tests.integration.capacity_truth import CAPACITY_TRUTH
+from tests.integration.dashboard_truth import BEGIN_MS, END_MS, NODE, Truth
 from tests.integration.dashboards import Asked, ask, chosen_for, label_values, put_in, queries_of_files, values_of
 from tests.integration.engines import prometheus_with, victoria_metrics_with, wait_until
 
@@ -25,6 +27,7 @@ PLANS = (
     NodePlan(name="sim-3", scenario="free", site="west"),
     NodePlan(name="sim-4", scenario="tuning", site="west", off_ms=END_MS - 20 * 60_000),
 )
+TRUTH = {**dashboard_truth.TRUTH, **CAPACITY_TRUTH}
 CHOSEN = chosen_for(NODE, f"{NODE}:9400")
 
 
