@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuledger.cells import HOUR_MS
+from gpuledger_collector.classify import life_text
 from gpuledger_collector.classify.calibration import Confirmed
 from gpuledger_collector.classify.declared import FACTS, Facts
 from gpuledger_collector.classify.demand import KindHour
 from gpuledger_collector.classify.identity import run_id
 from gpuledger_collector.classify.kinds import Kind
-from gpuledger_collector.classify.life import Life, from_plain, to_plain
+from gpuledger_collector.classify.life import Life
+from gpuledger_collector.classify.life_text import from_plain
 from gpuledger_collector.classify.signs import HourSigns, from_text
 from gpuledger_collector.classify.verdict import Verdict
 from gpuledger_collector.indexed import Database
@@ -176,7 +178,7 @@ def _run_row(one: Judged) -> tuple[object, ...]:
         " ".join(verdict.tags),
         verdict.pattern,
         _facts_text(one.facts),
-        _TO_JSON(to_plain(life)),
+        life_text.to_text(life),
     )
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from gpuledger.cells import CELL_MS
+from gpuledger.hints import Hints
 from gpuledger_collector.classify.evidence import RULES_KEPT_MAX, Rules, Sums, odds_of, of_processes, probability
 from gpuledger_collector.classify.kinds import KINDS, Item, Kind
-from gpuledger_collector.classify.signs import CellSign, HourSigns, amounts, named, order
+from gpuledger_collector.classify.signs import CellSign, HourSigns, order
 from gpuledger_collector.classify.telemetry import hints, suspicions
 
 ASSERT_AT = 0.90
@@ -61,6 +61,8 @@ class Life:
     """What the features of the hours before hint at; None: to be worked out."""
     told: tuple[Item, ...] | None = field(default=None, compare=False)
     """What its processes told up to the last cell, likewise."""
+    only_hints: Hints | None = field(default=None, compare=False)
+    """The hints of every cell so far, where `told` was worked out of those alone: another such cell tells the same."""
 
     @property
     def end_ms(self) -> int:
@@ -155,7 +157,18 @@ def _step(life: Life, cell_ms: int, cells: Sequence[CellSign], rules: Rules) -> 
     for cell in cells:
         life.sums.add_cell(cell)
     _bound_rules(life.sums)
-    _judge(life, cell_ms, rules)
+    _look(life, cells, rules)
+    _judge(life, cell_ms)
+
+
+def _look(life: Life, cells: Sequence[CellSign], rules: Rules) -> None:
+    """Work out what processes told; shares do not move where each cell so far had the same hints."""
+    first = cells[0].hints
+    is_alike = first is not None and all(cell.hints == first for cell in cells)
+    if is_alike and life.told is not None and life.only_hints == first:
+        return
+    life.told = of_processes(life.sums, rules)
+    life.only_hints = first if is_alike and life.cells == 1 else None
 
 
 def _bound_rules(sums: Sums) -> None:
@@ -164,13 +177,12 @@ def _bound_rules(sums: Sums) -> None:
         sums.rules = dict(sorted(kept))
 
 
-def _judge(life: Life, cell_ms: int, rules: Rules) -> None:
+def _judge(life: Life, cell_ms: int) -> None:
     """Take the cell's end into account: what is likely now, what is asserted, what is no longer."""
     if life.hinted is None:
         features = life.sums.features
         life.hinted = tuple(hints(features, tuple(suspicions(features))))
-    life.told = of_processes(life.sums, rules)
-    odds = odds_of((*life.told, *life.hinted))
+    odds = odds_of((*(life.told or ()), *life.hinted))
     best = max(KINDS, key=lambda kind: odds[kind])
     if life.asserted is not None and probability(odds[life.asserted]) < RETRACT_BELOW:
         _change(life, cell_ms, None)
@@ -197,69 +209,3 @@ def _describe(life: Life, hour: Sequence[HourSigns]) -> None:
     life.user = min(users, default=None)
     sources = [signs.source for signs in hour if signs.source is not None]
     life.source = min(sources + ([] if life.source is None else [life.source]), default=None)
-
-
-# ---------------------------------------------------------------------------------------------- for a store
-
-
-def to_plain(life: Life) -> dict[str, Any]:
-    """Return all of a life but its last hour's cells, which its signs restore, as JSON takes it."""
-    sums = life.sums
-    return {
-        "sums": [sums.busy, sums.held, sums.known, sums.listens_known, sums.listens, sums.world, sums.checkpoints],
-        "rules": sums.rules,
-        "features": amounts(sums.features) if sums.features else [],
-        "span": [life.first_ms, life.last_ms, life.cells, life.hour_ms, life.gpus_max],
-        "asserted": life.asserted,
-        "likely": [life.likely, life.likely_cells],
-        "changes": life.changes,
-        "nodes": life.nodes,
-        "last_nodes": life.last_nodes,
-        "who": [life.site, life.user, life.source],
-        "hour_features": amounts(life.hour_features),
-    }
-
-
-def from_plain(value: Mapping[str, Any], hour: Sequence[HourSigns]) -> Life:
-    """Return the life that `to_plain` wrote; `hour` are the signs of its last hour."""
-    first_ms, last_ms, cells, hour_ms, gpus_max = value["span"]
-    likely, likely_cells = value["likely"]
-    site, user, source = value["who"]
-    return Life(
-        sums=_sums(value),
-        first_ms=first_ms,
-        last_ms=last_ms,
-        cells=cells,
-        asserted=_kind(value["asserted"]),
-        likely=_kind(likely),
-        likely_cells=likely_cells,
-        changes=[(at_ms, Kind(kind)) for at_ms, kind in value["changes"]],
-        nodes=list(value["nodes"]),
-        last_nodes=list(value["last_nodes"]),
-        gpus_max=gpus_max,
-        site=site,
-        user=user,
-        source=source,
-        hour_ms=hour_ms,
-        hour=merged(hour) if hour else (),
-        hour_features=named(value["hour_features"]),
-    )
-
-
-def _sums(value: Mapping[str, Any]) -> Sums:
-    busy, held, known, listens_known, listens, world, checkpoints = value["sums"]
-    return Sums(
-        busy=busy,
-        held=held,
-        known=known,
-        listens_known=listens_known,
-        listens=listens,
-        world=world,
-        checkpoints=checkpoints,
-        rules=dict(value["rules"]),
-        features=named(value["features"]),
-    )
-
-
-def _kind(value: str | None) -> Kind | None:
-    return None if value is None else Kind(value)

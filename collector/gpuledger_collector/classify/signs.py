@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from gpuledger.cells import HOUR_MS, floor_to
@@ -16,6 +17,7 @@ from gpuledger.hints import Hints
 from gpuledger.states import FEATURES, State
 from gpuledger.workload_time import REST, UNATTRIBUTED, WorkloadTime
 
+HINTS_CACHED_MAX = 4_096
 _TO_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -115,21 +117,21 @@ def to_text(signs: HourSigns) -> str:
     for cell in signs.cells:
         place = told.setdefault(cell.hints, len(told))
         rows.append([(cell.cell_ms - signs.hour_ms) // 1000, place, cell.busy_slice_ms, cell.held_slice_ms, cell.gpus])
-    value = {
-        "place": [signs.site, signs.cluster],
-        "user": signs.user,
-        "source": signs.source,
-        "hints": [_plain(hints) for hints in told],
-        "cells": rows,
-        "features": amounts(signs.features),
-    }
-    return _TO_JSON(value)
+    # Put together by hand: it is written for every workload in every cell, and lists of integers are their own JSON.
+    names = _TO_JSON([signs.site, signs.cluster, signs.user, signs.source])
+    texts = ",".join(map(_hints_text, told))
+    return f'{{"names":{names},"hints":[{texts}],"cells":{rows},"features":{amounts(signs.features)}}}'
+
+
+@lru_cache(maxsize=HINTS_CACHED_MAX)
+def _hints_text(hints: Hints | None) -> str:
+    return _TO_JSON(_plain(hints))
 
 
 def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
     """Return the signs that `to_text` wrote."""
     value = json.loads(text)
-    site, cluster = value["place"]
+    site, cluster, user, source = value["names"]
     told = [_hints(item) for item in value["hints"]]
     return HourSigns(
         hour_ms=hour_ms,
@@ -137,8 +139,8 @@ def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
         site=site,
         cluster=cluster,
         workload=workload,
-        user=value["user"],
-        source=value["source"],
+        user=user,
+        source=source,
         cells=tuple(
             CellSign(hour_ms + second * 1000, node, told[place], busy, held, gpus)
             for second, place, busy, held, gpus in value["cells"]

@@ -76,6 +76,8 @@ class _Decision:
     conflict: tuple[Kind, Kind] | None
     against: Kind | None
     """What telemetry hints at instead."""
+    shape: str
+    """The pattern of the evidence."""
 
 
 def judge(workload: str, life: Life, context: Context) -> Verdict:
@@ -85,10 +87,12 @@ def judge(workload: str, life: Life, context: Context) -> Verdict:
     told = of_processes(life.sums, context.rules) if life.told is None else life.told
     seen = (*told, *hints(features, suspected))
     said = tuple(declared(context.facts.get(workload), context.labels.get(workload), context.declared_rules))
-    shape = pattern(seen)
-    counts = context.calibration.get((life.site, shape))
     asked = (said, seen, life.asserted, life.cells >= HELD_CELLS)
-    found = _decide_alike(*asked) if counts is None else _decide(*asked, shape, counts)
+    found = _decide_alike(*asked)
+    shape = found.shape
+    counts = context.calibration.get((life.site, shape)) if context.calibration else None
+    if counts is not None:
+        found = _decide(*asked, shape, counts)
     return Verdict(
         kind=Kind.UNCLASSIFIED if found.kind is None else found.kind,
         lean=found.lean,
@@ -106,7 +110,7 @@ def judge(workload: str, life: Life, context: Context) -> Verdict:
 @lru_cache(maxsize=CACHED_MAX)
 def _decide_alike(said: tuple[Item, ...], seen: tuple[Item, ...], asserted: Kind | None, is_held: bool) -> _Decision:
     """Decide without calibration; most workloads have the same evidence as many others."""
-    return _decide(said, seen, asserted, is_held, "", None)
+    return _decide(said, seen, asserted, is_held, pattern(seen), None)
 
 
 def _decide(
@@ -135,6 +139,7 @@ def _decide(
         probability=None if named is None else probability(odds[named]),
         conflict=conflict,
         against=against if contradicts else None,
+        shape=shape,
     )
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
 from gpuledger.hints import Hints
 from gpuledger_collector.classify.kinds import Kind
-from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold, from_plain, merged, to_plain
+from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold, merged
+from gpuledger_collector.classify.life_text import from_plain
+from gpuledger_collector.classify.life_text import to_text as life_text
 from gpuledger_collector.classify.signs import HourSigns, from_text, to_text
 from tests.fakes.signs import ENGINE, LAUNCHER, NOBODY_KNOWS, RULES, START_MS, hints, hours
 
@@ -58,7 +60,7 @@ def step_by_step(signs: list[HourSigns], every: int) -> list[Life]:
                 may_requeue=True,
             )
         if lives:
-            stored = json.loads(json.dumps(to_plain(lives[-1])))
+            stored = json.loads(life_text(lives[-1]))
             lives[-1] = from_plain(stored, [one for one in known if one.hour_ms == lives[-1].hour_ms])
     return lives
 
