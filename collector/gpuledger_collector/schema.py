@@ -57,7 +57,7 @@ WORKLOADS = (
     # What the readings of an hour tell of a workload at a node; `base` is the workload that its digest belongs to.
     """CREATE TABLE sign (
         hour_ms INTEGER NOT NULL, node TEXT NOT NULL, digest TEXT NOT NULL, base TEXT NOT NULL, site TEXT NOT NULL,
-        busy_slice_ms INTEGER NOT NULL, held_slice_ms INTEGER NOT NULL, gpus INTEGER NOT NULL, body TEXT NOT NULL,
+        busy_slice_ms INTEGER NOT NULL, held_slice_ms INTEGER NOT NULL, gpus INTEGER NOT NULL, body BLOB NOT NULL,
         PRIMARY KEY (hour_ms, node, digest)) WITHOUT ROWID""",
     """CREATE INDEX sign_by_base ON sign (base, hour_ms)""",
     """CREATE TABLE member (
@@ -68,7 +68,7 @@ WORKLOADS = (
         first_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, busy_slice_ms INTEGER NOT NULL,
         held_slice_ms INTEGER NOT NULL, gpus_max INTEGER NOT NULL, kind TEXT NOT NULL, lean TEXT,
         calibration TEXT NOT NULL, tags TEXT NOT NULL, pattern TEXT NOT NULL, facts TEXT NOT NULL,
-        life TEXT NOT NULL) WITHOUT ROWID""",
+        life BLOB NOT NULL) WITHOUT ROWID""",
     """CREATE INDEX workload_by_base ON workload (base, run)""",
     """CREATE INDEX workload_by_pattern ON workload (site, pattern)""",
     """CREATE INDEX workload_by_end ON workload (end_ms)""",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gpuledger_collector import workload_rows
 from gpuledger_collector.allotment import AllotmentRow
@@ -20,7 +20,7 @@ from gpuledger_collector.classify.evidence import Rules
 from gpuledger_collector.classify.identity import base_of, is_better, may_requeue, run_id
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold
-from gpuledger_collector.classify.signs import HourSigns, to_text
+from gpuledger_collector.classify.signs import HourSigns, to_bytes
 from gpuledger_collector.classify.verdict import Context, Verdict, judge
 from gpuledger_collector.indexed import Database
 from gpuledger_collector.store import Store
@@ -72,8 +72,14 @@ class WorkloadBook:
             with self._store.writing() as db:
                 changed, facts = self._replace(db, sorted(hours), signs, names, told)
                 judged: list[Judged] = []
+                known: dict[str, Facts] = {}
+                context = self._context(known)
                 for base in sorted(changed):
-                    judged += self._bring_up(db, base, changed[base], facts.get(base, Facts()))
+                    for run, life, found in self._bring_up(db, base, changed[base], facts.get(base, Facts())):
+                        name = run_id(base, run)
+                        known[name] = found
+                        verdict = judge(name, life, context)
+                        judged.append(Judged(base=base, run=run, life=life, verdict=verdict, facts=found))
                 workload_rows.put_runs(db, judged)
         except BaseException:
             self.clear()
@@ -103,7 +109,7 @@ class WorkloadBook:
                 base = old_base  # What made a pod stays known when the scheduler is not heard for a while.
             facts[base] = least(facts.get(base), found)
             by_base.setdefault(base, {}).setdefault(one.hour_ms, []).append(one)
-            body = to_text(one)
+            body = to_bytes(one)
             if old_base != base:
                 workload_rows.put_member(db, one.node, one.workload, base, old_base)
                 if old_base is not None:
@@ -127,7 +133,8 @@ class WorkloadBook:
 
     def _bring_up(
         self, db: Database, base: str, hours: dict[int, list[HourSigns]] | None, facts: Facts
-    ) -> Iterator[Judged]:
+    ) -> list[tuple[int, Life, Facts]]:
+        """Carry a workload on, or fold it anew; return its runs that changed."""
         last = self._lives.pop(base, None)
         facts = least(workload_rows.known_facts(db, base) if last is None else last[2], facts)
         requeues = may_requeue(base)
@@ -141,12 +148,9 @@ class WorkloadBook:
                 lives, run = self._fold(db, base), 1
         else:
             lives, run = self._fold(db, base), 1
-        for number, life in enumerate(lives, run):
-            name = run_id(base, number)
-            verdict = judge(name, life, self._context({name: facts}))
-            yield Judged(base=base, run=number, life=life, verdict=verdict, facts=facts)
         if lives:
             self._lives[base] = run + len(lives) - 1, lives[-1], facts
+        return [(number, life, facts) for number, life in enumerate(lives, run)]
 
     def _fold(self, db: Database, base: str) -> list[Life]:
         workload_rows.drop_runs(db, base)

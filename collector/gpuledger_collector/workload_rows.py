@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuledger.cells import HOUR_MS
-from gpuledger_collector.classify import life_text
+from gpuledger_collector.classify import life_bytes
 from gpuledger_collector.classify.calibration import Confirmed
 from gpuledger_collector.classify.declared import FACTS, Facts
 from gpuledger_collector.classify.demand import KindHour
 from gpuledger_collector.classify.identity import run_id
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life
-from gpuledger_collector.classify.life_text import from_plain
-from gpuledger_collector.classify.signs import HourSigns, from_text
+from gpuledger_collector.classify.signs import HourSigns, from_bytes
 from gpuledger_collector.classify.verdict import Verdict
 from gpuledger_collector.indexed import Database
 
@@ -64,9 +63,9 @@ class WorkloadRow:
 # ---------------------------------------------------------------------------------------------- signs
 
 
-def known_signs(db: Database, hours: Sequence[int]) -> dict[tuple[int, str, str], tuple[str, str]]:
+def known_signs(db: Database, hours: Sequence[int]) -> dict[tuple[int, str, str], tuple[str, bytes]]:
     """Return (base, body) of the signs of these hours by (hour, node, digest)."""
-    found: dict[tuple[int, str, str], tuple[str, str]] = {}
+    found: dict[tuple[int, str, str], tuple[str, bytes]] = {}
     for hour_ms in hours:
         for node, digest, base, body in db.execute(
             "SELECT node, digest, base, body FROM sign WHERE hour_ms = ?", (hour_ms,)
@@ -75,7 +74,7 @@ def known_signs(db: Database, hours: Sequence[int]) -> dict[tuple[int, str, str]
     return found
 
 
-def sign_row(signs: HourSigns, base: str, body: str) -> tuple[object, ...]:
+def sign_row(signs: HourSigns, base: str, body: bytes) -> tuple[object, ...]:
     """Return the signs as a row, with their sums, so that those can be asked for without reading all of it."""
     busy = sum(cell.busy_slice_ms for cell in signs.cells)
     held = sum(cell.held_slice_ms for cell in signs.cells)
@@ -106,7 +105,7 @@ def signs_of(db: Database, base: str, hour_ms: int | None = None) -> list[HourSi
     where = "base = ?" if hour_ms is None else "base = ? AND hour_ms = ?"
     values = (base,) if hour_ms is None else (base, hour_ms)
     sql = f"SELECT hour_ms, node, digest, body FROM sign WHERE {where} ORDER BY hour_ms, node, digest"  # noqa: S608 - ours
-    return [from_text(*row) for row in db.execute(sql, values)]
+    return [from_bytes(*row) for row in db.execute(sql, values)]
 
 
 def member(db: Database, node: str, digest: str) -> str | None:
@@ -178,7 +177,7 @@ def _run_row(one: Judged) -> tuple[object, ...]:
         " ".join(verdict.tags),
         verdict.pattern,
         _facts_text(one.facts),
-        life_text.to_text(life),
+        life_bytes.to_bytes(life),
     )
 
 
@@ -195,9 +194,9 @@ def drop_runs(db: Database, base: str) -> None:
 def last_run(db: Database, base: str) -> tuple[int, Life, Facts] | None:
     """Return the number, the life and the facts of a workload's last run, ready to go on."""
     sql = "SELECT run, life, facts FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1"
-    for run, text, facts in db.execute(sql, (base,)):
-        value = json.loads(text)
-        return int(run), from_plain(value, signs_of(db, base, value["span"][3])), Facts(**json.loads(facts))
+    for run, data, facts in db.execute(sql, (base,)):
+        life = life_bytes.from_bytes(data, lambda hour_ms: signs_of(db, base, hour_ms))
+        return int(run), life, Facts(**json.loads(facts))
     return None
 
 
@@ -206,6 +205,12 @@ def known_facts(db: Database, base: str) -> Facts | None:
     for (facts,) in db.execute("SELECT facts FROM workload WHERE base = ? ORDER BY run DESC LIMIT 1", (base,)):
         return Facts(**json.loads(facts))
     return None
+
+
+def _no_signs(hour_ms: int) -> list[HourSigns]:
+    """Return nothing: who only judges a life needs no cells of it."""
+    del hour_ms
+    return []
 
 
 def runs(store: Rows, clause: str, *values: Any, with_life: bool = False) -> list[WorkloadRow]:
@@ -219,7 +224,7 @@ def runs(store: Rows, clause: str, *values: Any, with_life: bool = False) -> lis
         fields["lean"] = None if fields["lean"] is None else Kind(fields["lean"])
         fields["tags"] = tuple(fields["tags"].split())
         fields["facts"] = Facts(**json.loads(fields["facts"]))
-        found.append(WorkloadRow(**fields, life=None if life is None else from_plain(json.loads(life), ())))
+        found.append(WorkloadRow(**fields, life=None if life is None else life_bytes.from_bytes(life, _no_signs)))
     return found
 
 

@@ -12,7 +12,7 @@ from gpuledger.cells import CELL_MS, HOUR_MS
 from gpuledger_collector import workload_rows
 from gpuledger_collector.classify import words
 from gpuledger_collector.classify.kinds import Kind
-from gpuledger_collector.classify.signs import HourSigns, from_text
+from gpuledger_collector.classify.signs import HourSigns, from_bytes
 from gpuledger_collector.classify.verdict import Verdict
 from gpuledger_collector.workload_book import WorkloadBook
 from gpuledger_collector.workload_rows import Rows, WorkloadRow
@@ -74,7 +74,7 @@ def describe(store: Rows, book: WorkloadBook, workload: str, names: Mapping[str,
         "SELECT hour_ms, node, digest, body FROM sign WHERE base = ? AND hour_ms > ? AND hour_ms < ?"
         " ORDER BY hour_ms, node, digest"
     )
-    signs = [from_text(*found) for found in store.rows(sql, row.base, row.first_ms - HOUR_MS, row.end_ms)]
+    signs = [from_bytes(*found) for found in store.rows(sql, row.base, row.first_ms - HOUR_MS, row.end_ms)]
     return WorkloadView(
         row=row,
         owner=None if row.owner is None else names.get(row.owner, row.owner),

@@ -7,7 +7,8 @@ Everything is a sum or a set by cell, so signs of nodes and hours can be put tog
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -107,32 +108,29 @@ def order(hints: Hints | None) -> tuple[object, ...]:
     return (1, hints.table, hints.rules, *(-1 if fact is None else int(fact) for fact in facts))
 
 
-# ---------------------------------------------------------------------------------------------- as text and back
+# ---------------------------------------------------------------------------------------------- as bytes and back
 
 
-def to_text(signs: HourSigns) -> str:
-    """Return what a store keeps of the signs beside hour, node and workload; hints stand once each."""
+def to_bytes(signs: HourSigns) -> bytes:
+    """Return what a store keeps of the signs beside hour, node and workload; hints stand once each.
+
+    Written for every live workload in every cell, so integers are packed and not spelt.
+    """
     told: dict[Hints | None, int] = {}
-    rows = []
-    for cell in signs.cells:
-        place = told.setdefault(cell.hints, len(told))
-        rows.append([(cell.cell_ms - signs.hour_ms) // 1000, place, cell.busy_slice_ms, cell.held_slice_ms, cell.gpus])
-    # Put together by hand: it is written for every workload in every cell, and lists of integers are their own JSON.
-    names = _TO_JSON([signs.site, signs.cluster, signs.user, signs.source])
+    numbers = [len(signs.cells)]
+    for cell_ms, _, hints, busy, held, gpus in signs.cells:
+        numbers += (cell_ms - signs.hour_ms, told.setdefault(hints, len(told)), busy, held, gpus)
+    names = _TO_JSON((signs.site, signs.cluster, signs.user, signs.source))
     texts = ",".join(map(_hints_text, told))
-    return f'{{"names":{names},"hints":[{texts}],"cells":{rows},"features":{amounts(signs.features)}}}'
+    return packed(f"[{names},[{texts}]]", (*numbers, *amounts(signs.features)))
 
 
-@lru_cache(maxsize=HINTS_CACHED_MAX)
-def _hints_text(hints: Hints | None) -> str:
-    return _TO_JSON(_plain(hints))
-
-
-def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
-    """Return the signs that `to_text` wrote."""
-    value = json.loads(text)
-    site, cluster, user, source = value["names"]
-    told = [_hints(item) for item in value["hints"]]
+def from_bytes(hour_ms: int, node: str, workload: str, data: bytes) -> HourSigns:
+    """Return the signs that `to_bytes` wrote."""
+    ((site, cluster, user, source), hints), numbers = unpacked(data)
+    told = [_hints(item) for item in hints]
+    count, rest = numbers[0], numbers[1:]
+    cells = [rest[index : index + 5] for index in range(0, count * 5, 5)]
     return HourSigns(
         hour_ms=hour_ms,
         node=node,
@@ -142,11 +140,27 @@ def from_text(hour_ms: int, node: str, workload: str, text: str) -> HourSigns:
         user=user,
         source=source,
         cells=tuple(
-            CellSign(hour_ms + second * 1000, node, told[place], busy, held, gpus)
-            for second, place, busy, held, gpus in value["cells"]
+            CellSign(hour_ms + offset_ms, node, told[place], busy, held, gpus)
+            for offset_ms, place, busy, held, gpus in cells
         ),
-        features=named(value["features"]),
+        features=named(rest[count * 5 :]),
     )
+
+
+def packed(text: str, numbers: Sequence[int]) -> bytes:
+    """Return a line of JSON and integers of eight bytes after it."""
+    return text.encode("ascii") + b"\n" + struct.pack(f"<{len(numbers)}q", *numbers)
+
+
+def unpacked(data: bytes) -> tuple[Any, tuple[int, ...]]:
+    """Return what `packed` put together."""
+    text, _, rest = data.partition(b"\n")
+    return json.loads(text), struct.unpack(f"<{len(rest) // 8}q", rest)
+
+
+@lru_cache(maxsize=HINTS_CACHED_MAX)
+def _hints_text(hints: Hints | None) -> str:
+    return _TO_JSON(_plain(hints))
 
 
 def amounts(features: Mapping[str, int]) -> list[int]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A life is a function of the set of its signs."""
 
-import json
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +12,9 @@ from gpuledger.cells import CELL_MS, CELL_SLICE_MS, HOUR_MS
 from gpuledger.hints import Hints
 from gpuledger_collector.classify.kinds import Kind
 from gpuledger_collector.classify.life import Life, SignsChangedError, extend, fold, merged
-from gpuledger_collector.classify.life_text import from_plain
-from gpuledger_collector.classify.life_text import to_text as life_text
-from gpuledger_collector.classify.signs import HourSigns, from_text, to_text
+from gpuledger_collector.classify.life_bytes import from_bytes as life_from_bytes
+from gpuledger_collector.classify.life_bytes import to_bytes as life_to_bytes
+from gpuledger_collector.classify.signs import HourSigns, from_bytes, to_bytes
 from tests.fakes.signs import ENGINE, LAUNCHER, NOBODY_KNOWS, RULES, START_MS, hints, hours
 
 TOLD = st.sampled_from([None, NOBODY_KNOWS, LAUNCHER, ENGINE, hints("notebook"), hints("rollouts", "engine")])
@@ -60,8 +60,9 @@ def step_by_step(signs: list[HourSigns], every: int) -> list[Life]:
                 may_requeue=True,
             )
         if lives:
-            stored = json.loads(life_text(lives[-1]))
-            lives[-1] = from_plain(stored, [one for one in known if one.hour_ms == lives[-1].hour_ms])
+            stored = life_to_bytes(lives[-1])
+            last_hour = [one for one in known if one.hour_ms == lives[-1].hour_ms]
+            lives[-1] = life_from_bytes(stored, {lives[-1].hour_ms: last_hour}.__getitem__)
     return lives
 
 
@@ -78,7 +79,7 @@ def test_the_same_signs_give_the_same_lives_in_any_order_and_any_steps(
 
 @given(signs=several())
 def test_signs_survive_the_store(signs: list[HourSigns]) -> None:
-    assert [from_text(one.hour_ms, one.node, one.workload, to_text(one)) for one in signs] == signs
+    assert [from_bytes(one.hour_ms, one.node, one.workload, to_bytes(one)) for one in signs] == signs
 
 
 @given(signs=several())
@@ -109,11 +110,14 @@ def test_a_job_that_nobody_saw_for_a_while_at_its_node_is_the_same_job() -> None
 def test_late_signs_are_noticed() -> None:
     lives = fold(hours(LAUNCHER, LAUNCHER, node="b"), RULES, may_requeue=True)
     both = hours(LAUNCHER, node="a") + hours(LAUNCHER, LAUNCHER, node="b")
-    try:
+    with pytest.raises(SignsChangedError):
         extend(lives, both, RULES, may_requeue=True)
-    except SignsChangedError:
-        return
-    raise AssertionError("cells that are counted changed, and nobody noticed")
+
+
+def test_a_counted_cell_that_is_another_now_is_noticed() -> None:
+    lives = fold(hours(LAUNCHER, LAUNCHER), RULES, may_requeue=True)
+    with pytest.raises(SignsChangedError):
+        extend(lives, hours(ENGINE, LAUNCHER, LAUNCHER), RULES, may_requeue=True)
 
 
 def test_a_life_is_bounded_whatever_its_signs() -> None:
