@@ -2,7 +2,8 @@
 """Proves that a bare `gpuledger[agent]` install is whole and light. Run by `make lean`, after `make build`.
 
 Into an empty environment go requirements/agent.txt and the wheel, with no index to ask for anything more. Then every
-module of the core and the agent is imported, without one of the collector's dependencies being there.
+module of the core and the agent is imported, without one of the collector's dependencies being there, a SIMULATED node
+is looked at, and the collector says in a sentence what it lacks.
 """
 
 import shutil
@@ -51,6 +52,7 @@ def main() -> int:
         [*pip, "--no-index", "--find-links", str(ROOT / "dist"), "gpuledger[agent]"],
         [python, "-I", "-W", "error", "-c", IMPORT_EVERYTHING.format(collector_only=COLLECTOR_ONLY)],
         [str(TARGET / "bin" / "gpuledger"), "--help"],
+        [str(TARGET / "bin" / "gpuledger"), "agent", "once", "--simulate", "free"],
     ]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
@@ -59,6 +61,12 @@ def main() -> int:
             return 1
         if "-c" in step:
             print(done.stdout.strip())
+    refused = subprocess.run(
+        [str(TARGET / "bin" / "gpuledger"), "collector", "run"], capture_output=True, text=True, check=False
+    )
+    if refused.returncode != 1 or "pip install 'gpuledger[collector]'" not in refused.stderr:
+        print(f"lean: a collector without its packages says {refused.stderr.strip()!r}", file=sys.stderr)
+        return 1
     packages = next((TARGET / "lib").glob("python3*/site-packages"))
     sizes = {entry.name: _size_bytes(entry) for entry in packages.iterdir()}
     total_bytes = sum(sizes.values())
