@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gpuledger.states import State
-from gpuledger_collector.figures import Reader
+from gpuledger_collector.figures import Group, Reader
 from gpuledger_collector.spare import NO_TAGS, FreeTags
 
 
@@ -89,8 +89,26 @@ class Scope:
         return all(not names or name in names for names, name in wanted)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSums:
+    """All of a period's time, grouped in the ways that a report needs, each sorted by key.
+
+    Keys: none; (site, model); (site,); (day_ms,); (hour_ms,); (site, model, hour_ms). In the last two `gpus` counts a
+    GPU that moved within an hour at both of its nodes.
+    """
+
+    whole: list[Group]
+    places: list[Group]
+    sites: list[Group]
+    days: list[Group]
+    hours: list[Group]
+    place_hours: list[Group]
+
+
 class ReportReader(Reader, Protocol):
     """What a report asks beside that: sums for each node and GPU, made where the rows are."""
+
+    def report_sums(self, start_ms: int, end_ms: int) -> ReportSums: ...
 
     def node_times(self, start_ms: int, end_ms: int) -> list[NodeTime]: ...
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuledger.cells import DAY_MS
+from gpuledger.accounting import add
+from gpuledger.cells import DAY_MS, floor_to
 from gpuledger.states import IDLE, UNKNOWN, State
-from gpuledger_collector.columns import ENERGY, STATES, TAGS, Record, tags_of
+from gpuledger_collector.columns import ENERGY, STATES, TAGS, Record, account_of, merge_lists, tags_of
+from gpuledger_collector.figures import Group
 from gpuledger_collector.ledger import Finding
-from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, Scope
+from gpuledger_collector.ledger_tables import SUMMED
+from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, ReportSums, Scope
 from gpuledger_collector.side_tables import SIDE_TABLES
+from gpuledger_collector.spare import add_tags
 
 _DARK, _FREE, _DOWN = f"state_{State.DARK}", f"state_{State.FREE}", f"state_{State.DOWN}"
 
@@ -38,15 +42,22 @@ _OF_FLEETS = {"queues", "clusters"}
 
 NODE_TIMES = f"""
 , hourly AS (
-    SELECT site, pool, node, hour_ms, {", ".join(f"sum({name}) AS {name}" for name in _ADDED)},
-        sum({_INSTALLED}) AS installed, sum(coalesce({_FREE}, 0)) AS free, sum(coalesce({_DARK}, 0)) AS dark
+    SELECT site, pool, node, hour_ms, sum({_INSTALLED}) AS installed, sum(coalesce({_FREE}, 0)) AS free,
+        sum(coalesce({_DARK}, 0)) AS dark
     FROM rows GROUP BY ALL
-), counted AS (SELECT site, pool, node, count(DISTINCT gpu) AS gpus FROM rows GROUP BY ALL)
-SELECT site, pool, node, any_value(gpus) AS gpus, min(hour_ms) AS first_hour_ms, max(hour_ms) AS last_hour_ms,
-    min(hour_ms) FILTER (dark > 0) AS first_dark_hour_ms, max(hour_ms) FILTER (dark < installed) AS last_seen_hour_ms,
-    max(hour_ms) FILTER (free < installed) AS last_unfree_hour_ms,
-    {", ".join(f"sum({name}) AS {name}" for name in _ADDED)}
-FROM hourly JOIN counted USING (site, pool, node) GROUP BY site, pool, node ORDER BY site, pool, node
+), spans AS (
+    SELECT site, pool, node, min(hour_ms) AS first_hour_ms, max(hour_ms) AS last_hour_ms,
+        min(hour_ms) FILTER (dark > 0) AS first_dark_hour_ms,
+        max(hour_ms) FILTER (dark < installed) AS last_seen_hour_ms,
+        max(hour_ms) FILTER (free < installed) AS last_unfree_hour_ms
+    FROM hourly GROUP BY ALL
+), of_gpu AS (
+    SELECT site, pool, node, gpu, {", ".join(f"sum({name}) AS {name}" for name in _ADDED)} FROM rows GROUP BY ALL
+), of_node AS (
+    SELECT site, pool, node, count(*) AS gpus, {", ".join(f"sum({name}) AS {name}" for name in _ADDED)}
+    FROM of_gpu GROUP BY ALL
+)
+SELECT * FROM of_node JOIN spans USING (site, pool, node) ORDER BY site, pool, node
 """  # noqa: S608 - made of our own columns' names, values are parameters
 
 NODE_DAYS = f"""
@@ -58,8 +69,69 @@ FROM rows GROUP BY ALL ORDER BY site, node, day_ms
 
 DOWN_GPUS = f"""
 SELECT site, node, gpu, sum(coalesce({_DOWN}, 0)) AS slice_ms, sum({_INSTALLED}) AS installed_slice_ms
-FROM rows GROUP BY ALL HAVING slice_ms > 0 ORDER BY slice_ms DESC, site, node, gpu
+FROM rows WHERE (site, node, gpu) IN (SELECT DISTINCT site, node, gpu FROM rows WHERE {_DOWN} > 0)
+GROUP BY ALL ORDER BY slice_ms DESC, site, node, gpu
 """  # noqa: S608 - as above
+
+
+PLACE_HOURS = f"""
+SELECT site, coalesce(model, '') AS model, hour_ms, count(*) AS gpus,
+    {", ".join(f"sum({name}) AS {name}" for name in SUMMED)},
+    max(memory_used_bytes_max) AS memory_used_bytes_max, list(DISTINCT intervals_ms) AS intervals_ms,
+    list(DISTINCT activity_sources) AS activity_sources, bool_or(simulated) AS simulated
+FROM rows GROUP BY ALL ORDER BY site, model, hour_ms
+"""  # noqa: S608 - as above
+
+GPU_COUNTS = f"""
+, seen AS (
+    SELECT DISTINCT site, coalesce(model, '') AS model, hour_ms - hour_ms % {DAY_MS} AS day_ms, gpu FROM rows
+)
+SELECT site, model, day_ms, count(DISTINCT gpu) AS gpus FROM seen
+GROUP BY GROUPING SETS ((), (site), (site, model), (day_ms))
+"""  # noqa: S608 - as above
+
+Key = tuple[str | int, ...]
+
+
+def place_hour(record: Mapping[str, Any]) -> Group:
+    """Return a record of PLACE_HOURS."""
+    return Group(
+        key=(record["site"], record["model"], record["hour_ms"]),
+        account=account_of(record),
+        gpus=record["gpus"],
+        active_known_ms=record["active_known_ms"],
+        hang_suspicion_ms=record["hang_suspicion_ms"],
+        memory_used_bytes_max=record["memory_used_bytes_max"],
+        intervals_ms=tuple(merge_lists(record["intervals_ms"])),
+        activity_sources=tuple(merge_lists(record["activity_sources"])),
+        simulated=record["simulated"],
+        tags=tags_of(record),
+    )
+
+
+def merged(groups: Iterable[Group], key_of: Callable[[Key], Key], gpus: Mapping[Key, int]) -> list[Group]:
+    """Return groups added up by another key; GPUs as counted, or where they are not the sum of those of the groups."""
+    found: dict[Key, list[Group]] = {}
+    for group in groups:
+        found.setdefault(key_of(group.key), []).append(group)
+    made = []
+    for key, some in sorted(found.items()):
+        memory = [one.memory_used_bytes_max for one in some if one.memory_used_bytes_max is not None]
+        made.append(
+            Group(
+                key=key,
+                account=add([one.account for one in some]),
+                gpus=gpus[key] if gpus else sum(one.gpus for one in some),
+                active_known_ms=sum(one.active_known_ms for one in some),
+                hang_suspicion_ms=sum(one.hang_suspicion_ms for one in some),
+                memory_used_bytes_max=max(memory, default=None),
+                intervals_ms=tuple(sorted({one for group in some for one in group.intervals_ms})),
+                activity_sources=tuple(sorted({one for group in some for one in group.activity_sources})),
+                simulated=any(one.simulated for one in some),
+                tags=add_tags(one.tags for one in some),
+            )
+        )
+    return made
 
 
 def node_time(record: Mapping[str, Any]) -> NodeTime:
@@ -109,6 +181,23 @@ class NodeAnswers(ABC):
     def _files(self, start_ms: int, end_ms: int) -> list[Path]:
         tables = ("hours", "holders", *SIDE_TABLES)
         return [path for table in sorted(tables) for path in self._paths(table, start_ms, end_ms)]
+
+    def report_sums(self, start_ms: int, end_ms: int) -> ReportSums:
+        """Return the sums by place and hour, and what they sum to: rows are read once for times, once for GPUs."""
+        hours = [place_hour(record) for record in self._query("hours", start_ms, end_ms, PLACE_HOURS)]
+        gpus: dict[Key, int] = {}
+        for record in self._query("hours", start_ms, end_ms, GPU_COUNTS):
+            gpus[tuple(record[name] for name in ("site", "model", "day_ms") if record[name] is not None)] = record[
+                "gpus"
+            ]
+        return ReportSums(
+            whole=merged(hours, lambda key: (), gpus),
+            places=merged(hours, lambda key: key[:2], gpus),
+            sites=merged(hours, lambda key: key[:1], gpus),
+            days=merged(hours, lambda key: (floor_to(int(key[2]), DAY_MS),), gpus),
+            hours=merged(hours, lambda key: key[2:], {}),
+            place_hours=hours,
+        )
 
     def node_times(self, start_ms: int, end_ms: int) -> list[NodeTime]:
         """Return the time of every node over [start_ms, end_ms), sorted by site, pool and node."""

@@ -11,7 +11,7 @@ from gpuledger.cells import DAY_MS, HOUR_MS, floor_to
 from gpuledger.states import IDLE, UNKNOWN, State
 from gpuledger_collector.figures import Group, Holding, Key
 from gpuledger_collector.ledger import Finding, HolderRow, HourRow
-from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, Scope
+from gpuledger_collector.node_figures import DownTime, NodeDay, NodeTime, ReportSums, Scope
 from gpuledger_collector.spare import add_tags
 from tests.fakes.side_rows import SideRows
 
@@ -57,6 +57,16 @@ class FakeLedger(SideRows):
 
     def gpu_accounts(self, start_ms: int, end_ms: int) -> FakeGpuAccounts:
         return FakeGpuAccounts({str(group.key[0]): group.account for group in self.sum_by(["gpu"], start_ms, end_ms)})
+
+    def report_sums(self, start_ms: int, end_ms: int) -> ReportSums:
+        return ReportSums(
+            whole=self.sum_by([], start_ms, end_ms),
+            places=self.sum_by(["site", "model"], start_ms, end_ms),
+            sites=self.sum_by(["site"], start_ms, end_ms),
+            days=self.sum_by(["day_ms"], start_ms, end_ms),
+            hours=self.sum_by(["hour_ms"], start_ms, end_ms),
+            place_hours=self.sum_by(["site", "model", "hour_ms"], start_ms, end_ms),
+        )
 
     def node_times(self, start_ms: int, end_ms: int) -> list[NodeTime]:
         found: dict[tuple[str, str, str], dict[int, list[HourRow]]] = {}

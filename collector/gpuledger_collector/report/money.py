@@ -15,16 +15,24 @@ from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.leases import LEASE_KINDS
 from gpuledger_collector.node_figures import NodeTime, ReportReader
 from gpuledger_collector.report.money_model import Money, MoneyOf, SwitchOff
-from gpuledger_collector.report.periods import at
+from gpuledger_collector.report.periods import Span, at
 
 Bounds = tuple[int, int]
 
 
 def build_money(
-    reader: ReportReader, book: PriceBook, start_ms: int, end_ms: int, to_ms: int, nodes: Sequence[NodeTime]
+    reader: ReportReader,
+    book: PriceBook,
+    groups: Sequence[Group],
+    span: Span,
+    to_ms: int,
+    nodes: Sequence[NodeTime],
 ) -> Money:
-    """Return it for [start_ms, end_ms), of which the ledger accounts for what is before `to_ms`."""
-    groups = reader.sum_by(["site", "model", "hour_ms"], start_ms, end_ms)
+    """Return it for a span, of which the ledger accounts for what is before `to_ms`.
+
+    `groups` are sums by site, model and hour.
+    """
+    start_ms, end_ms = span.start_ms, span.end_ms
     hours = _priced_hours(reader, groups, start_ms, end_ms)
     found = site_money(book, hours, start_ms, to_ms)
     return Money(

@@ -10,7 +10,7 @@ from gpuledger.accounting import COVERAGE_FLOOR, Account, add
 from gpuledger.cells import CELL_MS, DAY_MS, floor_to
 from gpuledger.errors import StorageError
 from gpuledger.states import THETA_PPM, State
-from gpuledger_collector.figures import Group, Key
+from gpuledger_collector.figures import Group
 from gpuledger_collector.finance.book import PriceBook
 from gpuledger_collector.ledger import Finding
 from gpuledger_collector.node_figures import NodeTime, ReportReader, Scope
@@ -76,14 +76,11 @@ def build_weekly(
     whole_reader, reader = reader, reader if extract is None else reader.within(extract.scope)
     version = whole_reader.rows_version(week.start_ms, week.end_ms)
     period = _period(week, reader.extent())
-    places = _ask(reader, ["site", "model"], week)
-    sites = _ask(reader, ["site"], week)
-    days = _ask(reader, ["day_ms"], week)
-    hours = _ask(reader, ["hour_ms"], week)
+    sums = reader.report_sums(week.start_ms, week.end_ms)
+    whole, places = sums.whole, sums.places
     nodes = reader.node_times(week.start_ms, week.end_ms)
     total = add([group.account for group in places])
     untold = frozenset[State]() if source is None else frozenset(source.untold)
-    whole = _ask(reader, [], week)
     headline = next((totals for _, totals in _with_totals(whole, untold)), None)
     to_ms = week.start_ms if period.figures_to_ms is None else period.figures_to_ms
     holdings = reader.holdings(week.start_ms, week.end_ms)
@@ -105,16 +102,16 @@ def build_weekly(
             Place(site=str(group.key[0]), model=str(group.key[1]) or None, totals=totals)
             for group, totals in _with_totals(places, untold)
         ),
-        sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sites, untold)),
-        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(days, untold)),
+        sites=tuple(Site(site=str(group.key[0]), totals=totals) for group, totals in _with_totals(sums.sites, untold)),
+        days=tuple(Day(day_ms=int(group.key[0]), totals=totals) for group, totals in _with_totals(sums.days, untold)),
         heat_days=build_heat_days(reader.node_days(week.start_ms, week.end_ms), _days_of(week)),
-        heat_hours=build_heat_hours(hours),
+        heat_hours=build_heat_hours(sums.hours),
         sensitivity=sensitivity_of(total),
         idle_list=idle_list,
         blocks=build_blocks(nodes, to_ms, closed),
         demand=build_demand(holdings, nodes),
         market=market,
-        money=None if book is None else build_money(reader, book, week.start_ms, week.end_ms, to_ms, nodes),
+        money=None if book is None else build_money(reader, book, sums.place_hours, week, to_ms, nodes),
         absent=_absent(market),
         given=build_given(reader, week.start_ms, week.end_ms, whole) if extract is None else None,
         comparison=comparison,
@@ -124,7 +121,7 @@ def build_weekly(
         use=None if use is None or extract is not None else _use(use, week),
     )
     is_same = version == whole_reader.rows_version(week.start_ms, week.end_ms)
-    _check_one_ledger(total, (whole, sites, days, hours), nodes, idle_list, is_same)
+    _check_one_ledger(total, nodes, idle_list, is_same)
     return report
 
 
@@ -152,10 +149,6 @@ def _absent(market: Market) -> tuple[Absent, ...]:
     return tuple(absent)
 
 
-def _ask(reader: ReportReader, keys: Sequence[Key], week: Span) -> list[Group]:
-    return sorted(reader.sum_by(keys, week.start_ms, week.end_ms), key=lambda group: group.key)
-
-
 def _with_totals(groups: Iterable[Group], untold: frozenset[State]) -> Iterable[tuple[Group, Totals]]:
     for group in groups:
         totals = totals_of(group.account, gpus=group.gpus, active_known_ms=group.active_known_ms, untold=untold)
@@ -163,13 +156,9 @@ def _with_totals(groups: Iterable[Group], untold: frozenset[State]) -> Iterable[
             yield group, totals
 
 
-def _check_one_ledger(
-    total: Account, others: Iterable[Sequence[Group]], nodes: Sequence[NodeTime], idle: IdleList, is_same: bool
-) -> None:
+def _check_one_ledger(total: Account, nodes: Sequence[NodeTime], idle: IdleList, is_same: bool) -> None:
     # The tables are asked for one by one, while the collector may be writing: they must be sums of the same rows.
-    sums = [add([group.account for group in groups]) for groups in others]
     by_node = {state: sum(node.slice_ms(state) for node in nodes) for state in State}
-    is_same = is_same and all(account == total for account in sums)
     is_same = is_same and all(total.slice_ms(state) == amount for state, amount in by_node.items())
     if not is_same or idle.held_without_holder_slice_ms < 0:
         raise LedgerMovedError("the ledger changed while the report was read from it; run the report again")

@@ -187,6 +187,13 @@ def test_what_is_asked_of_nodes_is_summed_as_from_the_rows_in_every_scope(
     assert found.node_times(*span) == expected.node_times(*span)
     assert found.node_days(*span) == expected.node_days(*span)
     assert found.down_gpus(*span) == expected.down_gpus(*span)
+    sums, wanted = found.report_sums(*span), expected.report_sums(*span)
+    for name in ("whole", "places", "sites", "days"):
+        assert getattr(sums, name) == getattr(wanted, name)
+    for name in ("hours", "place_hours"):
+        assert [replace(group, gpus=0) for group in getattr(sums, name)] == [
+            replace(group, gpus=0) for group in getattr(wanted, name)
+        ]
     assert found.sum_by(["site", "model"], *span) == expected.sum_by(["site", "model"], *span)
     assert found.digest(*span) == files.digest(*span)
 
