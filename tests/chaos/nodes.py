@@ -25,11 +25,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Why cells of a node may be dark, or under another time."""
+    """Why cells of a node, or of one GPU of it, may be dark, or under another time."""
 
     kind: str
     start_ms: int
     end_ms: int
+    gpu: str | None = None
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class Node:
         """End the tried one's life; it begins again after a while."""
         if self.down_ms > 0:
             return f"{self.name} is down already"
-        self.down_ms = INTERVAL_MS * self.chance.randint(1, 60)
+        self.down_ms = INTERVAL_MS * self.chance.randint(1, 120)
         self.kills += 1
         now_ms = self.tried.clock.wall_ms
         # What was open was written down some ticks ago; the first interval of the next life is not measured.
@@ -116,7 +117,7 @@ class Node:
         """Set the tried one's clock ahead or back, and later right again."""
         now_ms = self.calm.clock.wall_ms
         if self.stepped_ms == 0:
-            self.stepped_ms = self.chance.choice((-1, 1)) * 1_000 * self.chance.randint(5, 3_600)
+            self.stepped_ms = self.chance.choice((-1, 1)) * 1_000 * self.chance.randint(2, 900)
             self.tried.clock.step_ms(self.stepped_ms)
             reach_ms = abs(self.stepped_ms)
             self.causes.append(Cause(kind="clock step", start_ms=now_ms - reach_ms, end_ms=now_ms + reach_ms))
@@ -141,7 +142,8 @@ class Node:
         """Note that an agent which began while a GPU was lost could not know of it: that time is dark, not down."""
         if (since_ms := self.unseen_ms.pop(index, None)) is not None:
             end_ms = self.tried.clock.wall_ms + CELL_MS
-            self.causes.append(Cause(kind="began while a GPU was lost", start_ms=since_ms, end_ms=end_ms))
+            gpu = self.calm.nvml.gpus[index].uuid
+            self.causes.append(Cause(kind="began while a GPU was lost", start_ms=since_ms, end_ms=end_ms, gpu=gpu))
 
     def settle(self) -> None:
         """Begin the tried one's life where it is down, and set its clock right."""
@@ -154,10 +156,11 @@ class Node:
             for rig in (self.calm, self.tried):
                 rig.nvml.gpus[index].fails = {}
 
-    def cause_of(self, cell_ms: int) -> set[str]:
-        """Return why a cell may not be as in the undisturbed life."""
+    def cause_of(self, cell_ms: int, gpu: str) -> set[str]:
+        """Return why a GPU's cell may not be as in the undisturbed life."""
         return {
             cause.kind
             for cause in self.causes
-            if floor_to(cause.start_ms, CELL_MS) <= cell_ms < ceil_to(cause.end_ms, CELL_MS)
+            if cause.gpu in {None, gpu}
+            and floor_to(cause.start_ms, CELL_MS) <= cell_ms < ceil_to(cause.end_ms, CELL_MS)
         }
