@@ -37,7 +37,7 @@ ROUND_TICKS = 240
 """Twenty minutes of the nodes' time."""
 ROUND_S = 1.5
 FAULTS_A_ROUND = 3
-ROUNDS_MIN = 20
+ROUNDS_MIN = 12
 """However slow the machine."""
 DAYS_MAX = 60
 HELD_BACK = {State.DARK, State.UNMEASURED}
