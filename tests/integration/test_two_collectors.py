@@ -54,7 +54,7 @@ class Site:
         newest = {agent.node.name: agent.node.sealed[-1].reading.end_ms for agent in self.agents}
         async with asyncio.timeout(PATIENCE_S):
             await collector.fleet_when(
-                lambda found: {node["node"]: node["sealed_ms"] for node in found["nodes"]} == newest
+                lambda found: {node["node"]: node["sealed_ms"] for node in found["items"]} == newest, "/api/v1/nodes"
             )
             # The first refresh to end after that may have begun before it.
             for _ in range(2):
