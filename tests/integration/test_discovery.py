@@ -45,9 +45,10 @@ async def test_agents_are_polled_as_soon_as_they_are_listed_and_until_they_are_n
             await listening(collector)
             await collector.fleet_when(lambda found: found["agents"]["configured"] == 0)
             file.write_text(f"- targets: [{one.removeprefix('http://')}]\n  labels: {{dc: FRA1, rack: r12}}\n")
-            fleet = await collector.fleet_when(lambda found: found["agents"]["up"] == 1 and found["nodes"])
-            assert [(node["node"], node["site"], node["agent"]) for node in fleet["nodes"]] == [("node-1", "fra1", one)]
-            assert fleet["nodes"][0]["rack"] == "r12"
+            await collector.fleet_when(lambda found: found["agents"]["up"] == 1)
+            found = await collector.fleet_when(lambda found: bool(found["items"]), "/api/v1/nodes")
+            assert [(node["node"], node["site"], node["agent"]) for node in found["items"]] == [("node-1", "fra1", one)]
+            assert found["items"][0]["rack"] == "r12"
             listed["text"] = entry(other, dc="BER2")
             await collector.fleet_when(lambda found: found["agents"]["up"] == 2)
             listed["text"] = "no list at all"

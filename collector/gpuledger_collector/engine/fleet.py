@@ -200,12 +200,23 @@ class FleetReader:
         return found
 
     def _divide(self, gpus: Sequence[Gpu], paces: Mapping[Stream, Pace], span_ms: int) -> Iterator[tuple[Gpu, ...]]:
-        start = 0
-        while start < len(gpus):
-            # Asked anew for each shard: the reader learns how much the engine bears.
+        """Yield the GPUs in parts for one query each, whole nodes: what is stranded shows only beside its neighbours.
+
+        A node that is too much for one query is asked about in halves once the engine has said so.
+        """
+        nodes: dict[str, list[Gpu]] = {}
+        for gpu in gpus:
+            nodes.setdefault(gpu.node, []).append(gpu)
+        part: list[Gpu] = []
+        for own in nodes.values():
+            # Asked anew for each part: the reader learns how much the engine bears.
             size = min((self._shards.gpus_at_once(pace, span_ms) for pace in paces.values()), default=len(gpus))
-            yield tuple(gpus[start : start + size])
-            start += size
+            if part and len(part) + len(own) > size:
+                yield tuple(part)
+                part = []
+            part += own
+        if part:
+            yield tuple(part)
 
 
 def _joined(ledgers: Iterable[Ledger], findings: Iterable[Finding], start_ms: int, end_ms: int) -> Ledger:
