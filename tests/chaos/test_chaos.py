@@ -29,7 +29,12 @@ from tests.chaos.weather import Weather
 from tests.fakes.agents import Rig, records
 from tests.fakes.storage import Storage
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.soak,
+    # What may differ from a calm run is judged by cells, and how many are foul depends on how fast the machine is.
+    pytest.mark.skipif("CHAOS_MINUTES" not in os.environ, reason="run by `make chaos`, on a machine with nothing else"),
+]
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "2"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 NODES = 3
